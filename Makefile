@@ -1,0 +1,61 @@
+# nsgf_nb: everything runs in .venv, which any target that needs it creates. `make help` lists the targets.
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/installed
+KATEX := tools/site/node_modules/.package-lock.json
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test test-slow test-gpu dist docs docs-check readme export clean lock
+
+help:           ## this list
+	@grep -E '^[a-z-]+: .*##|^[a-z-]+:  *##' Makefile | sed -E 's/:.*##/\t/' | expand -t 14
+
+install: $(INSTALLED)  ## .venv with the package (editable) and all that its tests and docs need
+
+$(INSTALLED): settings.ini setup.py pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed, this is " + sys.version.split()[0] + ": make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	@touch $@
+
+demo: $(INSTALLED)  ## fit 8gaussians into ./demo (renewed at each run), pictures included
+	rm -rf demo
+	$(BIN)/nsgf fit 8gaussians --out demo --seed 0
+
+test: $(INSTALLED)  ## gates, notebooks, tests, docs site; last line: N passed, M failed, K skipped
+	$(BIN)/python tools/test_all.py
+
+test-slow: $(INSTALLED)  ## what carries the flag slow: notebook cells and tests
+	$(BIN)/python tools/test_all.py slow
+
+test-gpu: $(INSTALLED)  ## what carries the flag cuda: notebook cells and tests
+	$(BIN)/python tools/test_all.py cuda
+
+dist: $(INSTALLED)  ## sdist and wheel in dist/; the wheel, without extras, installed in a clean environment and used there
+	$(BIN)/python tools/dist.py
+
+docs: $(INSTALLED) $(KATEX)  ## the docs site in _site/, built offline
+	$(BIN)/python tools/docs.py _site
+
+docs-check: docs  ## the site as a reader's browser sees it (Chromium), and as pandoc reads the notebooks
+	$(BIN)/python tools/check_site.py _site
+	$(BIN)/python tools/parity.py _site
+
+$(KATEX): tools/site/package-lock.json
+	@command -v npm >/dev/null || { echo "npm is needed for KaTeX, which draws the formulas of the site: install Node.js"; exit 1; }
+	cd tools/site && npm ci --ignore-scripts --no-audit --no-fund
+
+readme: $(INSTALLED)  ## README.md from nbs/index.ipynb
+	$(BIN)/python tools/readme.py
+
+export: $(INSTALLED)  ## notebooks cleaned, nsgf_nb/ and README.md written from them
+	$(BIN)/nbdev_clean
+	$(BIN)/nbdev_export
+	$(BIN)/python tools/readme.py
+
+lock: $(INSTALLED)  ## requirements-lock.txt: the versions in .venv
+	{ sed -n '/^#/p' requirements-lock.txt; $(BIN)/python -m pip freeze --exclude-editable --exclude nsgf_nb; } > .lock.tmp && mv .lock.tmp requirements-lock.txt
+
+clean:          ## remove what was built; .venv stays
+	rm -rf _site _proc _docs _figs build dist demo *.egg-info .pytest_cache nbs/nbdev.yml

@@ -1,0 +1,89 @@
+"Every notebook keeps to the form that the site, the tests and the readers count on"
+import ast
+import json
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parent.parent
+NBS = ROOT / "nbs"
+NOTEBOOKS = sorted(p for p in NBS.rglob("*.ipynb") if not any(part[0] in "._" for part in p.relative_to(NBS).parts))
+every_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.relative_to(NBS).as_posix())
+
+
+def cells(path, kind=None):
+    all_ = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    return [{**c, "source": "".join(c["source"])} for c in all_ if kind in (None, c["cell_type"])]
+
+
+@every_notebook
+def test_title_cell(path):
+    "`# title`, `> subtitle`, and nothing else: nbdev drops all other text of this cell"
+    first = cells(path)[0]
+    assert first["cell_type"] == "markdown"
+    lines = [line for line in first["source"].splitlines() if line.strip()]
+    assert lines[0].startswith("# ") and lines[1].startswith("> ")
+    assert not [line for line in lines[2:] if not re.match(r"- \w+: ", line)]
+
+
+@every_notebook
+def test_last_cell_exports(path):
+    last = cells(path)[-1]
+    assert last["cell_type"] == "code" and re.search(r"^#\| *hide\b", last["source"], re.M) and "nbdev_export()" in last["source"]
+
+
+@every_notebook
+def test_figures_are_described(path):
+    drawn = [c["source"] for c in cells(path, "code") if any(k.startswith("image/") for o in c["outputs"] for k in o.get("data", {}))]
+    silent = [s for s in drawn if not re.search(r"^#\| *fig-alt: *\S", s, re.M)]
+    bare = re.findall(r"!\[\]\([^)]*\)", "\n".join(c["source"] for c in cells(path, "markdown")))
+    assert not silent + bare
+
+
+@every_notebook
+def test_recorded_outputs_are_quiet(path):
+    "No error, no warning, no progress bar in what is recorded"
+    outputs = [o for c in cells(path, "code") for o in c["outputs"]]
+    assert not [o for o in outputs if o["output_type"] == "error" or o.get("name") == "stderr"]
+
+
+@every_notebook
+def test_text_depends_on_no_machine(path):
+    texts = [c["source"] for c in cells(path)]
+    texts += ["".join(o.get("text", "")) + "".join(o.get("data", {}).get("text/plain", "")) for c in cells(path, "code") for o in c["outputs"]]
+    assert not re.findall(r"(?<![\w.\]])/(?:work|root|home|Users|opt|tmp)/\w+|\.\./shared\b", "\n".join(texts))
+
+
+@every_notebook
+def test_links_to_notebooks(path):
+    links = re.findall(r"\]\(([^)#\s]+\.ipynb)", "\n".join(c["source"] for c in cells(path, "markdown")))
+    assert not [link for link in links if not (path.parent / link).exists()]
+
+
+@every_notebook
+def test_imports_have_cells_of_their_own(path):
+    "nbdev runs every cell with an import, however deep, when it builds the docs, and no other cell that is not exported"
+    for source in (c["source"] for c in cells(path, "code")):
+        if re.search(r"^#\| *(?:exports?|eval: *false)\b", source, re.M) or "nbdev_export()" in source or re.search(r"^[%!]", source, re.M): continue
+        tree = ast.parse(source)
+        if any(isinstance(n, (ast.Import, ast.ImportFrom)) for n in ast.walk(tree)):
+            assert all(isinstance(n, (ast.Import, ast.ImportFrom, ast.Try)) for n in tree.body), source
+
+
+@every_notebook
+def test_formulas_use_dollars(path):
+    assert not re.findall(r"\\\(|\\\[|^\s*\\begin\{(?:equation|align)", "\n".join(c["source"] for c in cells(path, "markdown")), re.M)
+
+
+def test_ids_of_modules_are_unique():
+    "Two notebooks that export one module need `#| export module` in the second, not `default_exp`"
+    exps = [m[1] for p in NOTEBOOKS for c in cells(p, "code") if (m := re.search(r"^#\| *default_exp +(\S+)", c["source"], re.M))]
+    assert len(exps) == len(set(exps))
+
+
+def test_sidebar_lists_every_notebook():
+    def leaves(x): return [x] if isinstance(x, str) else [leaf for y in x for leaf in leaves(y)] if isinstance(x, list) else leaves(x["contents"])
+    listed = leaves(yaml.safe_load((NBS / "sidebar.yml").read_text())["website"]["sidebar"]["contents"])
+    assert sorted(listed) == sorted(p.relative_to(NBS).as_posix() for p in NOTEBOOKS)

@@ -1,0 +1,107 @@
+"The package as it is installed and imported: what is no lesson for a notebook"
+import ast
+import configparser
+import email
+import json
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = ROOT / "nsgf_nb"
+MODULES = sorted(p.stem for p in PACKAGE.glob("*.py") if p.stem[0] != "_")
+SETTINGS = configparser.ConfigParser(delimiters=["="])
+SETTINGS.read(ROOT / "settings.ini", encoding="utf-8")
+SETTINGS = SETTINGS["DEFAULT"]
+
+
+IMPORT = """if True:
+    import importlib, json, random, socket, sys, time, numpy, torch
+    def refuse(*args, **kwargs): raise AssertionError(f"network: {args}")
+    socket.socket.connect = socket.socket.connect_ex = socket.getaddrinfo = refuse
+    state = lambda: (random.getstate(), str(numpy.random.get_state()), torch.get_rng_state().tolist(), torch.get_default_dtype(), torch.is_grad_enabled())
+    before, loaded, start = state(), set(sys.modules), time.process_time()
+    for m in sys.argv[1:]: importlib.import_module("nsgf_nb." + m)
+    print(json.dumps({"seconds": time.process_time() - start, "loaded": sorted(set(sys.modules) - loaded), "cuda": torch.cuda.is_initialized(), "same": before == state()}))"""
+
+
+def import_all():
+    "All modules imported by a fresh interpreter that has imported torch, without a network: what that did"
+    p = subprocess.run([sys.executable, "-c", IMPORT, *MODULES], cwd=ROOT, text=True, capture_output=True)
+    assert p.returncode == 0, p.stderr
+    return json.loads(p.stdout)
+
+
+@pytest.fixture(scope="module")
+def imported(): return import_all()
+
+
+def test_import_takes_less_than_two_seconds_beyond_torch(imported):
+    "CPU seconds; a busy machine only adds, so the best of three counts"
+    assert imported["seconds"] < 2 or min(import_all()["seconds"] for _ in range(2)) < 2
+
+
+def test_import_loads_no_plotting_and_no_optional_library(imported):
+    heavy = {"matplotlib.pyplot", "torchvision", "torch_fidelity", "accelerate", "geomloss", "torchdiffeq", "flash_sinkhorn", "fastcore", "nbdev", "IPython"}
+    assert not heavy & set(imported["loaded"])
+
+
+def test_import_leaves_gpu_random_state_and_defaults_alone(imported): assert imported["same"] and not imported["cuda"]
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_module_loads_no_code_and_no_fastcore(module):
+    "Loading never executes code: no pickle, no torch.load, no eval; nothing of nbdev at run time"
+    tree = ast.parse((PACKAGE / f"{module}.py").read_text(encoding="utf-8"))
+    imported = {a.name for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names}
+    imported |= {n.module for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) and not n.level}
+    assert not {m.split(".")[0] for m in imported} & {"pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal", "fastcore", "nbdev", "execnb", "IPython"}
+    calls = {ast.unparse(n.func) for n in ast.walk(tree) if isinstance(n, ast.Call)}
+    assert not calls & {"torch.load", "torch.save", "eval", "exec", "compile", "numpy.load", "np.load", "np.save", "numpy.save"}
+
+
+@pytest.mark.parametrize("path", sorted(p.relative_to(ROOT) for d in (PACKAGE, ROOT / "tests", ROOT / "tools", ROOT / "bench") for p in d.rglob("*.py")), ids=str)
+def test_syntax_of_the_oldest_python(path):
+    oldest = tuple(map(int, SETTINGS["min_python"].split(".")))
+    ast.parse((ROOT / path).read_text(encoding="utf-8"), feature_version=oldest)
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    "A wheel built from a copy of the project, so that nothing is left in it"
+    pytest.importorskip("setuptools")
+    src, out = tmp_path_factory.mktemp("src") / "nsgf_nb", tmp_path_factory.mktemp("wheel")
+    shutil.copytree(ROOT, src, ignore=shutil.ignore_patterns(".*", "_site", "_proc", "_docs", "node_modules", "*.egg-info", "build", "dist", "demo", "runs", "data", "__pycache__"))
+    p = subprocess.run([sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", out, src], text=True, capture_output=True)
+    assert p.returncode == 0, p.stdout + p.stderr
+    return zipfile.ZipFile(next(out.glob("*.whl")))
+
+
+def test_wheel_holds_the_package_and_nothing_else(wheel):
+    names = wheel.namelist()
+    assert {n.split("/")[0] for n in names} == {"nsgf_nb", f"nsgf_nb-{SETTINGS['version']}.dist-info"}
+    assert {Path(n).stem for n in names if re.fullmatch(r"nsgf_nb/[a-z]\w*\.py", n)} == set(MODULES)
+    assert "nsgf_nb/py.typed" in names and any(n.endswith("LICENSE") for n in names)
+    assert not [n for n in names if n.endswith((".ipynb", ".pyc", ".png"))]
+
+
+def test_wheel_says_what_settings_say(wheel):
+    info = f"nsgf_nb-{SETTINGS['version']}.dist-info"
+    meta = email.message_from_bytes(wheel.read(f"{info}/METADATA"))
+    assert (meta["Name"], meta["Version"], meta["Requires-Python"]) == ("nsgf_nb", SETTINGS["version"], f">={SETTINGS['min_python']}")
+    assert meta["License-Expression"] == "Apache-2.0" or meta["License"] == "Apache-2.0"
+    assert meta["Summary"] == SETTINGS["description"] and meta.get_payload().startswith("# nsgf_nb")
+    need, extras = set(), {}
+    for line in meta.get_all("Requires-Dist"):
+        extra = re.search(r"extra == [\"'](\w+)", line)
+        (extras.setdefault(extra[1], set()) if extra else need).add(line.partition(";")[0].strip())
+    assert need == set(SETTINGS["requirements"].split())
+    assert set(extras) == {"train", "images", "ode", "compare", "gpu", "all", "dev"}
+    assert extras["all"] == extras["train"] | extras["images"] | extras["ode"] | extras["compare"] and extras["all"] < extras["dev"]
+    assert not [r for r in extras["dev"] | need if r.startswith("torch==")]
+    assert "nsgf = nsgf_nb.cli:main" in wheel.read(f"{info}/entry_points.txt").decode()

@@ -1,0 +1,171 @@
+"""A built docs site as a reader's browser sees it; the last line is `N passed, M failed`.
+Usage, in the root of the project: python tools/check_site.py SITE [--quarto]   (--quarto: built by Quarto, its CDNs allowed)"""
+import functools
+import http.server
+import json
+import re
+import runpy
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from shutil import which
+from urllib.parse import unquote, urljoin, urlparse
+
+from bs4 import BeautifulSoup
+
+PROC, INDEX = Path("_proc"), Path("nsgf_nb/_modidx.py")
+UNREAD = re.compile(r".{0,20}(?::::|\{#[\w-]+\}|\$\$|(?<!\w)@(?:eq|fig|sec|tbl)-[\w-]+|\\begin\{|\?@|#\| ).{0,30}")
+PAINTED = """
+const formulas = [...document.querySelectorAll('span.math,.math.notranslate,.arithmatex')];
+const done = e => e.querySelector('.katex,mjx-container') || e.closest('.katex');
+const errors = document.querySelectorAll('.katex-error,.katex mstyle[mathcolor="#cc0000"],mjx-merror');
+return {formulas: formulas.length, raw: formulas.filter(e => !done(e)).map(e => e.innerText.slice(0, 60)),
+        errors: [...errors].map(e => e.textContent.slice(0, 60)), images: document.images.length,
+        missing: [...document.images].filter(i => !i.complete || !i.naturalWidth).map(i => i.src.slice(0, 80))}"""
+
+
+class Site:
+    "The pages, the processed notebooks behind them, and the index of exported symbols"
+
+    def __init__(self, folder):
+        self.folder, index = folder, runpy.run_path(str(INDEX))["d"]
+        self.base = index["settings"]["doc_host"].rstrip("/") + index["settings"]["doc_baseurl"].rstrip("/") + "/"
+        self.symbols = {s: url for module, all_ in index["syms"].items() for s, (url, _) in all_.items()
+                        if not any(part.startswith("_") for part in s[len(module) + 1:].split("."))}
+        self.pages = {p.relative_to(folder).as_posix(): BeautifulSoup(p.read_text(), "lxml") for p in sorted(folder.rglob("*.html"))}
+        self.ids = {k: {t["id"] for t in s.find_all(id=True)} | {t["name"] for t in s.find_all("a", attrs={"name": True})}
+                    for k, s in self.pages.items()}
+        self.notebooks = {p: json.loads(p.read_text()) for p in sorted(PROC.rglob("*.ipynb"))}
+        self.page_of = {p: self._page(p, nb) for p, nb in self.notebooks.items()}
+
+    def _page(self, path, nb):
+        m = re.search(r"^output-file: *(\S+)", "".join(nb["cells"][0]["source"]), re.M)
+        return path.relative_to(PROC).with_name(m[1] if m else path.stem + ".html").as_posix()
+
+
+def links(site):
+    "internal links and their anchors"
+    for page, soup in site.pages.items():
+        for tag in soup.find_all(["a", "link", "script", "img"]):
+            url = tag.get("href") or tag.get("src")
+            if not url or url.startswith(("data:", "mailto:", "javascript:", "#toc")): continue
+            if url.startswith(site.base): url = "/" + url[len(site.base):]
+            parts = urlparse(url)
+            if parts.scheme or parts.netloc: continue
+            target = unquote(urlparse(urljoin("/" + page, url)).path).lstrip("/") or "index.html"
+            if target.endswith("/"): target += "index.html"
+            if not (site.folder / target).exists(): yield f"{page}: {url}: no file {target}"
+            elif parts.fragment and target in site.ids and unquote(parts.fragment) not in site.ids[target]:
+                yield f"{page}: {url}: no {parts.fragment} in {target}"
+
+
+def one_page_each(site):
+    "a page for each notebook"
+    if not site.notebooks: yield "no notebook in _proc"
+    yield from (f"{p}: no {page}" for p, page in site.page_of.items() if page not in site.pages)
+
+
+def navigation(site):
+    "the home page leads to every page"
+    home = site.pages.get("index.html")
+    linked = {urlparse(urljoin("/index.html", a["href"])).path.lstrip("/") for a in home.find_all("a", href=True)} if home else set()
+    yield from (page for page in site.page_of.values() if page not in linked and page != "index.html")
+
+
+def reference(site):
+    "each exported symbol has its anchor and its signature"
+    for symbol, url in site.symbols.items():
+        page, _, anchor = url.partition("#")
+        head = site.pages[page].find(id=anchor) if page in site.pages else None
+        if head is None: yield f"{symbol}: no {url}"; continue
+        section = head if head.name == "section" else head.find_parent("section") or head.parent
+        if not re.search(rf"\b{re.escape(symbol.split('.')[-1])}\s*\(", section.get_text()): yield f"{symbol}: no signature at {url}"
+
+
+def markup(site):
+    "no markup left unread"
+    for page, soup in site.pages.items():
+        main = BeautifulSoup(str(soup.find("main") or soup.body), "lxml")
+        for tag in main(["pre", "code", "script", "style", "annotation"]) + main.select(".math, .katex"): tag.decompose()
+        yield from (f"{page}: {hit}" for hit in UNREAD.findall(main.get_text(" ")))
+
+
+def figures(site):
+    "the figures of the notebooks are shown"
+    drawn = sum(any(k.startswith("image/") for k in o.get("data", {})) for nb in site.notebooks.values() for c in nb["cells"] for o in c.get("outputs", []))
+    shown = sum(len(s.select('main .cell img, main .cell-output img, main .cell svg, main img[src*="_files/"]')) for s in site.pages.values())
+    if shown < drawn: yield f"{shown} of {drawn}"
+
+
+class Browser:
+    "Headless Chromium, and the folder served to it"
+
+    def __init__(self, folder, online):
+        from selenium import webdriver
+        from selenium.webdriver.chrome.service import Service
+
+        class Quiet(http.server.SimpleHTTPRequestHandler):
+            def log_message(self, *args): pass
+
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(folder)))
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        self.root, self.profile = f"http://127.0.0.1:{self.server.server_address[1]}/", tempfile.TemporaryDirectory()
+        options = webdriver.ChromeOptions()
+        options.binary_location = which("chromium") or which("chromium-browser") or which("google-chrome")
+        for flag in ("headless", "no-sandbox", "disable-gpu", "disable-dev-shm-usage", "no-first-run", "disable-background-networking",
+                     "disable-component-update", "disable-sync", f"user-data-dir={self.profile.name}"): options.add_argument("--" + flag)
+        if not online: options.add_argument("--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1")
+        options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+        self.driver = webdriver.Chrome(options=options, service=Service(which("chromedriver")))
+
+    def look(self, page):
+        "What one page shows, asks for and says: a dictionary"
+        self.driver.get(self.root + page)
+        for _ in range(40):
+            seen = self.driver.execute_script(PAINTED)
+            if not seen["raw"]: break
+            time.sleep(.25)
+        events = [json.loads(e["message"])["message"] for e in self.driver.get_log("performance")]
+        urls = [e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"]
+        seen["external"] = [u for u in urls if u.startswith(("http:", "https:", "ws")) and not u.startswith(self.root)]
+        seen["console"] = [e["message"][:150] for e in self.driver.get_log("browser") if e["level"] == "SEVERE" and "favicon" not in e["message"]]
+        self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", {"width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": True})
+        seen["phone"] = self.driver.execute_script("return document.documentElement.scrollWidth")
+        self.driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+        return seen
+
+    def close(self): self.driver.quit(); self.server.shutdown(); self.profile.cleanup()
+
+
+def browse(site, online):
+    "Name and complaints of each check that needs a browser"
+    browser = Browser(site.folder, online)
+    try: seen = {page: browser.look(page) for page in sorted(set(site.page_of.values()) & set(site.pages))}
+    finally: browser.close()
+    each = lambda key: [f"{page}: {x}" for page, s in seen.items() for x in s[key]]
+    formulas = sum(s["formulas"] for s in seen.values())
+    yield f"{formulas} formulas rendered", each("raw") + each("errors") + ([] if formulas else ["no formula on any page"])
+    yield f"{sum(s['images'] for s in seen.values())} pictures load", each("missing")
+    if not online: yield "nothing asked of the network", each("external")
+    yield "no error in the console", each("console")
+    yield "fits a phone", [f"{page}: {s['phone']} px wide on a 390 px screen" for page, s in seen.items() if s["phone"] > 392]
+
+
+def main(folder, online=False):
+    site, passed, failed = Site(folder), 0, 0
+    checks = [(f.__doc__, f(site)) for f in (links, one_page_each, navigation, reference, markup, figures)]
+    for name, complaints in [*checks, *browse(site, online)]:
+        complaints = list(complaints)
+        print("FAIL" if complaints else "ok  ", name)
+        for c in complaints[:15]: print("      ", c)
+        passed, failed = passed + (not complaints), failed + bool(complaints)
+    print(f"{passed} passed, {failed} failed")
+    return failed
+
+
+if __name__ == "__main__":
+    folders = [a for a in sys.argv[1:] if not a.startswith("-")]
+    if len(folders) != 1: sys.exit(__doc__)
+    sys.exit(bool(main(Path(folders[0]), "--quarto" in sys.argv)))

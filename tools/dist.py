@@ -1,0 +1,54 @@
+"""sdist and wheel in dist/; then the wheel alone, without extras, in a clean environment, used from another folder.
+Usage, in the root of the project: python tools/dist.py"""
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+USE = """
+import importlib, pkgutil, sys, nsgf_nb
+from importlib.metadata import version
+assert "site-packages" in nsgf_nb.__file__ and version("nsgf_nb") == nsgf_nb.__version__, nsgf_nb.__file__
+modules = [m.name for m in pkgutil.iter_modules(nsgf_nb.__path__) if m.name[0] != "_"]
+for m in modules: importlib.import_module("nsgf_nb." + m)
+print(f"nsgf_nb {nsgf_nb.__version__}: {len(modules)} modules imported")
+
+from nsgf_nb.data import get_sampler
+from nsgf_nb.flow import NSGF
+flow = NSGF(num_steps=2, pool_size=1024, iterations=20).fit(get_sampler("8gaussians"), seed=0, progress=False)
+x = flow.sample(64, seed=1)
+flow.save("flow.safetensors")
+assert x.shape == (64, 2) and x.isfinite().all() and (NSGF.load("flow.safetensors").sample(64, seed=1) == x).all()
+print("fitted, sampled, saved and loaded")
+"""
+
+
+def run(*cmd, **kw):
+    print("$", *(c if "\n" not in str(c) else "..." for c in cmd), flush=True)
+    env = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "VIRTUAL_ENV")}
+    subprocess.run(cmd, check=True, env=env, **kw)
+
+
+def main():
+    dist = ROOT / "dist"
+    shutil.rmtree(dist, ignore_errors=True)
+    with tempfile.TemporaryDirectory() as tmp:
+        source, venv, elsewhere = Path(tmp) / "source", Path(tmp) / "venv", Path(tmp) / "elsewhere"
+        skip = shutil.ignore_patterns(".*", "build", "dist", "demo", "runs", "data", "node_modules", "*.egg-info", "__pycache__", "_site", "_proc", "_docs")
+        shutil.copytree(ROOT, source, ignore=skip)  # a build leaves folders behind, and old ones would get into the wheel
+        run(sys.executable, "-m", "build", "--outdir", dist, source)  # the wheel is made from the sdist
+        elsewhere.mkdir()
+        run(sys.executable, "-m", "venv", venv)
+        run(venv / "bin/python", "-m", "pip", "install", "--quiet", next(dist.glob("*.whl")))
+        run(venv / "bin/python", "-m", "pip", "check")
+        run(venv / "bin/python", "-c", USE, cwd=elsewhere)
+        run(venv / "bin/nsgf", "--help", cwd=elsewhere, stdout=subprocess.DEVNULL)
+    print("ok:", *sorted(p.name for p in dist.iterdir()))
+
+
+if __name__ == "__main__":
+    try: main()
+    except subprocess.CalledProcessError as e: sys.exit(f"failed with exit status {e.returncode}")
