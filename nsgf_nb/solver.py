@@ -136,9 +136,8 @@ def _sweeps(op, f, g, omega, symmetric, count):
 def _expected_error(op, T, d, least):
     "What is still to come after changes d, and the contraction between two checks."
     back = min(len(d), 3) - 1
-    rho = max((d[-1]/d[-1 - back])**(1/back) if d[-1 - back] else 0., least)
-    to_come = d[-1]*rho/(1 - rho) if rho < 1 else d[-1] and math.inf
-    return max(to_come, (op.a @ T - op.b @ op.y).norm().item()), rho
+    rho = min(max((d[-1]/d[-1 - back])**(1/back) if d[-1 - back] else 0., least), .995)  # at the rounding floor changes no longer shrink
+    return max(d[-1]*rho/(1 - rho), (op.a @ T - op.b @ op.y).norm().item()), rho
 
 def solve(op: LogSteps,           # the half steps
           g: Tensor,              # where to start, (m,)
@@ -158,7 +157,7 @@ def solve(op: LogSteps,           # the half steps
             err, rho = _expected_error(op, T, d, (omega - 1)**every)
             if err <= tol: break
             if omega > 1 and d[-1] > 2*max(d[:2]): omega, d = 1., []
-            elif omega == 1 and not symmetric and rho < 1: omega, d = min(1.9, 2/(1 + math.sqrt(1 - rho**(1/every)))), []
+            elif omega == 1 and not symmetric: omega, d = min(1.9, 2/(1 + math.sqrt(1 - rho**(1/every)))), []
         if n >= max_iter: break
         if op.drift(f, g) > 20: f = op.log_rows(g); op.absorb(f, g)
     return op.rows(g), g, T, err, n
