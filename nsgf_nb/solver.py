@@ -101,7 +101,10 @@ class KernelSteps(LogSteps):
         self.C = super()._costs(0, x, y)
 
     def _costs(self, i, x, y): return self.C if x is self.x else self.C.T
-    def _w(self, g): return self.b*((g - self.g0)/self.eps).exp()
+    def _w(self, w, h, h0):
+        "w exp((h - h0)/eps) with its largest exponential at 1, and eps times the exponent taken out: no overflow, however far h has gone."
+        s = (h - h0)/self.eps
+        return w*(s - s.max()).exp(), self.eps*s.max()
 
     def absorb(self, f: Tensor, g: Tensor): # (n,), (m,)
         "Take (f, g) as the new reference."
@@ -113,15 +116,17 @@ class KernelSteps(LogSteps):
 
     def rows(self, g: Tensor) -> Tensor: # potential of y, (m,) -> f, (n,)
         "The potential of x that makes the row marginals exact."
-        return self.f0 - self.eps*(self.K @ self._w(g)).log()
+        w, top = self._w(self.b, g, self.g0)
+        return self.f0 - top - self.eps*(self.K @ w).log()
 
     def cols(self, f: Tensor) -> Tensor: # potential of x, (n,) -> g, (m,)
         "The potential of y that makes the column marginals exact."
-        return self.g0 - self.eps*((self.a*((f - self.f0)/self.eps).exp()) @ self.K).log()
+        w, top = self._w(self.a, f, self.f0)
+        return self.g0 - top - self.eps*(w @ self.K).log()
 
     def map(self, g: Tensor) -> Tensor: # potential of y, (m,) -> T, (n, d)
         "The barycentric map of the plan with exact rows."
-        w = self._w(g)
+        w, _ = self._w(self.b, g, self.g0)
         return (self.K @ (w[:, None]*self.y))/(self.K @ w)[:, None]
 
 # %% ../nbs/05a_solver.ipynb #est-solve

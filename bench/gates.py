@@ -1,0 +1,60 @@
+"""NSGF, flow matching and OT-CFM on the 2-D problems, with the same network, gradient steps, learning rate and calls, held against their gates.
+
+    python bench/gates.py [--out bench/results/gates.json] [--seeds 0] [--problems moons …] [--jobs 2]
+
+Every row is a fit with the defaults of the class (NSGF(num_steps=10), StraightFlow(), StraightFlow("ot")) and 20 000 samples. Rows that are in the
+file already are kept, so a stopped run goes on."""
+import argparse, json, os, platform, subprocess, sys, time
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from datetime import date
+from pathlib import Path
+
+PROBLEMS = {"8gaussians": ("8gaussians", None), "moons": ("moons", None), "checkerboard": ("checkerboard", None), "scurve": ("scurve", None),
+            "swissroll": ("swissroll", None), "pinwheel": ("pinwheel", None), "circles": ("circles", None), "8gaussians → moons": ("moons", "8gaussians")}
+METHODS = ("NSGF", "FM", "OT-CFM")
+
+
+def row(problem, method, seed):
+    import torch
+    from nsgf_nb.data import get_sampler
+    from nsgf_nb.distances import distances, gate
+    from nsgf_nb.flow import NSGF
+    from nsgf_nb.straight import StraightFlow
+    torch.set_num_threads(1)
+    target, source = PROBLEMS[problem]
+    flow = {"NSGF": lambda: NSGF(num_steps=10), "FM": lambda: StraightFlow("independent"), "OT-CFM": lambda: StraightFlow("ot")}[method]()
+    begin, first = time.perf_counter(), []
+    flow.fit(target, source, seed=seed, progress=False, callbacks=[lambda r: first or first.append(r["seconds"])])
+    seconds = time.perf_counter() - begin
+    x = flow.sample(20_000, seed=seed + 1000)
+    sampler = get_sampler(target)
+    g, d = gate(sampler, x, seed=seed + 2000), distances(sampler, x, seed=seed + 3000)
+    return dict(problem=problem, method=method, seed=seed, nfe=flow.nfe, gradient_steps=flow.iterations, seconds=seconds, seconds_training=flow.history[-1]["seconds"],
+                loss=flow.history[-1]["loss"], floor=flow.history[-1].get("floor"), val=flow.history[-1].get("val"), gate=vars(g), distances=d)
+
+
+def machine():
+    import torch
+    run = lambda *a: subprocess.run(a, capture_output=True, text=True).stdout.strip()
+    return dict(machine=f"{platform.machine()}, {os.cpu_count()} cores", system=platform.system(), python=platform.python_version(), torch=torch.__version__,
+                threads_per_fit=1, date=str(date.today()), revision=run("git", "rev-parse", "--short", "HEAD") + ("+" if run("git", "status", "--porcelain", "nsgf_nb") else ""))
+
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    p.add_argument("--out", type=Path, default=Path(__file__).parent/"results"/"gates.json"); p.add_argument("--seeds", type=int, nargs="+", default=[0])
+    p.add_argument("--problems", nargs="+", default=list(PROBLEMS), choices=list(PROBLEMS)); p.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
+    p.add_argument("--jobs", type=int, default=2)
+    a = p.parse_args()
+    rows = json.loads(a.out.read_text())["rows"] if a.out.exists() else []
+    done = {(r["problem"], r["method"], r["seed"]) for r in rows}
+    todo = [(q, m, s) for s in a.seeds for m in a.methods for q in a.problems if (q, m, s) not in done]
+    with ProcessPoolExecutor(a.jobs) as pool:
+        for future in as_completed([pool.submit(row, *t) for t in todo]):
+            rows.append(r := future.result())
+            tmp = a.out.with_suffix(".tmp"); tmp.write_text(json.dumps(dict(machine(), rows=sorted(rows, key=lambda r: (list(PROBLEMS).index(r["problem"]), METHODS.index(r["method"]), r["seed"]))), indent=1)); os.replace(tmp, a.out)
+            print(f"{r['problem']:20} {r['method']:7} seed {r['seed']}  {r['seconds']:5.0f} s  {'passed' if r['gate']['passed'] else 'FAILED'} {r['gate']['ratio']:.2f} [{r['gate']['low']:.2f}, {r['gate']['high']:.2f}]", flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
