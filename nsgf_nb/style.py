@@ -74,14 +74,14 @@ def lines(curves: Mapping[str, tuple],  # name -> (x, y)
         if any(name[0] != "_" for name in curves): ax.legend()
     return ax.figure
 
-def loss_curve(history: Mapping | Sequence,  # dict of lists, or list of rows: step, loss and floor (may be absent or None)
+def loss_curve(history: Mapping | Sequence,  # dict of lists, or list of rows: step, loss, val, floor (may be absent or None)
                ax: Any = None,               # Axes to draw into; None: a new figure
               ) -> Any:                      # Figure
-    "The loss beside its floor, on a logarithmic axis."
+    "The loss, on held-out rows too, beside its floor; logarithmic."
     rows = [dict(zip(history, r)) for r in zip(*history.values())] if isinstance(history, Mapping) else list(history)
     if not rows: raise ValueError("history: expected at least one row")
-    known = {k: [(r["step"], r[k]) for r in rows if r.get(k) is not None] for k in ("loss", "floor")}
-    fig = lines({k: tuple(zip(*v)) for k, v in known.items() if v}, "step", "loss", "y", ax)
+    known = {k: [(r["step"], r[k]) for r in rows if r.get(k) is not None] for k in ("loss", "val", "floor")}
+    fig = lines({"held out" if k == "val" else k: tuple(zip(*v)) for k, v in known.items() if v}, "step", "loss", "y", ax)
     for line in (ax or fig.axes[0]).get_lines(): line.set(marker="", linestyle="--" if line.get_label() == "floor" else "-")
     return fig
 

@@ -18,7 +18,7 @@ print(f"nsgf_nb {nsgf_nb.__version__}: {len(modules)} modules imported")
 
 from nsgf_nb.data import get_sampler
 from nsgf_nb.flow import NSGF
-flow = NSGF(num_steps=2, pool_size=1024, iterations=20).fit(get_sampler("8gaussians"), seed=0, progress=False)
+flow = NSGF(num_steps=2, pool_size=1024, group=128, iterations=20).fit(get_sampler("8gaussians"), seed=0, progress=False)
 x = flow.sample(64, seed=1)
 flow.save("flow.safetensors")
 assert x.shape == (64, 2) and x.isfinite().all() and (NSGF.load("flow.safetensors").sample(64, seed=1) == x).all()
