@@ -22,6 +22,7 @@ $(INSTALLED): settings.ini setup.py pyproject.toml
 demo: $(INSTALLED)  ## fit 8gaussians into ./demo (renewed at each run), pictures included
 	rm -rf demo
 	$(BIN)/nsgf fit 8gaussians --out demo --seed 0
+	@echo "Look at demo/samples.png, demo/path.gif and demo/loss.png; more samples: $(BIN)/nsgf sample demo -n 1000"
 
 test: $(INSTALLED)  ## gates, notebooks, tests, docs site; last line: N passed, M failed, K skipped
 	$(BIN)/python tools/test_all.py

@@ -63,7 +63,9 @@ def affine(sampler: Sampler,            # the sampler to move
     s, c = torch.as_tensor(scale, dtype=torch.float32), torch.as_tensor(shift, dtype=torch.float32)
     if not (s.isfinite().all() and c.isfinite().all() and (s != 0).all()):
         raise ValueError("affine: expected a finite shift and a finite scale other than 0")
-    if torch.broadcast_shapes(s.shape, c.shape, sampler.shape) != sampler.shape: raise ValueError(f"affine: expected scale and shift for points of shape {sampler.shape}")
+    try: shape = torch.broadcast_shapes(s.shape, c.shape, sampler.shape)
+    except RuntimeError: shape = None
+    if shape != sampler.shape: raise ValueError(f"affine: expected scale and shift for points of shape {sampler.shape}")
     def draw(n, g):
         x, label = points_and_labels(sampler, n, g)
         return s * x + c if label is None else (s * x + c, label)
