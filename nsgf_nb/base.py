@@ -34,6 +34,8 @@ class Flow:
         self.config = {k: values[k] for k in inspect.signature(type(self)).parameters}
         for k in ("iterations", "batch_size"): check_count(values[k], k)
         check_positive(values["lr"], "lr")
+        e = values["ema"]
+        if isinstance(e, bool) or not isinstance(e, (int, float)) or not 0 <= e < 1: raise ValueError(f"ema: expected 0 ≤ ema < 1, got {e!r}")
         if values["network"] is not None and not isinstance(values["network"], nn.Module): raise TypeError(f"network: expected a module net(x, t, label=None), got {type(values['network']).__name__}")
         self.device, self.velocity, self.history, self.nfe, self.source = pick_device(values["device"]), None, [], None, None
         self.__dict__.update({k: v for k, v in self.config.items() if k != "device"})
@@ -151,18 +153,19 @@ def save(self: Flow,
 def _load(cls, path, network=None, device=None):
     "Read a fitted flow; from a subclass, only one of that class."
     tensors, facts = load_tensors(path, "flow")
+    if facts["flow"] not in Flow.kinds: import nsgf_nb.flow, nsgf_nb.straight  # the flows that a file may hold; here, because they import this module
     kind = Flow.kinds.get(facts["flow"])
     if facts["version"] != 1 or kind is None: raise ValueError(f"{path}: written by another version of nsgf_nb, expected version 1 of {', '.join(Flow.kinds)}")
     if not issubclass(kind, cls): raise ValueError(f"{path}: expected a {cls.__name__}, the file holds a {kind.__name__}")
     if network is None and facts["network"] is None: raise ValueError(f"{path}: the network was your own, expected network= with a module like it")
-    flow = kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in facts["config"].items()}, network=network, device=device)
+    self = kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in facts["config"].items()}, network=network, device=device)
     with keep_random_state(): net = network if network is not None else MLP(**facts["network"])
     field = Field(net, tensors["mean"], tensors["sigma"], tensors["knots"], tensors["units"])
     try: field.load_state_dict(tensors)
     except RuntimeError as e: raise ValueError(f"{path}: the weights do not fit the network ({str(e).splitlines()[1].strip()})") from None
-    flow.velocity, flow.history = field.to(flow.device).eval().requires_grad_(False), facts["history"]
-    flow._facts = {k: facts[k] for k in ("source", "target", "seed")}
-    flow.source = facts["source"] and get_sampler(facts["source"]["name"], **facts["source"]["params"])
-    return flow
+    self.velocity, self.history = field.to(self.device).eval().requires_grad_(False), facts["history"]
+    self._facts = {k: facts[k] for k in ("source", "target", "seed")}
+    self.source = facts["source"] and get_sampler(facts["source"]["name"], **facts["source"]["params"])
+    return self
 
 Flow.load = classmethod(_load)

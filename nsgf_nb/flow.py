@@ -15,11 +15,10 @@ from torch import nn
 from .base import Flow
 from .core import check_count, check_positive, make_generator, patch
 from .data import points_and_labels
-from .estimator import SinkhornVelocity
+from .estimator import SinkhornVelocity, inner_scale
 from .matching import loss_floor, matching_loss
 from .particles import natural_time, per_step, step_sizes
 from .pool import build_pool
-from .solver import inner_scale
 
 # %% ../nbs/11_flow.ipynb #flw-all
 _all_ = ["Flow"]  # the base is a name of flow, too
@@ -48,7 +47,8 @@ class NSGF(Flow):
         T = check_count(num_steps, "num_steps")
         step_sizes(T, step_size)
         if blur is not None: per_step(blur, T, "blur")
-        for r in ([relative_blur] if isinstance(relative_blur, (int, float)) else relative_blur): check_positive(r, "relative_blur")
+        for r in relative_blur if isinstance(relative_blur, (list, tuple)) else [relative_blur]: check_positive(r, "relative_blur")
+        if not isinstance(jitter, bool): raise TypeError(f"jitter: expected True or False, got {jitter!r}")
         SinkhornVelocity(1., self_term=self_term, tol=tol)
         if check_count(pool_size, "pool_size") < 3*check_count(group, "group", 2): raise ValueError(f"pool_size: expected at least 3 groups of {group}, {3*group}, got {pool_size}")
 
@@ -85,7 +85,7 @@ def _prepare(self: NSGF, source, target, pilot, mean, sigma, seed, show):
     def rows(s, pool=main, stream="rows", size=self.batch_size):
         x, t, v, k = pool.rows(torch.randint(len(pool), (size,), generator=make_generator(seed, stream, s)))
         return tuple(z.to(self.device) for z in ((x - mean)/sigma, t, v/unit[k].view(shape))) + (None,)
-    kept = rows(0, held_out, "validation", 4096)
+    kept = rows(0, held_out, "validation", 1024)
 
     @torch.no_grad()
     def validate(net): return matching_loss(net, *kept).item()
