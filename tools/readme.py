@@ -30,7 +30,7 @@ def output(out, figures):
         figures.append(base64.b64decode("".join(data["image/png"])))
         alt = data.get("alt", "")
         return f"![{alt}]({FIGURES}/figure-{len(figures)}.png)"
-    if "text/markdown" in data: return "".join(data["text/markdown"])
+    if "text/markdown" in data: return local_links("".join(data["text/markdown"]))
     text = "".join(out.get("text", "") or data.get("text/plain", ""))
     return f"``` text\n{text.rstrip()}\n```" if text.strip() else ""
 
