@@ -21,6 +21,7 @@ def row(problem, method, seed):
     from nsgf_nb.flow import NSGF
     from nsgf_nb.straight import StraightFlow
     torch.set_num_threads(1)
+    code = revision()  # now: the code may change while this runs
     target, source = PROBLEMS[problem]
     flow = {"NSGF": lambda: NSGF(num_steps=10), "FM": lambda: StraightFlow("independent"), "OT-CFM": lambda: StraightFlow("ot")}[method]()
     begin, first = time.perf_counter(), []
@@ -29,15 +30,20 @@ def row(problem, method, seed):
     x = flow.sample(20_000, seed=seed + 1000)
     sampler = get_sampler(target)
     g, d = gate(sampler, x, seed=seed + 2000), distances(sampler, x, seed=seed + 3000)
-    return dict(problem=problem, method=method, seed=seed, nfe=flow.nfe, gradient_steps=flow.iterations, seconds=seconds, seconds_training=flow.history[-1]["seconds"],
+    return dict(problem=problem, method=method, seed=seed, **code, nfe=flow.nfe, gradient_steps=flow.iterations, seconds=seconds, seconds_training=flow.history[-1]["seconds"],
                 loss=flow.history[-1]["loss"], floor=flow.history[-1].get("floor"), val=flow.history[-1].get("val"), gate=vars(g), distances=d)
 
 
 def machine():
     import torch
-    run = lambda *a: subprocess.run(a, capture_output=True, text=True).stdout.strip()
     return dict(machine=f"{platform.machine()}, {os.cpu_count()} cores", system=platform.system(), python=platform.python_version(), torch=torch.__version__,
-                threads_per_fit=1, date=str(date.today()), revision=run("git", "rev-parse", "--short", "HEAD") + ("+" if run("git", "status", "--porcelain", "nsgf_nb") else ""))
+                threads_per_fit=1, date=str(date.today())) | revision()
+
+
+def revision():
+    "What the code of a row is: a plus where nsgf_nb had changes that were not committed"
+    run = lambda *a: subprocess.run(a, capture_output=True, text=True).stdout.strip()
+    return dict(revision=run("git", "rev-parse", "--short", "HEAD") + ("+" if run("git", "status", "--porcelain", "nsgf_nb") else ""))
 
 
 def main():

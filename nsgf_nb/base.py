@@ -88,7 +88,7 @@ def fit(self: Flow,
     checkpoint = Path(workdir)/"training.safetensors" if workdir else None
     self.history = train(net, rows, self.iterations, self.lr, self.ema, seed, checkpoint=checkpoint, resume=resume, callbacks=callbacks, show=progress, **extra)
     self.velocity = Field(net, mean, sigma, knots, units).to(self.device).eval().requires_grad_(False)
-    self.source, self._facts = source, dict(source=_spec(source) if source.name != "affine" or source.params else None, target=_spec(target), seed=seed)
+    self.source, self._facts = source, dict(source=_spec(source), target=_spec(target), seed=seed)
     return self
 
 def _spec(sampler): return None if sampler.params is None else dict(name=sampler.name, params=sampler.params)
