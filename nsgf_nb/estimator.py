@@ -6,15 +6,16 @@
 __all__ = ['inner_scale', 'VelocityInfo', 'SinkhornVelocity']
 
 # %% ../nbs/06_estimator.ipynb #est-imports
-import math, warnings
+import importlib, math, warnings
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from .core import check_count, check_name, check_pair, check_positive, check_weights, patch
+from .dual import cold_start, project, rms, solve, solve_self, start
+from .kernel import Kernel
 from .sinkhorn import Potentials
-from .solver import KernelSteps, LogSteps, cold_start, solve, _rms
 
 # %% ../nbs/06_estimator.ipynb #est-scale
 def inner_scale(x: Tensor,  # points, (n, *shape)
@@ -30,16 +31,17 @@ def inner_scale(x: Tensor,  # points, (n, *shape)
 @dataclass(frozen=True)
 class VelocityInfo:
     "What an evaluation knows about itself. With `batched=True` each field is a list, one entry a problem."
-    potentials: Potentials     # of the cross term; the warm start of the next call
+    potentials: Potentials | None # of the cross term; the warm start of the next call
     err_v: float               # estimated rms error of v, in the units of x
     err_marginal: float        # L1 error of the column marginal; the rows are exact
     gap: float                 # bound on the duality gap, in squared units of x
-    n_iter: int                # sweeps of the cross term
-    converged: bool            # err_v <= tol × scale
+    n_iter: int                # passes through the kernel of the cross term
+    converged: bool            # err_v <= 2 tol × scale: tol for each of the two terms
     self_diag: float           # mean diagonal mass of the self plan: 1 means no repulsion
     cross_perplexity: float    # exp of the mean row entropy of the cross plan, 1 … m
 
-def _nth(info, i): return None if info is None else VelocityInfo(*(getattr(info, k)[i] for k in VelocityInfo.__dataclass_fields__))
+_FIELDS = tuple(VelocityInfo.__dataclass_fields__)
+def _nth(info, i): return None if info is None else VelocityInfo(*(getattr(info, k)[i] for k in _FIELDS))
 
 class SinkhornVelocity:
     "v = T_xy - T_xx, converged (arXiv 2401.14069, eq. for the empirical velocity field)."
@@ -49,8 +51,8 @@ class SinkhornVelocity:
         relative_blur: float | None = None,  # r: eps = r² s, s from `inner_scale` of the call's clouds
         self_term: str = "same",             # "same", "masked" (no diagonal) or "two_batch" (x_self)
         tol: float = 1e-3,                   # error of v in units of scale
-        max_iter: int = 2000,                # most sweeps
-        backend: str = "auto",               # "dense" (stored kernel), "stream" (blocks), "auto" by size
+        max_iter: int = 1000,                # most passes through the kernel
+        backend: str = "auto",               # "dense" (stored kernel), "stream" (blocks), "auto" by memory; to compare: "geomloss", "flash"
         chunk: int | None = None,            # rows a block of "stream"; None: blocks of 2²² entries
     ):
         if (blur is None) == (relative_blur is None): raise ValueError("blur: expected either blur or relative_blur")
@@ -58,8 +60,9 @@ class SinkhornVelocity:
         self.relative_blur = relative_blur if relative_blur is None else check_positive(relative_blur, "relative_blur")
         self.self_term = check_name(self_term, ("same", "masked", "two_batch"), "self_term")
         self.tol, self.max_iter = check_positive(tol, "tol"), check_count(max_iter, "max_iter")
-        self.backend = check_name(backend, ("auto", "dense", "stream"), "backend")
+        self.backend = check_name(backend, ("auto", "dense", "stream", "flash", "geomloss"), "backend")
         self.chunk = chunk if chunk is None else check_count(chunk, "chunk")
+        if backend in ("flash", "geomloss") and self_term != "same": raise ValueError(f"self_term: backend {backend!r} knows 'same' only, got {self_term!r}")
 
     def __repr__(self):
         blur = f"{self.blur:g}" if self.blur else f"None, relative_blur={self.relative_blur:g}"
@@ -72,66 +75,127 @@ class SinkhornVelocity:
         a: Tensor | None = None,            # weights of x, (n,); None: uniform
         b: Tensor | None = None,            # weights of y, (m,); None: uniform
         init: VelocityInfo | None = None,   # of a nearby problem: warm start
-        scale: float | None = None,         # unit of tol; None: rms of T_xy - x
+        scale: float | None = None,         # unit of tol; None: rms of T_xy - x at the start
         batched: bool = False,              # B independent problems, each solved to its own convergence
         return_info: bool = False,          # also return VelocityInfo
     ) -> Tensor | tuple[Tensor, VelocityInfo]: # v, the shape of x
         "Evaluate the velocity at the particles."
-        pick = lambda z, i: z[i] if z is not None and batched else z
-        out = [self._one(x[i], y[i], pick(x_self, i), pick(a, i), pick(b, i), _nth(init, i), scale, return_info)
-               for i in range(len(x))] if batched else [self._one(x, y, x_self, a, b, init, scale, return_info)]
-        v = torch.stack([v for v, _ in out]) if batched else out[0][0]
+        nth = lambda z, i: None if z is None else z[i]
+        if batched: problems = [_prepare(self, x[i], y[i], nth(x_self, i), nth(a, i), nth(b, i), _nth(init, i), scale) for i in range(len(x))]
+        else: problems = [_prepare(self, x, y, x_self, a, b, init, scale)]
+        v, infos = _evaluate(self, problems)
+        v = v.to(x).view_as(x)
+        bad = [i for i in infos if not i.converged]
+        if bad and self.backend not in ("flash", "geomloss"):
+            warnings.warn(f"Sinkhorn stopped after {bad[0].n_iter} passes at an estimated error of {bad[0].err_v:.1e}: raise max_iter, blur or tol", stacklevel=2)
         if not return_info: return v
-        return v, VelocityInfo(*([getattr(i, k) for _, i in out] for k in VelocityInfo.__dataclass_fields__)) if batched else out[0][1]
+        return v, VelocityInfo(*([getattr(i, k) for i in infos] for k in _FIELDS)) if batched else infos[0]
 
 # %% ../nbs/06_estimator.ipynb #est-one
-@patch
-def _prepare(self: SinkhornVelocity, x, y, x_self, a, b):
-    "Checked, flat, centred clouds and weights, in the precision that tol needs; eps and the largest cost."
+@dataclass
+class _Problem:
+    "One problem, checked, flat, centred, in the precision that its tolerance needs."
+    x: Tensor; y: Tensor; other: Tensor | None; a: Tensor; b: Tensor
+    eps: float; top: float; scale: float; init: Potentials | None
+
+def _prepare(vel, x, y, x_self, a, b, init, scale):
     check_pair(x, y)
-    if (x_self is None) == (self.self_term == "two_batch"): raise ValueError("x_self: expected with self_term='two_batch', and only there")
-    if self.self_term == "masked" and len(x) < 2: raise ValueError("x: a masked self term expected at least 2 points, got 1")
-    blur = self.blur or self.relative_blur*math.sqrt(inner_scale(x, y))
+    if (x_self is None) == (vel.self_term == "two_batch"): raise ValueError("x_self: expected with self_term='two_batch', and only there")
+    if vel.self_term == "masked" and len(x) < 2: raise ValueError("x: a masked self term expected at least 2 points, got 1")
+    blur = vel.blur or vel.relative_blur*math.sqrt(inner_scale(x, y))
     eps = check_positive(blur**2, "blur² (a relative blur needs spread-out points)")
     uniform = lambda z: torch.full((len(z),), 1/len(z), dtype=z.dtype, device=z.device)
-    w = [check_weights(w, len(z), n) if w is not None else uniform(z) for w, z, n in ((a, x, "a"), (b, y, "b"))]
-    z = [p.detach().flatten(1) for p in ((x, y) if x_self is None else (x, y, check_pair(x_self, x, ("x_self", "x"))[0]))]
+    a, b = (check_weights(w, len(z), n).to(z) if w is not None else uniform(z) for w, z, n in ((a, x, "a"), (b, y, "b")))
     mid = y.detach().flatten(1).mean(0)
-    z = [p - mid for p in z]
-    top = (z[0].square().sum(1).max().sqrt() + z[1].square().sum(1).max().sqrt()).square().item()/2
-    if x.device.type != "mps" and 2e-7*top/eps > self.tol: z, w = [p.double() for p in z], [p.double() for p in w]
-    return z, w, eps, top
+    flat = lambda z: z.detach().flatten(1) - mid
+    other = None if x_self is None else flat(check_pair(x_self, x, ("x_self", "x"))[0])
+    x, y = flat(x), flat(y)
+    top = (x.square().sum(1).max().sqrt() + y.square().sum(1).max().sqrt()).square().item()/2
+    p = _Problem(x, y, other, a, b, eps, top, scale or 0., None if init is None else init.potentials)
+    if x.device.type != "mps" and 2e-7*top/eps > vel.tol:
+        p.x, p.y, p.a, p.b = p.x.double(), p.y.double(), p.a.double(), p.b.double()
+        if other is not None: p.other = other.double()
+    return p
 
-@patch
-def _steps(self: SinkhornVelocity, x, y, a, b, eps, masked=False):
-    if self.backend == "dense" or self.backend == "auto" and len(x)*len(y) <= 2**25: return KernelSteps(x, y, a, b, eps, masked)
-    return LogSteps(x, y, a, b, eps, self.chunk or max(1, 2**22//len(y)), masked)
+def _stored(vel, n, m, like):
+    "Does the kernel, with its costs and one copy, fit into the memory that is free?"
+    if vel.backend != "auto": return vel.backend == "dense"
+    room = torch.cuda.mem_get_info(like.device)[0]//2 if like.is_cuda else 2**30
+    return 3*n*m*like.element_size() <= room
 
-def _start(op, init):
-    "g of an earlier solution with as many target points, else one column step from its f, else a cold start."
-    if init is not None and len(init.potentials.g) == len(op.b): return init.potentials.g.to(op.b)
-    if init is not None and len(init.potentials.f) == len(op.a): return op.log_cols(init.potentials.f.to(op.a))
-    return cold_start(op)
+def _together(vel, problems):
+    "Groups of problems that are solved at once: one shape, one precision, and on a CPU one problem."
+    groups = {}
+    for i, p in enumerate(problems):
+        one = i if p.x.device.type == "cpu" or vel.backend in ("flash", "geomloss") or not _stored(vel, len(p.x), len(p.y), p.x) else 0
+        groups.setdefault((p.x.shape, p.y.shape, p.x.dtype, one), []).append(i)
+    for (sx, sy, _, _), index in groups.items():
+        size = max(1, 2**27//(sx[0]*sy[0]))
+        for k in range(0, len(index), size): yield index[k:k + size]
 
-@patch
-def _one(self: SinkhornVelocity, x, y, x_self, a, b, init, scale, want):
-    (X, Y, *X2), (a, b), eps, top = self._prepare(x, y, x_self, a, b)
-    op = self._steps(X, Y, a, b, eps)
-    g = _start(op, init)
-    if not scale: op.absorb(op.log_rows(g), g)
-    unit = max(scale or _rms(op.map(g) - X), 1e-6*(_rms(X) + _rms(Y)))
-    f, g, T, err, n_iter = solve(op, g, self.tol*unit, self.max_iter)
-    if X2: op_self = self._steps(X, X2[0], a, torch.full_like(X2[0][:, 0], 1/len(X2[0])), eps)
-    else: op_self = self._steps(X, X, a, a, eps, self.self_term == "masked")
-    g_self = cold_start(op_self) if X2 else op_self.log_rows(torch.zeros_like(a))/2
-    _, g_self, T_self, err_self, _ = solve(op_self, g_self, self.tol*unit, self.max_iter, symmetric=not X2)
-    v, err_v = (T - T_self).to(x).view_as(x), err + err_self
-    if not (converged := err_v <= 2*self.tol*unit):
-        warnings.warn(f"Sinkhorn stopped after {n_iter} sweeps at an estimated error of {err_v:.1e} > {self.tol*unit:.1e}: raise max_iter, blur or tol", stacklevel=3)
-    if not want: return v, None
-    marginal = (b*(((g - op.cols(f))/eps).exp() - 1).abs()).nan_to_num(0.).sum().item()
-    gap = marginal/2*((g.max() - g.min()).item() + top)
-    same = 0. if X2 else sum(P.diagonal(i).sum().item() for i, P in op_self.plans(g_self))/len(X)
-    entropy = sum(torch.special.entr(P).sum().item() for _, P in op.plans(g))/len(X)
-    pot = Potentials(f.to(x), g.to(x), eps, marginal, n_iter, converged)
-    return v, VelocityInfo(pot, err_v, marginal, gap, n_iter, converged, same, math.exp(entropy))
+def _evaluate(vel, problems):
+    "v (B, n, d) and one VelocityInfo per problem, in order."
+    out = [None]*len(problems)
+    for index in _together(vel, problems):
+        group = [problems[i] for i in index]
+        if vel.backend in ("flash", "geomloss"): solved = [_samples_loss(vel, group[0])]
+        else:
+            stored = _stored(vel, len(group[0].x), len(group[0].y), group[0].x)
+            try: solved = _solve_group(vel, group, stored)
+            except (torch.OutOfMemoryError, RuntimeError) as e:  # a CPU without memory raises a plain RuntimeError
+                if not stored or not (isinstance(e, torch.OutOfMemoryError) or "memory" in str(e)): raise
+                solved = [_solve_group(vel, [p], False)[0] for p in group]
+        for i, s in zip(index, solved): out[i] = s
+    return torch.stack([v for v, _ in out]), [info for _, info in out]
+
+# %% ../nbs/06_estimator.ipynb #est-group
+def _first(K, eps, group):
+    "Warm: g of an earlier solution, or one soft-min of its f. Else cold."
+    if all(p.init is not None and len(p.init.g) == K.b.shape[1] for p in group): return start(K, eps, torch.stack([p.init.g.to(K.b) for p in group]))
+    if all(p.init is not None and len(p.init.f) == K.a.shape[1] for p in group):
+        back = Kernel(K.y, K.x, K.b, K.a, K.slices[0].stop, K.stored)
+        back.absorb(torch.stack([p.init.f.to(K.a) for p in group])/eps[:, None], eps)
+        return start(K, eps, (back.phi0 - back.rows(K.a).log())*eps[:, None])
+    return cold_start(K, eps)
+
+def _solve_group(vel, group, stored):
+    stack = lambda k: torch.stack([getattr(p, k) for p in group])
+    x, y, a, b = (stack(k) for k in ("x", "y", "a", "b"))
+    rows = lambda m: None if stored else vel.chunk or max(1, 2**22//m)
+    eps, scale = (torch.tensor([getattr(p, k) for p in group], dtype=x.dtype, device=x.device) for k in ("eps", "scale"))
+    K = Kernel(x, y, a, b, rows(y.shape[1]), stored)
+    st = _first(K, eps, group)
+    unit = torch.where(scale > 0, scale, rms(K.mean(st.v, project(y), st.t) - project(x))).maximum(1e-6*(rms(x) + rms(y)))
+    cross = solve(K, st, vel.tol*unit, vel.max_iter)
+    del K, st
+    if vel.self_term == "same":
+        K = Kernel(x, x, a, a, rows(x.shape[1]), stored)
+        phi, T_self, err_self = solve_self(K, eps, vel.tol*unit)
+        same = (a.square()*(2*phi).exp()).sum(-1)
+    else:
+        z = stack("other") if vel.self_term == "two_batch" else x
+        c = torch.full_like(z[..., 0], 1/z.shape[1]) if vel.self_term == "two_batch" else a
+        K = Kernel(x, z, a, c, rows(z.shape[1]), stored, vel.self_term == "masked")
+        own = solve(K, cold_start(K, eps), vel.tol*unit, vel.max_iter)
+        T_self, err_self, same = own["T"], own["err"], torch.zeros_like(eps)
+    v = cross["T"] - T_self
+    err_v = cross["err"] + err_self
+    gap = cross["marginal"]/2*(cross["g"].amax(-1) - cross["g"].amin(-1) + torch.tensor([p.top for p in group], dtype=x.dtype, device=x.device))
+    numbers = torch.stack([err_v, cross["marginal"], gap, cross["n_iter"], (err_v <= 2*vel.tol*unit).to(x), same, cross["entropy"].exp()], 1).tolist()
+    out = []
+    for i, (err, marginal, gap, n, ok, same, perplexity) in enumerate(numbers):
+        pot = Potentials(cross["f"][i], cross["g"][i], group[i].eps, marginal, int(n), bool(ok))
+        out.append((v[i], VelocityInfo(pot, err, marginal, gap, int(n), bool(ok), same, perplexity)))
+    return out
+
+def _samples_loss(vel, p):
+    "The paper's path: v = -∂S/∂x / a by differentiating SamplesLoss of another library; its error is not known."
+    name, kw = {"geomloss": ("geomloss", dict(p=2, scaling=.8, backend="tensorized")), "flash": ("flash_sinkhorn", dict(half_cost=True, allow_tf32=False))}[vel.backend]
+    try: library = importlib.import_module(name)
+    except ImportError as e: raise ImportError(f"backend {vel.backend!r}: pip install 'nsgf_nb[{'gpu' if vel.backend == 'flash' else 'compare'}]'") from e
+    if vel.backend == "flash" and not p.x.is_cuda: raise ValueError("backend 'flash': expected tensors on a CUDA device")
+    with torch.enable_grad():
+        x = p.x.clone().requires_grad_(True)
+        grad, = torch.autograd.grad(library.SamplesLoss("sinkhorn", blur=math.sqrt(p.eps), debias=True, **kw)(p.a, x, p.b, p.y), x)
+    nan = math.nan
+    return -grad/p.a[:, None], VelocityInfo(None, math.inf, nan, nan, 0, False, nan, nan)

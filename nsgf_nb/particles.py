@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .core import check_count, check_pair, check_positive
 from .estimator import SinkhornVelocity, VelocityInfo
-from .solver import _rms
+from .dual import rms
 
 # %% ../nbs/07_particles.ipynb #prt-steps
 def per_step(value: float | Sequence[float], # a number for all steps, or one per step
@@ -75,7 +75,7 @@ def particle_flow(x0: Tensor,                  # particles, (n, *shape)
     for eta, vel in zip(etas, vels):
         others = clouds[::-1] if x0_self is not None else [None]
         vs, warm = zip(*[_evaluate(vel, x, y, other, info, scale) for x, other, info in zip(clouds, others, warm)])
-        scale = scale or _rms(vs[0].flatten(1))   # the tolerance is in units of the first step's speed
+        scale = scale or rms(vs[0].flatten(1)).item()   # the tolerance is in units of the first step's speed
         clouds = [x + eta*v for x, v in zip(clouds, vs)]
         if return_path: path.append(clouds[0])
         infos.append(warm[0])

@@ -38,7 +38,7 @@ class Pool:
     times: Tensor         # natural times, (groups, T+1)
     blurs: Sequence[float] # blur of each step, (T,)
     seed: int             # of the groups
-    sweeps: Tensor        # Sinkhorn sweeps, (groups, T)
+    passes: Tensor        # passes through the kernel, (groups, T)
     error: Tensor         # estimated rms error of v, (groups, T)
     converged: Tensor     # bool, (groups, T)
 
@@ -75,7 +75,7 @@ class Pool:
     ) -> tuple["Pool", "Pool"]: # the first groups, the last num groups
         "Hold out whole groups: particles of one group know each other."
         if not 0 < num < len(self.x): raise ValueError(f"num: expected to hold out 1 to {len(self.x) - 1} groups of {len(self.x)}, got {num}")
-        cut = lambda s: Pool(self.x[s], self.etas[s], self.times[s], self.blurs, self.seed, self.sweeps[s], self.error[s], self.converged[s])
+        cut = lambda s: Pool(self.x[s], self.etas[s], self.times[s], self.blurs, self.seed, self.passes[s], self.error[s], self.converged[s])
         return cut(slice(None, -num)), cut(slice(-num, None))
 
 # %% ../nbs/09_pool.ipynb #pool-build

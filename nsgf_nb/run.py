@@ -129,7 +129,7 @@ def _read_history(file):
 
 def _pool_facts(pool):
     unit = pool.rms()[0].item()*math.sqrt(math.prod(pool.x.shape[3:]))
-    return dict(groups=len(pool.x), group=pool.group, blurs=list(pool.blurs), sweeps=pool.sweeps.float().mean(0).tolist(),
+    return dict(groups=len(pool.x), group=pool.group, blurs=list(pool.blurs), passes=pool.passes.float().mean(0).tolist(),
                 error=(pool.error.max()/unit).item(), converged=pool.converged.float().mean().item())
 
 def _fit_facts(flow, new, seconds):

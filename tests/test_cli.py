@@ -80,7 +80,7 @@ def test_metrics_stand_beside_their_floors(done):
     assert {"passed", "ratio", "low", "high", "floor", "bound", "tv"} <= set(m["gate"]) and m["nfe"] == 3
     assert set(m["seconds"]) == {"pool", "matching", "sampling", "evaluation"} and all(v > 0 for v in m["seconds"].values())
     assert m["loss"] > 0 and m["val"] > 0 and m["floor"] > 0
-    assert m["pool"]["groups"] == 3 and m["pool"]["converged"] == 1. and m["pool"]["error"] < .02 and len(m["pool"]["sweeps"]) == 3
+    assert m["pool"]["groups"] == 3 and m["pool"]["converged"] == 1. and m["pool"]["error"] < .02 and len(m["pool"]["passes"]) == 3
 
 
 def test_history_is_a_table(done):
