@@ -48,7 +48,8 @@ def start(K: Kernel,   # B problems
 def _conjugate_gradients(product, dot, top, r, root, alive, rtol, most):
     "Solve (1 - product) d = r for NumPy vectors or for batches of torch vectors: only operators are used."
     d, p, rr = 0*r, r, dot(r, r)
-    count, energy, gain, least, alive = 0*rr, 0*rr, 0*rr, 1e-12*rr, alive & (rr > 0)
+    count, energy, gain, least, solved = 0*rr, 0*rr, 0*rr, 1e-12*rr, rr == 0
+    alive = alive & ~solved
     for k in range(1, most + 1):
         q = p - product(p)
         step = alive*rr/(dot(p, q) + 1e-37)
@@ -57,32 +58,34 @@ def _conjugate_gradients(product, dot, top, r, root, alive, rtol, most):
         energy = energy + gain
         if k % 4 == 0:
             count = count + 4*alive
-            alive = alive & (last + gain > rtol*rtol*energy) & (new > least) & (top(abs(d/root)) < 3)
+            solved = solved | alive & ((last + gain <= rtol*rtol*energy) | (new <= least))
+            alive = alive & ~solved & (top(abs(d/root)) < 3)
             if not alive.any(): break
         p, rr = r + new/(rr + 1e-37)*p, new
-    return d/root, count
+    return d/root, count, solved
 
 def newton_direction(K: Kernel,     # B problems
                      st: State,     # where
                      alive: Tensor, # problems that want a direction, (B,), bool
                      rtol: Tensor,  # stop when two iterations add less than rtol² of the energy, (B,)
-                     most: int = 48, # most iterations
-                    ) -> tuple[Tensor, Tensor]: # direction (B, m), iterations (B,)
+                     most: int = 400, # most iterations
+                    ) -> tuple[Tensor, Tensor, Tensor]: # direction (B, m), iterations (B,), stopped by rtol (B,)
     "Conjugate gradients on the scaled Hessian; a stop is looked for at every fourth iteration."
     root = st.c.clamp(min=1e-30).sqrt()
     s, w, r = st.v/root, K.a/st.t.square(), (K.b - st.c)/root
     if len(root) > 1 or root.device.type != "cpu":
         product = lambda p: s*K.both(s*p, lambda t, rows: t*w[:, rows])[1]
-        d, count = _conjugate_gradients(product, lambda u, v: (u*v).sum(-1, keepdim=True), lambda z: z.amax(-1, keepdim=True), r, root, alive[:, None], rtol[:, None], most)
-        return d - d.mean(-1, keepdim=True), count[:, 0]
+        d, count, solved = _conjugate_gradients(product, lambda u, v: (u*v).sum(-1, keepdim=True), lambda z: z.amax(-1, keepdim=True), r, root, alive[:, None], rtol[:, None], most)
+        return d - d.mean(-1, keepdim=True), count[:, 0], solved[:, 0]
     s, w, r, root = (z[0].numpy() for z in (s, w, r, root))               # an operation on a short vector costs NumPy a fifth of what it costs torch
     stored = [(rows, B[0], B[0].T) for rows, B in K.blocks()] if K.stored else None
     def product(p):
         v = torch.from_numpy(s*p)
         if stored is None: return s*K.both(v[None], lambda t, rows: t*torch.from_numpy(w[rows]))[1][0].numpy()
         return s*sum(torch.mv(BT, torch.from_numpy(w[rows]*torch.mv(B, v).numpy())).numpy() for rows, B, BT in stored)
-    d, count = _conjugate_gradients(product, lambda u, v: np.add.reduce(u*v), np.max, r, root, alive[0].numpy(), rtol[0].numpy(), most)
-    return torch.from_numpy(d - d.mean())[None], torch.from_numpy(np.asarray(count))[None]
+    d, count, solved = _conjugate_gradients(product, lambda u, v: np.add.reduce(u*v), np.max, r, root, alive[0].numpy(), rtol[0].numpy(), most)
+    d, count, solved = (torch.from_numpy(np.asarray(z))[None] for z in (d - d.mean(), count, solved))
+    return d, count, solved
 
 # %% ../nbs/05b_dual.ipynb #dul-advance
 def advance(K: Kernel,     # B problems
@@ -93,8 +96,9 @@ def advance(K: Kernel,     # B problems
     far, sweep = st.marginal > .3, -st.cols.log()
     rtol = torch.where(st.marginal > .05, .3, .1)
     d, used = torch.where(alive[:, None], sweep - st.psi, 0.), torch.ones_like(st.dual)
+    solved = far
     if (climb := alive & ~far).any():
-        newton, n = newton_direction(K, st, climb, rtol)
+        newton, n, solved = newton_direction(K, st, climb, rtol)
         d, used = torch.where(climb[:, None], newton, d), used + n
     size = d.abs().amax(-1)
     t = torch.where(far | (size <= 10), 1., 10/size)
@@ -106,7 +110,7 @@ def advance(K: Kernel,     # B problems
         t, used = torch.where(good, t, t/4), used + ~good
     else: new = State(K, torch.where(good[:, None], torch.addcmul(st.psi, t[:, None], d), sweep))
     theta = torch.minimum(size, new.marginal/st.marginal.clamp(min=1e-37)).clamp(max=1).maximum(2*rtol)
-    return new, torch.where(climb & good & (t == 1), theta, math.inf), used
+    return new, torch.where(climb & good & solved & (t == 1), theta, math.inf), used
 
 def recentre(K: Kernel, # B problems
              st: State, # where they are

@@ -7,7 +7,7 @@ __all__ = ['inner_scale', 'VelocityInfo', 'SinkhornVelocity']
 
 # %% ../nbs/06_estimator.ipynb #est-imports
 import importlib, math, warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -112,10 +112,9 @@ def _prepare(vel, x, y, x_self, a, b, init, scale):
     x, y = flat(x), flat(y)
     top = (x.square().sum(1).max().sqrt() + y.square().sum(1).max().sqrt()).square().item()/2
     p = _Problem(x, y, other, a, b, eps, top, scale or 0., None if init is None else init.potentials)
-    if x.device.type != "mps" and 2e-7*top/eps > vel.tol:
-        p.x, p.y, p.a, p.b = p.x.double(), p.y.double(), p.a.double(), p.b.double()
-        if other is not None: p.other = other.double()
-    return p
+    return _double(p) if x.device.type != "mps" and 2e-7*top/eps > vel.tol else p
+
+def _double(p): return replace(p, **{k: getattr(p, k).double() for k in ("x", "y", "a", "b", "other") if getattr(p, k) is not None})
 
 def _stored(vel, n, m, like):
     "Does the kernel, with its costs and one copy, fit into the memory that is free?"
@@ -166,6 +165,9 @@ def _solve_group(vel, group, stored):
     K = Kernel(x, y, a, b, rows(y.shape[1]), stored)
     st = _first(K, eps, group)
     unit = torch.where(scale > 0, scale, rms(K.mean(st.v, project(y), st.t) - project(x))).maximum(1e-6*(rms(x) + rms(y)))
+    fine = vel.tol*unit < 5e-7*(rms(x) + rms(y))                      # finer than the rounding of T in float32: a cloud that hardly moves
+    if x.dtype == torch.float32 and x.device.type != "mps" and fine.any():
+        return [_solve_group(vel, [_double(p) if f else p], stored)[0] for p, f in zip(group, fine.tolist())]
     cross = solve(K, st, vel.tol*unit, vel.max_iter)
     del K, st
     if vel.self_term == "same":
