@@ -75,7 +75,8 @@ def check_points(x: Tensor,            # points, (n, *shape), floating point
     if not x.is_floating_point(): raise TypeError(f"{name}: expected floating point, got {x.dtype}: convert with .float()")
     if x.ndim < 2: raise ValueError(f"{name}: expected points of shape (n, *shape), got shape {tuple(x.shape)}")
     if len(x) < min_points: raise ValueError(f"{name}: expected at least {min_points} point{'s' * (min_points > 1)}, got {len(x)}")
-    if not x.isfinite().all(): raise ValueError(f"{name}: {int((~x.isfinite()).sum())} of {x.numel()} values are NaN or infinite")
+    if x.numel() and not sum(torch.aminmax(x.detach())).isfinite() and not x.isfinite().all():  # the first test costs a tenth of the second
+        raise ValueError(f"{name}: {int((~x.isfinite()).sum())} of {x.numel()} values are NaN or infinite")
     return x
 
 def check_pair(x: Tensor,                            # points, (n, *shape)

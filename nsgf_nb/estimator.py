@@ -164,8 +164,9 @@ def _solve_group(vel, group, stored):
     eps, scale = (torch.tensor([getattr(p, k) for p in group], dtype=x.dtype, device=x.device) for k in ("eps", "scale"))
     K = Kernel(x, y, a, b, rows(y.shape[1]), stored)
     st = _first(K, eps, group)
-    unit = torch.where(scale > 0, scale, rms(K.mean(st.v, project(y), st.t) - project(x))).maximum(1e-6*(rms(x) + rms(y)))
-    fine = vel.tol*unit < 5e-7*(rms(x) + rms(y))                      # finer than the rounding of T in float32: a cloud that hardly moves
+    size = rms(x) + rms(y)
+    unit = torch.where(scale > 0, scale, rms(K.mean(st.v, project(y), st.t) - project(x))).maximum(1e-6*size)
+    fine = vel.tol*unit < 5e-7*size                      # finer than the rounding of T in float32: a cloud that hardly moves
     if x.dtype == torch.float32 and x.device.type != "mps" and fine.any():
         return [_solve_group(vel, [_double(p) if f else p], stored)[0] for p, f in zip(group, fine.tolist())]
     cross = solve(K, st, vel.tol*unit, vel.max_iter)

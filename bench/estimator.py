@@ -1,0 +1,236 @@
+"""The Sinkhorn velocity against GeomLoss (and POT, OTT-JAX where installed): one run, one table, the same inputs for all.
+
+    python bench/estimator.py [--device cpu] [--quick] [--out bench/results/estimator.json]
+
+Tier 1: trajectories. Medians of five after a warm-up, error of the endpoint against the converged float64 endpoints of bench/make_reference.py, extra peak
+memory. Tier 2: large clouds in the plane, streamed: seconds per 10⁶ pairs and half iteration, extra memory, rows of T against float64."""
+import argparse, json, math, os, platform, subprocess, sys, threading, time, warnings
+from datetime import date
+from pathlib import Path
+
+import torch
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE))
+import make_reference as ref
+
+
+class Peak:
+    "Extra bytes at the peak: of the allocator on CUDA, of the resident set elsewhere (sampled each millisecond)."
+    def __init__(self, device): self.cuda = device.type == "cuda"
+    def rss(self):
+        with open("/proc/self/statm") as f: return int(f.read().split()[1])*os.sysconf("SC_PAGE_SIZE")
+    def watch(self):
+        while not self.stop.is_set(): self.top = max(self.top, self.rss()); time.sleep(1e-3)
+    def __enter__(self):
+        if self.cuda: torch.cuda.reset_peak_memory_stats(); self.base = torch.cuda.memory_allocated()
+        else:
+            self.base = self.top = self.rss(); self.stop = threading.Event(); self.thread = threading.Thread(target=self.watch); self.thread.start()
+        return self
+    def __exit__(self, *_):
+        if self.cuda: self.bytes = torch.cuda.max_memory_allocated() - self.base
+        else: self.stop.set(); self.thread.join(); self.bytes = max(self.top, self.rss()) - self.base
+
+
+def timed(f, device, repeats):
+    "Median seconds after a warm-up, and the last result."
+    wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
+    out, seconds = f(), []
+    for _ in range(repeats):
+        wait(); t = time.perf_counter(); out = f(); wait(); seconds.append(time.perf_counter() - t)
+    return sorted(seconds)[repeats//2], out
+
+
+def ours(blur, **kw):
+    from nsgf_nb.estimator import SinkhornVelocity
+    from nsgf_nb.particles import particle_flow
+    vel = SinkhornVelocity(blur, **kw)
+    return lambda x, y, steps, eta: particle_flow(x, y, vel, steps, eta)
+
+
+def differentiated(loss):
+    "Euler steps along minus n times the gradient of a loss: the published way."
+    def run(x, y, steps, eta):
+        for _ in range(steps):
+            z = x.clone().requires_grad_(True)
+            x = x - eta*len(x)*torch.autograd.grad(loss(z, y), z)[0]
+        return x
+    return run
+
+
+def pot(blur):
+    "T_xy - T_xx from two plans of POT's stabilised Sinkhorn, each to its default tolerance."
+    import ot
+    def velocity(x, y):
+        plan = lambda p, q: ot.bregman.sinkhorn_stabilized([], [], ot.dist(p, q).double().numpy(), 2*blur**2, numItermax=10_000)
+        T = lambda P, q: torch.from_numpy(P/P.sum(1, keepdims=True)) @ q.double()
+        return (T(plan(x, y), y) - T(plan(x, x), x)).to(x)
+    def run(x, y, steps, eta):
+        for _ in range(steps): x = x + eta*velocity(x, y)
+        return x
+    return run
+
+
+def ott(blur):
+    import jax, jax.numpy as jnp
+    from ott.geometry import pointcloud
+    from ott.problems.linear import linear_problem
+    from ott.solvers.linear import sinkhorn
+    @jax.jit
+    def T(p, q):
+        out = sinkhorn.Sinkhorn(threshold=1e-3, max_iterations=10_000)(linear_problem.LinearProblem(pointcloud.PointCloud(p, q, epsilon=2*blur**2)))
+        return out.apply(q.T, axis=1).T/out.marginal(1)[:, None]
+    def run(x, y, steps, eta):
+        x, y = jnp.asarray(x.numpy()), jnp.asarray(y.numpy())
+        for _ in range(steps): x = x + eta*(T(x, y) - T(x, x))
+        return torch.from_numpy(__import__("numpy").array(x))
+    return run
+
+
+def methods(blur, n, device):
+    "name -> function that makes the trajectory; what cannot be imported is left out."
+    from importlib.util import find_spec
+    out = {"ours dense": ours(blur, backend="dense"), "ours stream": ours(blur, backend="stream"), "ours auto": ours(blur)}
+    if find_spec("geomloss"):
+        from geomloss import SamplesLoss
+        for scaling in (.5, .8, .95): out[f"GeomLoss {scaling:g}"] = differentiated(SamplesLoss("sinkhorn", p=2, blur=blur, scaling=scaling, backend="tensorized"))
+        if find_spec("pykeops"):
+            for backend in ("online", "multiscale"): out[f"GeomLoss .8 {backend}"] = differentiated(SamplesLoss("sinkhorn", p=2, blur=blur, scaling=.8, backend=backend))
+    if device.type == "cuda" and find_spec("flash_sinkhorn"):
+        from flash_sinkhorn import SamplesLoss as Flash
+        out["flash-sinkhorn"] = differentiated(Flash("sinkhorn", blur=blur, half_cost=True, debias=True, allow_tf32=False))
+    if device.type == "cpu" and n <= 512:
+        if find_spec("ot"): out["POT stabilized"] = pot(blur)
+        if find_spec("ott"): out["OTT-JAX"] = ott(blur)
+    return out
+
+
+def tier1(device, quick):
+    from safetensors.torch import load_file
+    ends, rows = load_file(ref.FILE), []
+    for case in ref.cases():
+        data, n, blur = case
+        if ref.key(*case) not in ends or (quick and n > 512): continue
+        x, y = (z.to(device) for z in ref.inputs(data, n))
+        end, (steps, eta) = ends[ref.key(*case)].to(device), ref.STEPS[data]
+        for name, run in methods(blur, n, device).items():
+            slow = name.startswith(("GeomLoss 0.95", "POT", "OTT")) or "keops" in name
+            try:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")
+                    with Peak(device) as peak: run(x, y, steps, eta)
+                    seconds, out = timed(lambda: run(x, y, steps, eta), device, 1 if quick or (slow and n > 512) else 5)
+            except Exception as e:
+                print(f"{ref.key(*case):22} {name:22} {type(e).__name__}: {str(e)[:80]}", flush=True); continue
+            error = ((out - end).norm()/(end - x).norm()).item()
+            rows.append(dict(case=ref.key(*case), data=data, n=n, blur=blur, method=name, seconds=seconds, error=error, extra_bytes=peak.bytes))
+            print(f"{ref.key(*case):22} {name:22} {1e3*seconds:10.1f} ms  error {error:.1e}  {peak.bytes/2**20:7.1f} MiB", flush=True)
+    return rows
+
+
+def batch(device, B=32, n=256, blur=.5, steps=5):
+    "B problems of n points in the plane, one call for all against one call each; GeomLoss in its own batched mode."
+    from nsgf_nb.estimator import SinkhornVelocity
+    x, y = zip(*[ref.inputs("8gaussians", n + i) for i in range(B)])
+    x, y = (torch.stack([z[:n] for z in c]).to(device) for c in (x, y))
+    vel, rows = SinkhornVelocity(blur), []
+    def flow(velocity, x):
+        info = None
+        for _ in range(steps): v, info = velocity(x, info); x = x + .2*v
+        return x
+    calls = {"ours, one call": lambda: flow(lambda x, i: vel(x, y, init=i, batched=True, return_info=True), x),
+             "ours, a call each": lambda: torch.stack([flow(lambda z, i: vel(z, y[k], init=i, return_info=True), x[k]) for k in range(B)])}
+    try:
+        from geomloss import SamplesLoss
+        loss = SamplesLoss("sinkhorn", p=2, blur=blur, scaling=.8, backend="tensorized")
+        def gl(x, _):
+            z = x.clone().requires_grad_(True)
+            return -n*torch.autograd.grad(loss(z, y).sum(), z)[0], None
+        calls["GeomLoss 0.8, one call"] = lambda: flow(gl, x)
+    except ImportError: pass
+    for name, f in calls.items():
+        seconds, out = timed(f, device, 5)
+        rows.append(dict(problems=B, n=n, blur=blur, steps=steps, method=name, seconds=seconds))
+        print(f"{B} × {n:4}               {name:22} {1e3*seconds:10.1f} ms", flush=True)
+    return rows
+
+
+def tier2(device, sizes, blur=.5):
+    "Streamed: ten fixed half iterations (five passes), extra memory, and the same potentials' rows in float64."
+    from nsgf_nb.kernel import Kernel
+    from nsgf_nb.dual import State, start
+    rows = []
+    for n in sizes:
+        x, y = (z.to(device) for z in ref.inputs("8gaussians", n))
+        mid = y.mean(0); x, y = (x - mid)[None], (y - mid)[None]
+        a, eps = torch.full((1, n), 1/n, device=device), torch.tensor([blur**2], device=device)
+        with Peak(device) as peak:
+            K = Kernel(x, y, a, a, max(1, 2**22//n), False)
+            t0 = time.perf_counter()
+            st = start(K, eps, torch.zeros(1, n, device=device))
+            for _ in range(4): st = State(K, -st.cols.log())
+            if device.type == "cuda": torch.cuda.synchronize()
+            seconds = time.perf_counter() - t0
+            pick = torch.randperm(n, generator=torch.Generator().manual_seed(0))[:256].to(device)
+            T = K.mean(st.v, K.y, st.t)[0][pick]
+        psi = (K.psi0 + st.psi)[0].double()
+        C = torch.cdist(x[0][pick].double(), y[0].double(), compute_mode="donot_use_mm_for_euclid_dist").square()/2
+        exact = torch.softmax(psi - C/blur**2, 1) @ y[0].double()
+        off = (T.double() - exact).norm(dim=1).max().item()/exact.norm(dim=1).square().mean().sqrt().item()
+        rows.append(dict(n=n, blur=blur, seconds=seconds, seconds_per_1e6_pairs_and_half_iteration=seconds/10/(n*n/1e6), extra_bytes=peak.bytes, rows_of_T=off))
+        print(f"n = {n:6} streamed, 10 half iterations {seconds:8.1f} s  {1e3*rows[-1]['seconds_per_1e6_pairs_and_half_iteration']:.3f} ms per 10⁶ pairs and half iteration  {peak.bytes/2**20:6.0f} MiB  rows of T {off:.1e}", flush=True)
+    return rows
+
+
+def converged(device, n=20_000, blur=.5):
+    from nsgf_nb.estimator import SinkhornVelocity
+    x, y = (z.to(device) for z in ref.inputs("8gaussians", n))
+    with Peak(device) as peak: seconds, (v, info) = timed(lambda: SinkhornVelocity(blur, backend="stream")(x, y, return_info=True), device, 1) if device.type == "cuda" else once(lambda: SinkhornVelocity(blur, backend="stream")(x, y, return_info=True))
+    row = dict(n=n, blur=blur, seconds=seconds, passes=info.n_iter, err_v=info.err_v, converged=info.converged, extra_bytes=peak.bytes)
+    print(f"n = {n:6} streamed, converged: {info.converged} in {info.n_iter} passes, {seconds:.1f} s, {peak.bytes/2**20:.0f} MiB", flush=True)
+    return row
+
+
+def once(f):
+    t = time.perf_counter(); out = f()
+    return time.perf_counter() - t, out
+
+
+def versions(device):
+    from importlib.metadata import PackageNotFoundError, version
+    have = {}
+    for p in ("torch", "numpy", "geomloss", "pykeops", "POT", "ott-jax", "flash-sinkhorn"):
+        try: have[p] = version(p)
+        except PackageNotFoundError: pass
+    run = lambda *a: subprocess.run(a, capture_output=True, text=True, cwd=HERE).stdout.strip()
+    return dict(machine=torch.cuda.get_device_name() if device.type == "cuda" else f"{platform.machine()}, {os.cpu_count()} cores", system=platform.system(), python=platform.python_version(),
+                versions=have, threads=torch.get_num_threads(), date=str(date.today()), revision=run("git", "rev-parse", "--short", "HEAD") + ("+" if run("git", "status", "--porcelain", "../nsgf_nb") else ""))
+
+
+def summary(rows):
+    "Ratios of times: geometric mean and worst, over the cases both have."
+    by = {}
+    for r in rows: by.setdefault(r["method"], {})[r["case"]] = r["seconds"]
+    mine, out = by["ours auto"], {}
+    for name, theirs in by.items():
+        if name.startswith("ours"): continue
+        ratios = [theirs[c]/mine[c] for c in mine if c in theirs]
+        out[name] = dict(times_faster=math.exp(sum(map(math.log, ratios))/len(ratios)), least=min(ratios), cases=len(ratios))
+        print(f"{name:22} takes {out[name]['times_faster']:6.1f} times as long as ours (geometric mean of {len(ratios)}), at least {out[name]['least']:.1f} times", flush=True)
+    return out
+
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    p.add_argument("--out", type=Path, default=HERE/"results"/"estimator.json"); p.add_argument("--device", default="cpu"); p.add_argument("--quick", action="store_true", help="small cases, one repetition")
+    p.add_argument("--sizes", type=int, nargs="+", default=[12_500, 25_000, 50_000, 100_000])
+    a = p.parse_args(); device = torch.device(a.device)
+    out = dict(versions(device), tier1=tier1(device, a.quick))
+    out |= dict(summary=summary(out["tier1"]), batch=batch(device))
+    out |= dict(tier2=tier2(device, a.sizes[:1] if a.quick else a.sizes))
+    if not a.quick: out |= dict(converged=converged(device))
+    tmp = a.out.with_suffix(".tmp"); tmp.write_text(json.dumps(out, indent=1)); os.replace(tmp, a.out)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
