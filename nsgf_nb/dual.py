@@ -95,9 +95,10 @@ def advance(K: Kernel,     # B problems
     "A Newton step on the dual, or a sweep far from the solution."
     far, sweep = st.marginal > .3, -st.cols.log()
     rtol = torch.where(st.marginal > .05, .3, .1)
-    d, used = torch.where(alive[:, None], sweep - st.psi, 0.), torch.ones_like(st.dual)
-    solved = far
-    if (climb := alive & ~far).any():
+    exact = st.marginal < 4*torch.finfo(st.psi.dtype).eps                                # nothing left but rounding
+    climb, solved = alive & ~far & ~exact, far
+    d, used = torch.where((alive & far)[:, None], sweep - st.psi, 0.), torch.ones_like(st.dual)
+    if climb.any():
         newton, n, solved = newton_direction(K, st, climb, rtol)
         d, used = torch.where(climb[:, None], newton, d), used + n
     size = d.abs().amax(-1)
@@ -109,8 +110,8 @@ def advance(K: Kernel,     # B problems
         if good.all(): break
         t, used = torch.where(good, t, t/4), used + ~good
     else: new = State(K, torch.where(good[:, None], torch.addcmul(st.psi, t[:, None], d), sweep))
-    theta = torch.minimum(size, new.marginal/st.marginal.clamp(min=1e-37)).clamp(max=1).maximum(2*rtol)
-    return new, torch.where(climb & good & solved & (t == 1), theta, math.inf), used
+    theta = 3*torch.minimum(size, new.marginal/st.marginal.clamp(min=1e-37)).clamp(max=1).maximum(2*rtol)
+    return new, torch.where(exact, 0., torch.where(climb & good & solved & (t == 1), theta, math.inf)), used
 
 def recentre(K: Kernel, # B problems
              st: State, # where they are
@@ -149,7 +150,7 @@ def cold_start(K: Kernel,        # B problems
     st = start(few, eps, anneal(few, eps))
     back = Kernel(K.y, x, K.b, norm(a), K.slices[0].stop); back.absorb(few.phi0 + st.phi, eps)      # ψ of every y from φ of the few x
     st = start(K, eps, (back.phi0 - back.rows(back.b).log())*eps[:, None])
-    return start(K, eps, anneal(K, eps)) if n*m <= 2**18 and (st.marginal > 1).any() else st
+    return start(K, eps, anneal(K, eps)) if K.stored and (st.marginal > 1).any() else st
 
 # %% ../nbs/05b_dual.ipynb #dul-solve
 @lru_cache(16)

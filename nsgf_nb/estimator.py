@@ -88,8 +88,17 @@ class SinkhornVelocity:
         bad = [i for i in infos if not i.converged]
         if bad and self.backend not in ("flash", "geomloss"):
             warnings.warn(f"Sinkhorn stopped after {bad[0].n_iter} passes at an estimated error of {bad[0].err_v:.1e}: raise max_iter, blur or tol", stacklevel=2)
+        _warn_of_regime(self, problems, infos)
         if not return_info: return v
         return v, VelocityInfo(*([getattr(i, k) for i in infos] for k in _FIELDS)) if batched else infos[0]
+
+def _warn_of_regime(vel, problems, infos):
+    "Two regimes in which the field is exact and of little use (16 points or more: a few are always far apart)."
+    for p, i in zip(problems, infos):
+        m = len(p.y)
+        if vel.self_term != "same" or len(p.x) < 16 or m < 16 or not i.self_diag > .99: continue
+        what = "the flow is transport between minibatches" if i.cross_perplexity < m/2 else "all particles move to the mean"
+        return warnings.warn(f"the self plan is the identity (diagonal mass {i.self_diag:.3f}) and the cross plan spreads over {i.cross_perplexity:.3g} of {m} points: {what}", stacklevel=3)
 
 # %% ../nbs/06_estimator.ipynb #est-one
 @dataclass

