@@ -5,6 +5,7 @@
 Tier 1: trajectories. Medians of five after a warm-up, error of the endpoint against the converged float64 endpoints of bench/make_reference.py, extra peak
 memory. Tier 2: large clouds in the plane, streamed: seconds per 10⁶ pairs and half iteration, extra memory, rows of T against float64."""
 import argparse, json, math, os, platform, subprocess, sys, threading, time, warnings
+from multiprocessing import get_context
 from datetime import date
 from pathlib import Path
 
@@ -118,13 +119,40 @@ def tier1(device, quick):
             try:
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")
-                    with Peak(device) as peak: run(x, y, steps, eta)
+                    run(x, y, steps, eta)
                     seconds, out = timed(lambda: run(x, y, steps, eta), device, repeats)
             except Exception as e:
                 print(f"{ref.key(*case):22} {name:22} {type(e).__name__}: {str(e)[:80]}", flush=True); continue
             error = ((out - end).norm()/(end - x).norm()).item()
-            rows.append(dict(case=ref.key(*case), data=data, n=n, blur=blur, method=name, seconds=seconds, repeats=repeats, error=error, extra_bytes=peak.bytes))
-            print(f"{ref.key(*case):22} {name:22} {1e3*seconds:10.1f} ms  error {error:.1e}  {peak.bytes/2**20:7.1f} MiB", flush=True)
+            rows.append(dict(case=ref.key(*case), data=data, n=n, blur=blur, method=name, seconds=seconds, repeats=repeats, error=error))
+            print(f"{ref.key(*case):22} {name:22} {1e3*seconds:10.1f} ms  error {error:.1e}", flush=True)
+    return rows
+
+
+def fresh(f, *args):
+    "In a process of its own: what an earlier call has left in the heap would hide what this one needs."
+    with get_context("spawn").Pool(1) as pool: return pool.apply(f, args)
+
+
+def memory_of(device, case, name):
+    "Extra bytes of one trajectory."
+    device = torch.device(device)
+    data, n, blur = case
+    x, y = (z.to(device) for z in ref.inputs(data, n))
+    run = methods(data, blur, n, device)[name]
+    run(x[:64], y[:64], 1, .1)                                        # libraries load and allocate their own
+    with Peak(device) as peak, warnings.catch_warnings():
+        warnings.simplefilter("ignore"); run(x, y, *ref.STEPS[data])
+    return peak.bytes
+
+
+def memory(device):
+    rows = []
+    for case in [c for c in ref.cases() if c[2] in (.5, 2., 4.) and c[0] != "mnist" or c[2] == 2.]:
+        for name in ("ours dense", "ours stream", "GeomLoss 0.8"):
+            if name.startswith("GeomLoss") and not any(m == name for m in methods(case[0], case[2], case[1], device)): continue
+            rows.append(dict(case=ref.key(*case), method=name, extra_bytes=fresh(memory_of, str(device), case, name)))
+            print(f"{ref.key(*case):22} {name:22} {rows[-1]['extra_bytes']/2**20:8.1f} MiB", flush=True)
     return rows
 
 
@@ -155,35 +183,39 @@ def batch(device, B=32, n=256, blur=.5, steps=5):
     return rows
 
 
-def tier2(device, sizes, blur=.5):
+def tier2(device, sizes): return [fresh(large, str(device), n) for n in sizes]
+
+
+def large(device, n, blur=.5):
     "Streamed: ten fixed half iterations (five passes), extra memory, and the same potentials' rows in float64."
     from nsgf_nb.kernel import Kernel
     from nsgf_nb.dual import State, start
-    rows = []
-    for n in sizes:
-        x, y = (z.to(device) for z in ref.inputs("8gaussians", n))
-        mid = y.mean(0); x, y = (x - mid)[None], (y - mid)[None]
-        a, eps = torch.full((1, n), 1/n, device=device), torch.tensor([blur**2], device=device)
-        with Peak(device) as peak:
-            K = Kernel(x, y, a, a, max(1, 2**22//n), False)
-            t0 = time.perf_counter()
-            st = start(K, eps, torch.zeros(1, n, device=device))
-            for _ in range(4): st = State(K, -st.cols.log())
-            if device.type == "cuda": torch.cuda.synchronize()
-            seconds = time.perf_counter() - t0
-            pick = torch.randperm(n, generator=torch.Generator().manual_seed(0))[:256].to(device)
-            T = K.mean(st.v, K.y, st.t)[0][pick]
-        psi = (K.psi0 + st.psi)[0].double()
-        C = torch.cdist(x[0][pick].double(), y[0].double(), compute_mode="donot_use_mm_for_euclid_dist").square()/2
-        exact = torch.softmax(psi - C/blur**2, 1) @ y[0].double()
-        off = (T.double() - exact).norm(dim=1).max().item()/exact.norm(dim=1).square().mean().sqrt().item()
-        rows.append(dict(n=n, blur=blur, seconds=seconds, seconds_per_1e6_pairs_and_half_iteration=seconds/10/(n*n/1e6), extra_bytes=peak.bytes, rows_of_T=off))
-        print(f"n = {n:6} streamed, 10 half iterations {seconds:8.1f} s  {1e3*rows[-1]['seconds_per_1e6_pairs_and_half_iteration']:.3f} ms per 10⁶ pairs and half iteration  {peak.bytes/2**20:6.0f} MiB  rows of T {off:.1e}", flush=True)
-    return rows
+    device = torch.device(device)
+    x, y = (z.to(device) for z in ref.inputs("8gaussians", n))
+    mid = y.mean(0); x, y = (x - mid)[None], (y - mid)[None]
+    a, eps = torch.full((1, n), 1/n, device=device), torch.tensor([blur**2], device=device)
+    with Peak(device) as peak:
+        K = Kernel(x, y, a, a, max(1, 2**22//n), False)
+        t0 = time.perf_counter()
+        st = start(K, eps, torch.zeros(1, n, device=device))
+        for _ in range(4): st = State(K, -st.cols.log())
+        if device.type == "cuda": torch.cuda.synchronize()
+        seconds = time.perf_counter() - t0
+        pick = torch.randperm(n, generator=torch.Generator().manual_seed(0))[:256].to(device)
+        T = K.mean(st.v, K.y, st.t)[0][pick]
+    psi = (K.psi0 + st.psi)[0].double()
+    C = torch.cdist(x[0][pick].double(), y[0].double(), compute_mode="donot_use_mm_for_euclid_dist").square()/2
+    exact = torch.softmax(psi - C/blur**2, 1) @ y[0].double()
+    off = (T.double() - exact).norm(dim=1).max().item()/exact.norm(dim=1).square().mean().sqrt().item()
+    row = dict(n=n, blur=blur, seconds=seconds, seconds_per_1e6_pairs_and_half_iteration=seconds/10/(n*n/1e6), extra_bytes=peak.bytes, rows_of_T=off)
+    print(f"n = {n:6} streamed, 10 half iterations {seconds:8.1f} s  {1e3*row['seconds_per_1e6_pairs_and_half_iteration']:.3f} ms per 10⁶ pairs and half iteration  {peak.bytes/2**20:6.0f} MiB  rows of T {off:.1e}", flush=True)
+    return row
 
 
 def converged(device, n=20_000, blur=.5):
+    "One converged call, streamed."
     from nsgf_nb.estimator import SinkhornVelocity
+    device = torch.device(device)
     x, y = (z.to(device) for z in ref.inputs("8gaussians", n))
     with Peak(device) as peak: seconds, (v, info) = timed(lambda: SinkhornVelocity(blur, backend="stream")(x, y, return_info=True), device, 1)
     row = dict(n=n, blur=blur, seconds=seconds, passes=info.n_iter, err_v=info.err_v, converged=info.converged, extra_bytes=peak.bytes)
@@ -218,12 +250,13 @@ def summary(rows):
 def main():
     p = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     p.add_argument("--out", type=Path, default=HERE/"results"/"estimator.json"); p.add_argument("--device", default="cpu"); p.add_argument("--quick", action="store_true", help="small cases, one repetition")
+    p.add_argument("--tier", type=int, choices=(1, 2), help="this tier only; the other stays as it is in the file")
     p.add_argument("--sizes", type=int, nargs="+", default=[12_500, 25_000, 50_000, 100_000])
     a = p.parse_args(); device = torch.device(a.device)
-    out = dict(versions(device), tier1=tier1(device, a.quick))
-    out |= dict(summary=summary(out["tier1"]), batch=batch(device))
-    out |= dict(tier2=tier2(device, a.sizes[:1] if a.quick else a.sizes))
-    if not a.quick: out |= dict(converged=converged(device))
+    out = json.loads(a.out.read_text()) if a.out.exists() and a.tier else {}
+    out |= versions(device)
+    if a.tier in (None, 1): out |= dict(tier1=(rows := tier1(device, a.quick)), summary=summary(rows), batch=batch(device))
+    if a.tier in (None, 2): out |= dict(memory=memory(device), tier2=tier2(device, a.sizes[:1] if a.quick else a.sizes)) | ({} if a.quick else dict(converged=fresh(converged, str(device))))
     tmp = a.out.with_suffix(".tmp"); tmp.write_text(json.dumps(out, indent=1)); os.replace(tmp, a.out)
 
 
