@@ -195,7 +195,7 @@ def large(device, n, blur=.5):
     mid = y.mean(0); x, y = (x - mid)[None], (y - mid)[None]
     a, eps = torch.full((1, n), 1/n, device=device), torch.tensor([blur**2], device=device)
     with Peak(device) as peak:
-        K = Kernel(x, y, a, a, max(1, 2**22//n), False)
+        K = Kernel(x, y, a, a, max(1, 2**21//n), False)
         t0 = time.perf_counter()
         st = start(K, eps, torch.zeros(1, n, device=device))
         for _ in range(4): st = State(K, -st.cols.log())

@@ -53,7 +53,7 @@ class SinkhornVelocity:
         tol: float = 1e-3,                   # error of v in units of scale
         max_iter: int = 1000,                # most passes through the kernel
         backend: str = "auto",               # "dense" (stored kernel), "stream" (blocks), "auto" by memory; to compare: "geomloss", "flash"
-        chunk: int | None = None,            # rows a block of "stream"; None: blocks of 2²² entries
+        chunk: int | None = None,            # rows a block of "stream"; None: blocks of 2²¹ entries
     ):
         if (blur is None) == (relative_blur is None): raise ValueError("blur: expected either blur or relative_blur")
         self.blur = blur if blur is None else check_positive(blur, "blur")
@@ -115,8 +115,10 @@ def _prepare(vel, x, y, x_self, a, b, init, scale):
     eps = check_positive(blur**2, "blur² (a relative blur needs spread-out points)")
     uniform = lambda z: torch.full((len(z),), 1/len(z), dtype=z.dtype, device=z.device)
     a, b = (check_weights(w, len(z), n).to(z) if w is not None else uniform(z) for w, z, n in ((a, x, "a"), (b, y, "b")))
-    mid = y.detach().flatten(1).mean(0)
-    flat = lambda z: z.detach().flatten(1) - mid
+    full = lambda z: z.detach().flatten(1).to(torch.promote_types(z.dtype, torch.float32))   # 16-bit points are worked on in 32
+    mid = full(y).mean(0)
+    flat = lambda z: full(z) - mid
+    a, b = full(a[:, None])[:, 0], full(b[:, None])[:, 0]
     other = None if x_self is None else flat(check_pair(x_self, x, ("x_self", "x"))[0])
     x, y = flat(x), flat(y)
     top = (x.square().sum(1).max().sqrt() + y.square().sum(1).max().sqrt()).square().item()/2
@@ -169,7 +171,7 @@ def _first(K, eps, group):
 def _solve_group(vel, group, stored):
     stack = lambda k: torch.stack([getattr(p, k) for p in group])
     x, y, a, b = (stack(k) for k in ("x", "y", "a", "b"))
-    rows = lambda m: None if stored else vel.chunk or max(1, 2**22//m)
+    rows = lambda m: None if stored else vel.chunk or max(1, 2**21//m)
     eps, scale = (torch.tensor([getattr(p, k) for p in group], dtype=x.dtype, device=x.device) for k in ("eps", "scale"))
     K = Kernel(x, y, a, b, rows(y.shape[1]), stored)
     st = _first(K, eps, group)

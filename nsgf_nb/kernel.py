@@ -33,18 +33,24 @@ class Kernel:
         n = x.shape[1]
         self.slices = [slice(i, min(n, i + (chunk or n))) for i in range(0, n, chunk or n)]
         self.half_x, self.half_y = x.square().sum(-1)/2, y.square().sum(-1)/2
-        if stored: self.minus_cost = [self._product(s, x, -self.half_x, -self.half_y) for s in self.slices]
+        if stored:
+            sides = self._sides(x, -self.half_x, -self.half_y)
+            self.minus_cost = [self._product(s, *sides) for s in self.slices]
+        else: self._room = x.new_empty(len(x), self.slices[0].stop, y.shape[1])  # one block, filled again and again
 
-    def _product(self, s, x, alpha, beta):
-        "x·y + α + β for the rows s, by one matrix product with two more columns."
+    def _sides(self, x, alpha, beta):
+        "Factors of x·y + α + β: one matrix product with two more columns."
         one = torch.ones_like
-        E = torch.cat([x[:, s], alpha[:, s, None], one(alpha[:, s, None])], -1) @ torch.cat([self.y, one(beta[..., None]), beta[..., None]], -1).mT
+        return torch.cat([x, alpha[..., None], one(alpha[..., None])], -1), torch.cat([self.y, one(beta[..., None]), beta[..., None]], -1).mT
+
+    def _product(self, s, left, right):
+        E = left[:, s] @ right if self.stored else torch.matmul(left[:, s], right, out=self._room[:, :s.stop - s.start])
         if self.masked: E.diagonal(s.start, 1, 2).fill_(-math.inf)
         return E
 
     def _exponents(self, i, s, phi):
-        "φ + ψ⁰ - C/ε of block i."
-        if not self.stored: return self._product(s, self.x/self.eps[:, None, None], phi - self.half_x/self.eps[:, None], self.psi0 - self.half_y/self.eps[:, None])
+        "φ + ψ⁰ - C/ε of block i; φ is in the factors where the block is not stored."
+        if not self.stored: return self._product(s, *self._factors)
         return torch.addcmul(self.psi0[:, None], self.minus_cost[i], 1/self.eps[:, None, None]).add_(phi[:, s, None])
 
     def absorb(self,
@@ -54,18 +60,20 @@ class Kernel:
     ):
         "Take new reference potentials, and another temperature if given."
         self.psi0, self.eps, self._blocks, tops = psi, self.eps if eps is None else eps, [], []
-        zero = torch.zeros_like(self.a)
+        first, e = torch.zeros_like(self.a) if phi is None else phi, self.eps[:, None]
+        if not self.stored: self._factors = self._sides(self.x/e[..., None], first - self.half_x/e, psi - self.half_y/e)
         for i, s in enumerate(self.slices):
-            if phi is not None and not self.stored: continue
-            E = self._exponents(i, s, zero if phi is None else phi)
+            if phi is not None and not self.stored: break
+            E = self._exponents(i, s, first)
             if phi is None: tops.append(top := E.amax(-1)); E.sub_(top[..., None])
             if self.stored: self._blocks.append(E.clamp_(min=_LEAST[E.dtype]).exp_())
         self.phi0 = -_cat(tops) if phi is None else phi
+        if phi is None and not self.stored: self._factors[0][..., -2] += self.phi0
 
     def blocks(self) -> Iterator[tuple[slice, Tensor]]: # rows, (B, rows, m)
-        "The kernel, block by block."
+        "The kernel, block by block; a block that is not stored is gone with the next."
         for i, s in enumerate(self.slices):
-            yield s, self._blocks[i] if self.stored else self._exponents(i, s, self.phi0).clamp_(min=_LEAST[self.x.dtype]).exp_()
+            yield s, self._blocks[i] if self.stored else self._exponents(i, s, None).clamp_(min=_LEAST[self.x.dtype]).exp_()
 
     def rows(self, v: Tensor) -> Tensor: # (B, m) -> (B, n)
         "K v."
