@@ -16,7 +16,6 @@ from torch import Tensor
 _LEAST = {torch.float32: -45., torch.float64: -200.}  # exponents are cut here
 
 def _mv(K, v): return torch.mv(K[0], v[0])[None] if len(K) == 1 else (K @ v[..., None])[..., 0]
-def _cat(parts): return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
 
 class Kernel:
     "exp(φ⁰ + ψ⁰ - C/ε) of B problems, rows with maximum 1, stored or in blocks of rows."
@@ -59,15 +58,15 @@ class Kernel:
         phi: Tensor | None = None,  # φ⁰, (B, n); None: rows get maximum 1
     ):
         "Take new reference potentials, and another temperature if given."
-        self.psi0, self.eps, self._blocks, tops = psi, self.eps if eps is None else eps, [], []
+        self.psi0, self.eps, self._blocks = psi, self.eps if eps is None else eps, []
         first, e = torch.zeros_like(self.a) if phi is None else phi, self.eps[:, None]
         if not self.stored: self._factors = self._sides(self.x/e[..., None], first - self.half_x/e, psi - self.half_y/e)
+        self.phi0 = torch.empty_like(self.a) if phi is None else phi
         for i, s in enumerate(self.slices):
             if phi is not None and not self.stored: break
             E = self._exponents(i, s, first)
-            if phi is None: tops.append(top := E.amax(-1)); E.sub_(top[..., None])
+            if phi is None: top = E.amax(-1); self.phi0[:, s] = -top; E.sub_(top[..., None])
             if self.stored: self._blocks.append(E.clamp_(min=_LEAST[E.dtype]).exp_())
-        self.phi0 = -_cat(tops) if phi is None else phi
         if phi is None and not self.stored: self._factors[0][..., -2] += self.phi0
 
     def blocks(self) -> Iterator[tuple[slice, Tensor]]: # rows, (B, rows, m)
@@ -77,17 +76,19 @@ class Kernel:
 
     def rows(self, v: Tensor) -> Tensor: # (B, m) -> (B, n)
         "K v."
-        return _cat([_mv(K, v) for _, K in self.blocks()])
+        out = torch.empty_like(self.a)
+        for s, K in self.blocks(): out[:, s] = _mv(K, v)
+        return out
 
     def both(self,
         v: Tensor,                                # (B, m)
         turn: Callable[[Tensor, slice], Tensor],  # what to do with the rows t of a block before the way back
     ) -> tuple[Tensor, Tensor]:                   # t = K v (B, n) and Kᵀ turn(t) (B, m)
         "One pass: a product with the kernel and one with its transpose, each block made once."
-        ts, cols = [], 0
+        out, cols = torch.empty_like(self.a), 0                       # results in their place: small tensors kept between large ones tear the heap
         for s, K in self.blocks():
-            ts.append(t := _mv(K, v)); cols = cols + _mv(K.mT, turn(t, s))
-        return _cat(ts), cols
+            out[:, s] = t = _mv(K, v); cols = cols + _mv(K.mT, turn(t, s))
+        return out, cols
 
     def mean(self,
         v: Tensor, # column weights, (B, m)
@@ -95,11 +96,13 @@ class Kernel:
         t: Tensor | None = None, # K v, (B, n), where it is known
     ) -> Tensor:   # (B, n, k)
         "Averages of Y under the rows of K v, normalised: with Y = y the barycentric map."
-        out = []
+        out, Y = Y.new_empty(*self.a.shape, Y.shape[-1]), v[..., None]*Y
+        columns = Y.mT.contiguous().unbind(1) if Y.shape[-1] <= 3 else None  # a product with a thin matrix is slower than one for each column
         for s, K in self.blocks():
-            if Y.shape[-1] <= 3: out.append(torch.stack([_mv(K, v*c) for c in Y.unbind(-1)], -1))  # a product with a thin matrix is slower
-            else: out.append(K @ (v[..., None]*Y))
-        return _cat(out)/(self.rows(v) if t is None else t)[..., None]
+            if columns is None: out[:, s] = K @ Y
+            else:
+                for k, c in enumerate(columns): out[:, s, k] = _mv(K, c)
+        return out/(self.rows(v) if t is None else t)[..., None]
 
     def take(self, keep: Tensor) -> "Kernel": # (B,), bool
         "The problems to keep."
