@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
+from .core import patch
+
 # %% ../nbs/05a_kernel.ipynb #krn-class
 _LEAST = {torch.float32: -45., torch.float64: -200.}  # exponents are cut here
 
@@ -74,39 +76,44 @@ class Kernel:
         for i, s in enumerate(self.slices):
             yield s, self._blocks[i] if self.stored else self._exponents(i, s, None).clamp_(min=_LEAST[self.x.dtype]).exp_()
 
-    def rows(self, v: Tensor) -> Tensor: # (B, m) -> (B, n)
-        "K v."
-        out = torch.empty_like(self.a)
-        for s, K in self.blocks(): out[:, s] = _mv(K, v)
-        return out
+# %% ../nbs/05a_kernel.ipynb #krn-prod
+@patch
+def rows(self: Kernel, v: Tensor) -> Tensor: # (B, m) -> (B, n)
+    "K v."
+    out = torch.empty_like(self.a)
+    for s, K in self.blocks(): out[:, s] = _mv(K, v)
+    return out
 
-    def both(self,
-        v: Tensor,                                # (B, m)
-        turn: Callable[[Tensor, slice], Tensor],  # what to do with the rows t of a block before the way back
-    ) -> tuple[Tensor, Tensor]:                   # t = K v (B, n) and Kᵀ turn(t) (B, m)
-        "One pass: a product with the kernel and one with its transpose, each block made once."
-        out, cols = torch.empty_like(self.a), 0                       # results in their place: small tensors kept between large ones tear the heap
-        for s, K in self.blocks():
-            out[:, s] = t = _mv(K, v); cols = cols + _mv(K.mT, turn(t, s))
-        return out, cols
+@patch
+def both(self: Kernel,
+    v: Tensor,                                # (B, m)
+    turn: Callable[[Tensor, slice], Tensor],  # what to do with the rows t of a block before the way back
+) -> tuple[Tensor, Tensor]:                   # t = K v (B, n) and Kᵀ turn(t) (B, m)
+    "One pass: a product with the kernel and one with its transpose, each block made once."
+    out, cols = torch.empty_like(self.a), 0                       # results in their place: small tensors kept between large ones tear the heap
+    for s, K in self.blocks():
+        out[:, s] = t = _mv(K, v); cols = cols + _mv(K.mT, turn(t, s))
+    return out, cols
 
-    def mean(self,
-        v: Tensor, # column weights, (B, m)
-        Y: Tensor, # what to average, (B, m, k)
-        t: Tensor | None = None, # K v, (B, n), where it is known
-    ) -> Tensor:   # (B, n, k)
-        "Averages of Y under the rows of K v, normalised: with Y = y the barycentric map."
-        out, Y = Y.new_empty(*self.a.shape, Y.shape[-1]), v[..., None]*Y
-        columns = Y.mT.contiguous().unbind(1) if Y.shape[-1] <= 3 else None  # a product with a thin matrix is slower than one for each column
-        for s, K in self.blocks():
-            if columns is None: out[:, s] = K @ Y
-            else:
-                for k, c in enumerate(columns): out[:, s, k] = _mv(K, c)
-        return out/(self.rows(v) if t is None else t)[..., None]
+@patch
+def mean(self: Kernel,
+    v: Tensor, # column weights, (B, m)
+    Y: Tensor, # what to average, (B, m, k)
+    t: Tensor | None = None, # K v, (B, n), where it is known
+) -> Tensor:   # (B, n, k)
+    "Averages of Y under the rows of K v, normalised: with Y = y the barycentric map."
+    out, Y = Y.new_empty(*self.a.shape, Y.shape[-1]), v[..., None]*Y
+    columns = Y.mT.contiguous().unbind(1) if Y.shape[-1] <= 3 else None  # a product with a thin matrix is slower than one for each column
+    for s, K in self.blocks():
+        if columns is None: out[:, s] = K @ Y
+        else:
+            for k, c in enumerate(columns): out[:, s, k] = _mv(K, c)
+    return out/(self.rows(v) if t is None else t)[..., None]
 
-    def take(self, keep: Tensor) -> "Kernel": # (B,), bool
-        "The problems to keep."
-        new = copy.copy(self)
-        for k in ("x", "y", "a", "b", "half_x", "half_y", "eps", "psi0", "phi0"): setattr(new, k, getattr(self, k)[keep])
-        if self.stored: new.minus_cost, new._blocks = [S[keep] for S in self.minus_cost], [K[keep] for K in self._blocks]
-        return new
+@patch
+def take(self: Kernel, keep: Tensor) -> Kernel: # (B,), bool
+    "The problems to keep."
+    new = copy.copy(self)
+    for k in ("x", "y", "a", "b", "half_x", "half_y", "eps", "psi0", "phi0"): setattr(new, k, getattr(self, k)[keep])
+    if self.stored: new.minus_cost, new._blocks = [S[keep] for S in self.minus_cost], [K[keep] for K in self._blocks]
+    return new
