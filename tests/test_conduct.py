@@ -244,7 +244,7 @@ def test_ctrl_c_saves_and_a_resumed_fit_equals_a_whole_one(tmp_path):
 
 def test_the_estimator_says_so_when_it_does_not_converge():
     "Never NaN, and never more claimed than was reached"
-    x, y = torch.randn(60, 2, generator=make_generator(0, "x")), torch.randn(60, 2, generator=make_generator(0, "y")) + 3
+    x, y = 3.5*torch.randn(300, 2, generator=make_generator(0, "x")), get_sampler("8gaussians")(300, make_generator(0, "y"))
     with pytest.warns(UserWarning, match="Sinkhorn stopped after [0-9]+ passes at an estimated error of"):
         v, info = SinkhornVelocity(.01, max_iter=5)(x, y, return_info=True)
     assert v.isfinite().all() and not info.converged
