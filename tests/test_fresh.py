@@ -41,6 +41,7 @@ def test_recorded_outputs_are_fresh(path, tmp_path):
     import nbtext
 
     shutil.copytree(ROOT / "nbs", tmp_path / "nbs", ignore=shutil.ignore_patterns("data", ".*"))
+    shutil.copytree(ROOT / "bench" / "results", tmp_path / "bench" / "results")
     nb = json.loads(path.read_text(encoding="utf-8"))
     for c in nb["cells"]:
         if re.search(r"^#\| *cuda\b", "".join(c["source"]), re.M): c["source"], c["outputs"] = "", []
