@@ -73,7 +73,7 @@ def _warn_of_regime(vel, problems, infos):
         m = len(p.y)
         if vel.self_term != "same" or len(p.x) < 16 or m < 16 or not i.self_diag > .99: continue
         what = "the flow is transport between minibatches" if i.cross_perplexity < m/2 else "all particles move to the mean"
-        return warnings.warn(f"the self plan is the identity (diagonal mass {i.self_diag:.3f}) and the cross plan spreads over {i.cross_perplexity:.3g} of {m} points: {what}", stacklevel=3)
+        return warnings.warn(f"the self plan is the identity and the cross plan {'sharp' if i.cross_perplexity < m/2 else 'nearly uniform'}: {what}", stacklevel=3)
 
 # %% ../nbs/06_estimator.ipynb #est-one
 def _stored(vel, n, m, like):
