@@ -4,16 +4,17 @@
 
 Tier 1: trajectories. Medians of five after a warm-up, error of the endpoint against the converged float64 endpoints of bench/make_reference.py, extra peak
 memory. Tier 2: large clouds in the plane, streamed: seconds per 10⁶ pairs and half iteration, extra memory, rows of T against float64."""
-import argparse, json, math, os, platform, subprocess, sys, threading, time, warnings
+import argparse, json, math, os, sys, threading, time, warnings
 from multiprocessing import get_context
-from datetime import date
 from pathlib import Path
 
 import torch
 
-HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE))
 import make_reference as ref
+from record import facts, write
+
+HERE = Path(__file__).parent
+PACKAGES = ("numpy", "geomloss", "pykeops", "POT", "ott-jax", "flash-sinkhorn")
 
 
 class Peak:
@@ -148,7 +149,7 @@ def memory_of(device, case, name):
 
 def memory(device):
     rows = []
-    for case in [c for c in ref.cases() if c[2] in (.5, 2., 4.) and c[0] != "mnist" or c[2] == 2.]:
+    for case in {(data, n): (data, n, blur) for data, n, blur in ref.cases() if blur != 1.}.values():  # one blur of each: memory does not depend on it
         for name in ("ours dense", "ours stream", "GeomLoss 0.8"):
             if name.startswith("GeomLoss") and not any(m == name for m in methods(case[0], case[2], case[1], device)): continue
             rows.append(dict(case=ref.key(*case), method=name, extra_bytes=fresh(memory_of, str(device), case, name)))
@@ -223,17 +224,6 @@ def converged(device, n=20_000, blur=.5):
     return row
 
 
-def versions(device):
-    from importlib.metadata import PackageNotFoundError, version
-    have = {}
-    for p in ("torch", "numpy", "geomloss", "pykeops", "POT", "ott-jax", "flash-sinkhorn"):
-        try: have[p] = version(p)
-        except PackageNotFoundError: pass
-    run = lambda *a: subprocess.run(a, capture_output=True, text=True, cwd=HERE).stdout.strip()
-    return dict(machine=torch.cuda.get_device_name() if device.type == "cuda" else f"{platform.machine()}, {os.cpu_count()} cores", system=platform.system(), python=platform.python_version(),
-                versions=have, threads=torch.get_num_threads(), date=str(date.today()), revision=run("git", "rev-parse", "--short", "HEAD") + ("+" if run("git", "status", "--porcelain", "../nsgf_nb") else ""))
-
-
 def summary(rows):
     "Ratios of times: geometric mean and worst, over the cases both have."
     by = {}
@@ -254,10 +244,10 @@ def main():
     p.add_argument("--sizes", type=int, nargs="+", default=[12_500, 25_000, 50_000, 100_000])
     a = p.parse_args(); device = torch.device(a.device)
     out = json.loads(a.out.read_text()) if a.out.exists() and a.tier else {}
-    out |= versions(device)
-    if a.tier in (None, 1): out |= dict(tier1=(rows := tier1(device, a.quick)), summary=summary(rows), batch=batch(device))
-    if a.tier in (None, 2): out |= dict(memory=memory(device), tier2=tier2(device, a.sizes[:1] if a.quick else a.sizes)) | ({} if a.quick else dict(converged=fresh(converged, str(device))))
-    tmp = a.out.with_suffix(".tmp"); tmp.write_text(json.dumps(out, indent=1)); os.replace(tmp, a.out)
+    made = facts(*PACKAGES, device=device) | dict(threads=torch.get_num_threads())
+    if a.tier in (None, 1): out["tier1"] = dict(made, rows=(rows := tier1(device, a.quick)), summary=summary(rows), batch=batch(device))
+    if a.tier in (None, 2): out["tier2"] = dict(made, memory=memory(device), rows=tier2(device, a.sizes[:1] if a.quick else a.sizes)) | ({} if a.quick else dict(converged=fresh(converged, str(device))))
+    write(a.out, out)
 
 
 if __name__ == "__main__":

@@ -4,10 +4,11 @@
 
 Every row is a fit with the defaults of the class (NSGF(num_steps=10), StraightFlow(), StraightFlow("ot")) and 20 000 samples. Rows that are in the
 file already are kept, so a stopped run goes on."""
-import argparse, json, os, platform, subprocess, sys, time
+import argparse, json, sys, time
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from datetime import date
 from pathlib import Path
+
+from record import facts, revision, write
 
 PROBLEMS = {"8gaussians": ("8gaussians", None), "moons": ("moons", None), "checkerboard": ("checkerboard", None), "scurve": ("scurve", None),
             "swissroll": ("swissroll", None), "pinwheel": ("pinwheel", None), "circles": ("circles", None), "8gaussians → moons": ("moons", "8gaussians")}
@@ -21,7 +22,7 @@ def row(problem, method, seed):
     from nsgf_nb.flow import NSGF
     from nsgf_nb.straight import StraightFlow
     torch.set_num_threads(1)
-    code = revision()  # now: the code may change while this runs
+    code = dict(revision=revision())  # now: the code may change while this runs
     target, source = PROBLEMS[problem]
     flow = {"NSGF": lambda: NSGF(num_steps=10), "FM": lambda: StraightFlow("independent"), "OT-CFM": lambda: StraightFlow("ot")}[method]()
     begin, first = time.perf_counter(), []
@@ -32,18 +33,6 @@ def row(problem, method, seed):
     g, d = gate(sampler, x, seed=seed + 2000), distances(sampler, x, seed=seed + 3000)
     return dict(problem=problem, method=method, seed=seed, **code, nfe=flow.nfe, gradient_steps=flow.iterations, seconds=seconds, seconds_training=flow.history[-1]["seconds"],
                 loss=flow.history[-1]["loss"], floor=flow.history[-1].get("floor"), val=flow.history[-1].get("val"), gate=vars(g), distances=d)
-
-
-def machine():
-    import torch
-    return dict(machine=f"{platform.machine()}, {os.cpu_count()} cores", system=platform.system(), python=platform.python_version(), torch=torch.__version__,
-                threads_per_fit=1, date=str(date.today())) | revision()
-
-
-def revision():
-    "What the code of a row is: a plus where nsgf_nb had changes that were not committed"
-    run = lambda *a: subprocess.run(a, capture_output=True, text=True).stdout.strip()
-    return dict(revision=run("git", "rev-parse", "--short", "HEAD") + ("+" if run("git", "status", "--porcelain", "nsgf_nb") else ""))
 
 
 def main():
@@ -58,7 +47,7 @@ def main():
     with ProcessPoolExecutor(a.jobs) as pool:
         for future in as_completed([pool.submit(row, *t) for t in todo]):
             rows.append(r := future.result())
-            tmp = a.out.with_suffix(".tmp"); tmp.write_text(json.dumps(dict(machine(), rows=sorted(rows, key=lambda r: (list(PROBLEMS).index(r["problem"]), METHODS.index(r["method"]), r["seed"]))), indent=1)); os.replace(tmp, a.out)
+            write(a.out, dict(facts(), threads_per_fit=1, rows=sorted(rows, key=lambda r: (list(PROBLEMS).index(r["problem"]), METHODS.index(r["method"]), r["seed"]))))
             print(f"{r['problem']:20} {r['method']:7} seed {r['seed']}  {r['seconds']:5.0f} s  {'passed' if r['gate']['passed'] else 'FAILED'} {r['gate']['ratio']:.2f} [{r['gate']['low']:.2f}, {r['gate']['high']:.2f}]", flush=True)
 
 

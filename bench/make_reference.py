@@ -5,6 +5,7 @@
 Endpoints that are in the file already, for the same inputs, are kept. Each step is solved to 1e-6 of the first velocity and checked by the mean-velocity
 invariant; with --check, for n <= 512, also by the dense Newton oracle of 04_velocity, another algorithm."""
 import argparse, hashlib, json, math, os, sys
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -14,6 +15,7 @@ FILE = HERE/"reference.safetensors"
 STEPS = {"8gaussians": (10, .5), "mnist": (5, .2), "digits": (5, .2), "smooth": (5, .2)}  # Euler steps, step size
 
 
+@lru_cache(1)
 def images():
     "MNIST where torchvision finds it under $NSGF_DATA or ./data, else digits."
     from nsgf_nb.data import get_sampler
