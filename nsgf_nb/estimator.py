@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .core import check_count, check_name, check_positive
-from .terms import Problem, VelocityInfo, inner_scale, prepare, solve_group
+from .terms import VelocityInfo, prepare, solve_group
 
 # %% ../nbs/06_estimator.ipynb #est-info
 _FIELDS = tuple(VelocityInfo.__dataclass_fields__)
@@ -23,7 +23,7 @@ class SinkhornVelocity:
     def __init__(self,
         blur: float | None = None,           # length, eps = blur²
         *,
-        relative_blur: float | None = None,  # r: eps = r² s, s from `inner_scale` of the call's clouds
+        relative_blur: float | None = None,  # r: eps = r² s, s from `terms.inner_scale` of the call's clouds
         self_term: str = "same",             # "same", "masked" (no diagonal) or "two_batch" (x_self)
         tol: float = 1e-3,                   # error of v in units of scale
         max_iter: int = 1000,                # most passes through the kernel
@@ -72,8 +72,9 @@ def _warn_of_regime(vel, problems, infos):
     for p, i in zip(problems, infos):
         m = len(p.y)
         if vel.self_term != "same" or len(p.x) < 16 or m < 16 or not i.self_diag > .99: continue
-        what = "the flow is transport between minibatches" if i.cross_perplexity < m/2 else "all particles move to the mean"
-        return warnings.warn(f"the self plan is the identity and the cross plan {'sharp' if i.cross_perplexity < m/2 else 'nearly uniform'}: {what}", stacklevel=3)
+        if i.cross_perplexity < m/2: plan, what = "sharp", "the flow is transport between minibatches"
+        else: plan, what = "nearly uniform", "all particles move to the mean"
+        return warnings.warn(f"the self plan is the identity and the cross plan {plan}: {what}", stacklevel=3)
 
 # %% ../nbs/06_estimator.ipynb #est-one
 def _stored(vel, n, m, like):
@@ -86,22 +87,22 @@ def _together(vel, problems):
     "Groups of problems that are solved at once: one shape, one precision, and on a CPU one problem."
     groups = {}
     for i, p in enumerate(problems):
-        one = i if p.x.device.type == "cpu" or vel.backend in ("flash", "geomloss") or not _stored(vel, len(p.x), len(p.y), p.x) else 0
-        groups.setdefault((p.x.shape, p.y.shape, p.x.dtype, one), []).append(i)
-    for (sx, sy, _, _), index in groups.items():
+        stored = _stored(vel, len(p.x), len(p.y), p.x)
+        one = i if p.x.device.type == "cpu" or vel.backend in ("flash", "geomloss") or not stored else 0
+        groups.setdefault((p.x.shape, p.y.shape, p.x.dtype, stored, one), []).append(i)
+    for (sx, sy, _, stored, _), index in groups.items():
         size = max(1, 2**27//(sx[0]*sy[0]))
-        for k in range(0, len(index), size): yield index[k:k + size]
+        for k in range(0, len(index), size): yield index[k:k + size], stored
 
 def _evaluate(vel, problems):
     "v (B, n, d) and one VelocityInfo per problem, in order."
     out = [None]*len(problems)
-    for index in _together(vel, problems):
+    for index, stored in _together(vel, problems):
         group = [problems[i] for i in index]
         if vel.backend in ("flash", "geomloss"): solved = [_samples_loss(vel, group[0])]
         else:
-            stored = _stored(vel, len(group[0].x), len(group[0].y), group[0].x)
             try: solved = solve_group(vel, group, stored)
-            except (torch.OutOfMemoryError, RuntimeError) as e:  # a CPU without memory raises a plain RuntimeError
+            except RuntimeError as e:                            # OutOfMemoryError is one; a CPU without memory raises a plain one
                 if not stored or not (isinstance(e, torch.OutOfMemoryError) or "memory" in str(e)): raise
                 solved = [solve_group(vel, [p], False)[0] for p in group]
         for i, s in zip(index, solved): out[i] = s

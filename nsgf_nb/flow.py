@@ -15,10 +15,11 @@ from torch import nn
 from .base import Flow
 from .core import check_count, check_positive, make_generator, patch
 from .data import points_and_labels
-from .estimator import SinkhornVelocity, inner_scale
+from .estimator import SinkhornVelocity
 from .matching import loss_floor, matching_loss
 from .particles import natural_time, per_step, step_sizes
 from .pool import build_pool
+from .terms import inner_scale
 
 # %% ../nbs/11_flow.ipynb #flw-all
 _all_ = ["Flow"]  # the base is a name of flow, too

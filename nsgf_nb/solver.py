@@ -12,7 +12,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from .dual import State, advance, recentre, rms, start
+from .dual import State, advance, dot, other_side, recentre, rms, start
 from .kernel import Kernel
 
 # %% ../nbs/05c_solver.ipynb #sol-anneal
@@ -42,13 +42,10 @@ def cold_start(K: Kernel,        # B problems
     norm = lambda w: (w + 1e-12)/(w + 1e-12).sum(-1, keepdim=True)
     few = Kernel(x, y, norm(a), norm(b))
     st = start(few, eps, anneal(few, eps))
-    back = Kernel(K.y, x, K.b, norm(a), K.slices[0].stop); back.absorb(few.phi0 + st.phi, eps)      # ψ of every y from φ of the few x
-    st = start(K, eps, (back.phi0 - back.rows(back.b).log())*eps[:, None])
+    st = start(K, eps, other_side(K, eps, x, norm(a), (few.phi0 + st.phi)*eps[:, None]))
     return start(K, eps, anneal(K, eps)) if K.stored and (st.marginal > 1).any() else st
 
 # %% ../nbs/05c_solver.ipynb #sol-solve
-def _dot(u, v): return (u*v).sum(-1)
-
 @lru_cache(16)
 def _directions(d, dtype, device):
     return torch.randn(d, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64).div_(8**.5).to(device, dtype)
@@ -62,8 +59,8 @@ def _result(K, st, err, used):
     T = K.mean(st.v, K.y, st.t)
     phi, psi = K.phi0 + st.phi, K.psi0 + st.psi
     log = torch.where(K.b > 0, psi + K.b.log() - K.half_y/K.eps[:, None], 0.)                  # the row entropies need no logarithm of the plan
-    entropy = -(phi + (_dot(K.x, T) - K.half_x)/K.eps[:, None] + K.mean(st.v, log[..., None], st.t)[..., 0])
-    return dict(f=phi*K.eps[:, None], g=psi*K.eps[:, None], T=T, err=err, n_iter=used, marginal=st.marginal, entropy=_dot(K.a, entropy).clamp(min=0))
+    entropy = -(phi + (dot(K.x, T) - K.half_x)/K.eps[:, None] + K.mean(st.v, log[..., None], st.t)[..., 0])
+    return dict(f=phi*K.eps[:, None], g=psi*K.eps[:, None], T=T, err=err, n_iter=used, marginal=st.marginal, entropy=dot(K.a, entropy).clamp(min=0))
 
 def solve(K: Kernel,           # B problems
           st: State,           # where to start
@@ -76,8 +73,8 @@ def solve(K: Kernel,           # B problems
     Y = project(K.y); T = K.mean(st.v, Y, st.t)
     while True:
         st, theta, n = advance(K, st, alive)
-        last, T = T, K.mean(st.v, Y)
-        off = (_dot(K.a[:, None], T.mT) - _dot(K.b[:, None], Y.mT)).norm(dim=-1)
+        last, T = T, K.mean(st.v, Y, st.t)
+        off = (dot(K.a[:, None], T.mT) - dot(K.b[:, None], Y.mT)).norm(dim=-1)
         err, used = torch.where(alive, torch.maximum(rms(T - last)*theta, off), err), used + n*alive
         alive = alive & (err > tol) & (used < max_iter)
         if 2*(go := int(alive.sum())) <= len(alive):
@@ -97,7 +94,7 @@ def solve_self(K: Kernel,          # B clouds with themselves
                eps: Tensor,        # temperatures, (B,)
                tol: Tensor,        # error of T, in the units of x, (B,)
                max_iter: int = 200, # most half steps
-              ) -> tuple[Tensor, Tensor, Tensor]: # φ (B, n), T (B, n, d), err (B,)
+              ) -> tuple[Tensor, Tensor, Tensor, Tensor]: # φ (B, n), T (B, n, d), err (B,), mass of the plan's diagonal (B,)
     "The symmetric potential and its map."
     K.absorb(torch.zeros_like(K.a), eps, torch.zeros_like(K.a))
     radius, phi, alive = rms(K.x), -K.rows(K.a).log()/2, torch.ones_like(tol, dtype=torch.bool)
@@ -107,6 +104,6 @@ def solve_self(K: Kernel,          # B clouds with themselves
         err = torch.where(K.a > 0, off.abs(), 0.).amax(-1)*radius/2
         alive = alive & (err > tol)
         if not alive.any(): break
-    same = (K.a.square()*(2*phi).exp()).sum(-1)                               # mass of the diagonal
+    same = (K.a.square()*(2*phi).exp()).sum(-1)
     T = K.x if (1 - same < 1e-6).all() else K.mean(K.a*phi.exp(), K.x)          # the identity, in high dimension: no product
-    return phi, T, err
+    return phi, T, err, same

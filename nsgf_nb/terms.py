@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from .core import check_pair, check_positive, check_weights
-from .dual import rms, start
+from .dual import other_side, rms, start
 from .kernel import Kernel
 from .sinkhorn import Potentials
 from .solver import cold_start, project, solve, solve_self
@@ -63,14 +63,13 @@ def prepare(vel: object,       # settings: has blur or relative_blur, self_term 
     if vel.self_term == "masked" and len(x) < 2: raise ValueError("x: a masked self term expected at least 2 points, got 1")
     blur = vel.blur or vel.relative_blur*math.sqrt(inner_scale(x, y))
     eps = check_positive(blur**2, "blur² (a relative blur needs spread-out points)")
-    uniform = lambda z: torch.full((len(z),), 1/len(z), dtype=z.dtype, device=z.device)
-    a, b = (check_weights(w, len(z), n).to(z) if w is not None else uniform(z) for w, z, n in ((a, x, "a"), (b, y, "b")))
     full = lambda z: z.detach().flatten(1).to(torch.promote_types(z.dtype, torch.float32))   # 16-bit points are worked on in 32
     mid = full(y).mean(0)
     flat = lambda z: full(z) - mid
-    a, b = full(a[:, None])[:, 0], full(b[:, None])[:, 0]
     other = None if x_self is None else flat(check_pair(x_self, x, ("x_self", "x"))[0])
     x, y = flat(x), flat(y)
+    a, b = (torch.full_like(z[:, 0], 1/len(z)) if w is None else check_weights(w, len(z), n).to(z) for w, z, n in ((a, x, "a"), (b, y, "b")))
+    a, b = a/a.sum(), b/b.sum()                                                              # 16-bit weights sum to 1 only roughly
     top = (x.square().sum(1).max().sqrt() + y.square().sum(1).max().sqrt()).square().item()/2
     p = Problem(x, y, other, a, b, eps, top, scale or 0., None if init is None else init.potentials)
     return double(p) if x.device.type != "mps" and 2e-7*top/eps > vel.tol else p
@@ -85,9 +84,7 @@ def _first(K, eps, group):
     "Warm: g of an earlier solution, or one soft-min of its f. Else cold."
     if all(p.init is not None and len(p.init.g) == K.b.shape[1] for p in group): return start(K, eps, torch.stack([p.init.g.to(K.b) for p in group]))
     if all(p.init is not None and len(p.init.f) == K.a.shape[1] for p in group):
-        back = Kernel(K.y, K.x, K.b, K.a, K.slices[0].stop, K.stored)
-        back.absorb(torch.stack([p.init.f.to(K.a) for p in group])/eps[:, None], eps)
-        return start(K, eps, (back.phi0 - back.rows(K.a).log())*eps[:, None])
+        return start(K, eps, other_side(K, eps, K.x, K.a, torch.stack([p.init.f.to(K.a) for p in group])))
     return cold_start(K, eps)
 
 def solve_group(vel: object,           # settings: has self_term, tol, max_iter and chunk
@@ -110,8 +107,7 @@ def solve_group(vel: object,           # settings: has self_term, tol, max_iter 
     del K, st
     if vel.self_term == "same":
         K = Kernel(x, x, a, a, rows(x.shape[1]), stored)
-        phi, T_self, err_self = solve_self(K, eps, vel.tol*unit)
-        same = (a.square()*(2*phi).exp()).sum(-1)
+        _, T_self, err_self, same = solve_self(K, eps, vel.tol*unit)
     else:
         z = stack("other") if vel.self_term == "two_batch" else x
         c = torch.full_like(z[..., 0], 1/z.shape[1]) if vel.self_term == "two_batch" else a
