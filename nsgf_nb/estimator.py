@@ -7,6 +7,7 @@ __all__ = ['SinkhornVelocity']
 
 # %% ../nbs/06_estimator.ipynb #est-imports
 import importlib, math, warnings
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -15,9 +16,6 @@ from .core import check_count, check_name, check_positive
 from .terms import VelocityInfo, prepare, solve_group
 
 # %% ../nbs/06_estimator.ipynb #est-info
-_FIELDS = tuple(VelocityInfo.__dataclass_fields__)
-def _nth(info, i): return None if info is None else VelocityInfo(*(getattr(info, k)[i] for k in _FIELDS))
-
 class SinkhornVelocity:
     "v = T_xy - T_xx, converged (arXiv 2401.14069, eq. for the empirical velocity field)."
     def __init__(self,
@@ -50,13 +48,15 @@ class SinkhornVelocity:
         a: Tensor | None = None,            # weights of x, (n,); None: uniform
         b: Tensor | None = None,            # weights of y, (m,); None: uniform
         init: VelocityInfo | None = None,   # of a nearby problem: warm start
-        scale: float | None = None,         # unit of tol; None: rms of T_xy - x at the start
+        scale: float | Sequence[float] | None = None, # unit of tol, or one per problem; None: rms of T_xy - x at the start
         batched: bool = False,              # B independent problems, each solved to its own convergence
         return_info: bool = False,          # also return VelocityInfo
     ) -> Tensor | tuple[Tensor, VelocityInfo]: # v, the shape of x
         "Evaluate the velocity at the particles."
         nth = lambda z, i: None if z is None else z[i]
-        if batched: problems = [prepare(self, x[i], y[i], nth(x_self, i), nth(a, i), nth(b, i), _nth(init, i), scale) for i in range(len(x))]
+        if batched:
+            scales = scale if isinstance(scale, Sequence) else [scale]*len(x)
+            problems = [prepare(self, x[i], y[i], nth(x_self, i), nth(a, i), nth(b, i), nth(init, i), scales[i]) for i in range(len(x))]
         else: problems = [prepare(self, x, y, x_self, a, b, init, scale)]
         v, infos = _evaluate(self, problems)
         v = v.to(x).view_as(x)
@@ -65,7 +65,7 @@ class SinkhornVelocity:
             warnings.warn(f"Sinkhorn stopped after {bad[0].n_iter} passes at an estimated error of {bad[0].err_v:.1e}: raise max_iter, blur or tol", stacklevel=2)
         _warn_of_regime(self, problems, infos)
         if not return_info: return v
-        return v, VelocityInfo(*([getattr(i, k) for i in infos] for k in _FIELDS)) if batched else infos[0]
+        return v, VelocityInfo(*([getattr(i, k) for i in infos] for k in VelocityInfo.__dataclass_fields__)) if batched else infos[0]
 
 def _warn_of_regime(vel, problems, infos):
     "Two regimes in which the field is exact and of little use (16 points or more: a few are always far apart)."

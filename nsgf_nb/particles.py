@@ -52,32 +52,42 @@ def _velocities(velocity, num_steps, two):
     return vels
 
 def _evaluate(vel, x, y, x_self, info, scale):
-    if isinstance(vel, SinkhornVelocity): return vel(x, y, x_self, init=info, scale=scale, return_info=True)
-    v = vel(x, y)
-    if v.shape != x.shape: raise ValueError(f"velocity: expected v of shape {tuple(x.shape)}, got {tuple(v.shape)}")
-    return v, None
+    "Velocities of B clouds, and what is known about them."
+    if isinstance(vel, SinkhornVelocity): return vel(x, y, x_self, init=info, scale=scale, batched=True, return_info=True)
+    vs = [vel(p, q) for p, q in zip(x, y)]
+    if vs[0].shape != x[0].shape: raise ValueError(f"velocity: expected v of shape {tuple(x.shape[1:])}, got {tuple(vs[0].shape)}")
+    return torch.stack(vs), None
 
-def particle_flow(x0: Tensor,                  # particles, (n, *shape)
-                  y: Tensor,                   # target points, (m, *shape)
+def _steps(num_steps, step_size, B, like):
+    "Step sizes (B, T): the same for all clouds, or a row for each."
+    rows = step_size if isinstance(step_size, Tensor) and step_size.ndim == 2 else [step_sizes(num_steps, step_size)]*B
+    return torch.tensor([step_sizes(num_steps, list(map(float, r))) for r in rows], dtype=torch.float64).to(like)
+
+def particle_flow(x0: Tensor,                  # particles, (n, *shape), or (B, n, *shape) when batched
+                  y: Tensor,                   # target points, (m, *shape), or (B, m, *shape)
                   velocity: SinkhornVelocity | Sequence | Callable, # one for all steps, or one per step; or any function v(x, y)
                   num_steps: int,              # number of Euler steps T
-                  step_size: float | Sequence[float] | None = None, # η, or one per step; None: 1/(T-k)
-                  x0_self: Tensor | None = None, # second cloud of "two_batch", (n', *shape); it flows as well
+                  step_size: float | Sequence[float] | Tensor | None = None, # η, or one per step; None: 1/(T-k); when batched also (B, T)
+                  x0_self: Tensor | None = None, # second cloud of "two_batch", (n', *shape) or (B, n', *shape); it flows as well
+                  batched: bool = False,       # B clouds at once, each on its own
                   return_path: bool = False,   # all positions instead of the last
                   return_info: bool = False,   # also one VelocityInfo per step (None for a function)
-                 ) -> Tensor | tuple[Tensor, list[VelocityInfo]]: # (n, *shape) or (T+1, n, *shape)
+                 ) -> Tensor | tuple[Tensor, list[VelocityInfo]]: # (n, *shape) or (T+1, n, *shape); when batched with B in front
     "Euler flow of a cloud: x ← x + η_k v(x)."
-    etas = step_sizes(num_steps, step_size)
-    vels = _velocities(velocity, len(etas), x0_self is not None)
+    one = (lambda z: z) if batched else (lambda z: z[None])
     check_pair(x0, y, ("x0", "y"))
-    clouds = [x0.detach()] if x0_self is None else [x0.detach(), check_pair(x0_self, y, ("x0_self", "y"))[0].detach()]
+    starts = [x0] if x0_self is None else [x0, check_pair(x0_self, y, ("x0_self", "y"))[0]]
+    clouds, y = [one(z.detach()) for z in starts], one(y)
+    etas = _steps(num_steps, step_size, len(y), y)
+    vels = _velocities(velocity, num_steps, x0_self is not None)
     path, infos, warm, scale = [clouds[0]], [], [None]*len(clouds), None
-    for eta, vel in zip(etas, vels):
+    for eta, vel in zip(etas.T, vels):
         others = clouds[::-1] if x0_self is not None else [None]
         vs, warm = zip(*[_evaluate(vel, x, y, other, info, scale) for x, other, info in zip(clouds, others, warm)])
-        scale = scale or rms(vs[0].flatten(1)).item()   # the tolerance is in units of the first step's speed
-        clouds = [x + eta*v for x, v in zip(clouds, vs)]
+        scale = scale or rms(vs[0].flatten(2)).tolist()   # the tolerance is in units of the first step's speed
+        clouds = [x + eta.view(-1, *[1]*(x.ndim - 1))*v for x, v in zip(clouds, vs)]
         if return_path: path.append(clouds[0])
-        infos.append(warm[0])
-    out = torch.stack(path) if return_path else clouds[0]
+        infos.append(warm[0] if batched or warm[0] is None else warm[0][0])
+    out = torch.stack(path, 1) if return_path else clouds[0]
+    if not batched: out = out[0]
     return (out, infos) if return_info else out

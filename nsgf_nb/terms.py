@@ -41,6 +41,10 @@ class VelocityInfo:
     self_diag: float           # mean diagonal mass of the self plan: 1 means no repulsion
     cross_perplexity: float    # exp of the mean row entropy of the cross plan, 1 … m
 
+    def __getitem__(self, i: int) -> "VelocityInfo":
+        "Problem i of a batched evaluation."
+        return VelocityInfo(*(getattr(self, k)[i] for k in self.__dataclass_fields__))
+
 # %% ../nbs/05d_terms.ipynb #trm-problem
 @dataclass
 class Problem:
