@@ -9,6 +9,7 @@ __all__ = ['group_clouds', 'Simulation', 'Pool', 'blurs_of', 'build_pool']
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -92,8 +93,9 @@ class Pool:
         blurs: Sequence[float],              # blur of each step, (T,)
         seed: int,                           # of the groups
         groups: range | None = None,         # those of the shards that belong to this pool; None: all
+        files: Sequence[Path] = (),          # where the shards are mapped from; empty: they are in memory
     ):
-        self.shards, self.blurs, self.seed, self.per = list(shards), list(blurs), seed, len(shards[0]["etas"])
+        self.shards, self.blurs, self.seed, self.files, self.per = list(shards), list(blurs), seed, list(files), len(shards[0]["etas"])
         self.groups = range(sum(len(s["etas"]) for s in shards)) if groups is None else groups
         whole = lambda k: torch.cat([s[k] for s in shards])[self.groups.start:self.groups.stop]
         self.etas, self.times, self.passes, self.error, self.converged, self.square = map(whole, ("etas", "times", "passes", "error", "converged", "square"))
@@ -110,6 +112,11 @@ class Pool:
     def nbytes(self): return sum(z.nbytes for s in self.shards for z in s.values())
     def __len__(self): return self.etas.numel()*self.group
     def __repr__(self): return f"Pool({len(self.groups)} groups of {self.group} particles, {self.num_steps} steps, points {self.shape}, {self.nbytes/2**20:.1f} MiB)"
+
+    def in_memory(self) -> "Pool":
+        "The same pool, read whole: one shard."
+        cut = lambda k: torch.cat([s[k] for s in self.shards])[self.groups.start:self.groups.stop]
+        return Pool([{k: cut(k) for k in self.shards[0]}], self.blurs, self.seed)
 
     def path(self,
         b: int,  # group, 0 … groups - 1
@@ -143,7 +150,7 @@ class Pool:
         "Hold out whole groups: particles of one group know each other."
         G = len(self.groups)
         if not 0 < num < G: raise ValueError(f"num: expected to hold out 1 to {G - 1} groups of {G}, got {num}")
-        return tuple(Pool(self.shards, self.blurs, self.seed, r) for r in (self.groups[:-num], self.groups[-num:]))
+        return tuple(Pool(self.shards, self.blurs, self.seed, r, self.files) for r in (self.groups[:-num], self.groups[-num:]))
 
 # %% ../nbs/09_pool.ipynb #pool-build
 def blurs_of(sim: Simulation, # where the pool comes from

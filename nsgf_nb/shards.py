@@ -138,7 +138,7 @@ def open_pool(folder: str | Path, # with a manifest
     settings = _read_manifest(folder)["settings"]
     try: shards = [_read(folder, j)[0] for j in range(len(_ranges(settings)))]
     except (FileNotFoundError, ValueError) as e: raise type(e)(f"{e}: build the pool again, only this shard is made") from None
-    return Pool(shards, [b or math.nan for b in settings["blur"]], settings["seed"])
+    return Pool(shards, [b or math.nan for b in settings["blur"]], settings["seed"], files=[Path(folder)/_name(j) for j in range(len(shards))])
 
 def verify_pool(folder: str | Path, # with a manifest
                ) -> dict[str, str]: # file -> what is wrong with it; empty: all is well
