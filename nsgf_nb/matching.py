@@ -46,11 +46,11 @@ def loss_floor(pool: Pool,           # at least 2 groups
                most: int = 16384,    # particles that are searched
               ) -> Tensor:           # (T,)
     "Variance of the velocity over minibatches, E Var(v | x, t)/scale², per coordinate: the floor of the matching loss."
-    if len(pool.x) < 2: raise ValueError("pool: the floor compares groups and needs at least 2, got 1")
-    G, n = len(pool.x), pool.group
+    G, T, n = len(pool.groups), pool.num_steps, pool.group
+    if G < 2: raise ValueError("pool: the floor compares groups and needs at least 2, got 1")
     pick = torch.randperm(G*n, generator=make_generator(pool.seed, "floor"))[:most]
-    flat = lambda z: z.reshape(G*n, -1)[pick]
-    return torch.tensor([_nugget(flat(pool.x[:, k]), flat(pool.velocity(k)), pick//n, probes, neighbours)/scale[k].item()**2 for k in range(pool.num_steps)])
+    at = lambda k: [z.flatten(1) for z in pool.rows((pick//n*T + k)*n + pick % n)[0:3:2]]     # x and v
+    return torch.tensor([_nugget(*at(k), pick//n, probes, neighbours)/scale[k].item()**2 for k in range(T)])
 
 # %% ../nbs/10_matching.ipynb #mat-state
 def learning_rate(step: int,       # 0 … iterations-1

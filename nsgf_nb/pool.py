@@ -144,6 +144,14 @@ class Pool:
                 x[at], v[at] = _take(self.shards[j], g[at], k[at], i[at])
         return x, self.times[b, k], v, k
 
+    def replace(self,
+        b: int,                  # group
+        made: dict[str, Tensor], # another one, from a Simulation
+    ):
+        "Put another group in the place of group b of a pool in memory."
+        for k, z in self.shards[0].items(): z[self.groups[b]] = made[k][0]
+        for k in ("etas", "times", "passes", "error", "converged", "square"): getattr(self, k)[b] = made[k][0]
+
     def split(self,
         num: int, # groups to hold out
     ) -> tuple["Pool", "Pool"]: # the first groups, the last num groups
