@@ -12,7 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 import torch
 
 from .core import check_count
-from .pool import Pool, Simulation
+from .pool import Pool
+from .simulation import Simulation
 
 # %% ../nbs/09c_online.ipynb #onl-class
 class Online:
