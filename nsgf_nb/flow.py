@@ -19,6 +19,7 @@ from .estimator import SinkhornVelocity
 from .matching import loss_floor, matching_loss
 from .particles import natural_time, per_step, step_sizes
 from .pool import build_pool
+from .processes import batch_part
 from .terms import inner_scale
 
 # %% ../nbs/11_flow.ipynb #flw-all
@@ -39,6 +40,11 @@ class NSGF(Flow):
         batch_size: int = 256,                         # rows per step
         lr: float = 2e-3,                              # largest learning rate
         ema: float = .999,                             # decay of the average of the weights
+        precision: str = "float32",                    # of the network in training: "float32", "bfloat16", or "float16" on CUDA
+        accumulate: int = 1,                           # parts of a batch that are taken one after the other
+        clip: float | None = None,                     # largest norm of the gradient
+        weight_decay: float = 0.,                      # of AdamW
+        patience: int | None = None,                   # rows of the history without a better held-out loss after which training stops
         self_term: str = "same",                       # "same", "masked" or "two_batch"
         tol: float = 1e-2,                             # error of the velocities in the pool, in units of the first step
         jitter: bool = False,                          # random time grids: sample with any num_steps
@@ -83,10 +89,10 @@ def _prepare(self: NSGF, source, target, pilot, mean, sigma, seed, show):
     unit, (main, held_out) = self.pool.rms(), self.pool.split(max(1, G//16))
     shape = [-1] + [1]*len(target.shape)
 
-    def rows(s, pool=main, stream="rows", size=self.batch_size):
-        x, t, v, k = pool.rows(torch.randint(len(pool), (size,), generator=make_generator(seed, stream, s)))
+    def rows(s, part=(0, 1), pool=main, stream="rows", size=self.batch_size):
+        x, t, v, k = pool.rows(torch.randint(len(pool), (size,), generator=make_generator(seed, stream, s))[batch_part(size, part)])
         return tuple(z.to(self.device) for z in ((x - mean)/sigma, t, v/unit[k].view(shape))) + (None,)
-    kept = rows(0, held_out, "validation", 1024)
+    kept = rows(0, (0, 1), held_out, "validation", 1024)
 
     @torch.no_grad()
     def validate(net): return matching_loss(net, *kept).item()
