@@ -7,12 +7,14 @@ __all__ = ['FILES', 'main']
 
 # %% ../nbs/16_cli.ipynb #cli-imports
 import argparse, ast, json, os, shlex, sys, warnings
+from contextlib import ExitStack
 from pathlib import Path
 
 from . import __version__
 
 # %% ../nbs/16_cli.ipynb #cli-words
-def _say(*words): print(*words, file=sys.stderr, flush=True)
+def _first(): return os.environ.get("WORLD_SIZE", "1") == "1" or os.environ.get("RANK", "0") == "0"  # of the processes of torchrun or accelerate launch
+def _say(*words): print(*words, file=sys.stderr, flush=True) if _first() else None
 
 def _value(text):
     for read in (ast.literal_eval, json.loads):
@@ -57,18 +59,27 @@ def _notes(iterations):
     return note
 
 def _fit(args):
-    folder = _folder(args)
-    flow, settings = _settled(args, folder)
-    from nsgf_nb.run import alone, fit_run, load_run
-    folder.mkdir(parents=True, exist_ok=True)
-    with alone(folder):
-        if (folder/"model.safetensors").exists(): flow, _ = load_run(folder, args.device)
-        else:
+    from nsgf_nb.processes import shared, together
+    from nsgf_nb.run import alone, fit_run, load_run, make_settings
+    folder, flow = _folder(args), None
+    with ExitStack() as stack:
+        args.device = stack.enter_context(together(args.device))
+        def begin():
+            nonlocal flow
+            flow, settings = _settled(args, folder)
+            folder.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(alone(folder))
+            return settings, (folder/"model.safetensors").exists()
+        def end():
+            _report(load_run(folder, args.device)[0] if fitted else flow, settings, folder)
+            _show(folder)
+        settings, fitted = shared(begin)
+        if not fitted:
+            flow = flow or make_settings(*(settings[k] for k in ("target", "method", "source", "seed", "parameters")), args.device)[0]
             bars = sys.stderr.isatty()
             _say(f"{settings['source'] or 'normal'} → {settings['target']} by {settings['method']}, seed {settings['seed']}, on {flow.device}, into {folder}")
             fit_run(flow, settings, folder, (lambda row: None) if bars else _notes(flow.iterations), bars)
-        _report(flow, settings, folder)
-    _show(folder)
+        shared(end)
 
 # %% ../nbs/16_cli.ipynb #cli-more
 FILES = "samples.png", "path.gif", "loss.png", "metrics.json", "history.csv", "config.json", "model.safetensors"
@@ -123,7 +134,7 @@ def _sample(args):
 
 # %% ../nbs/16_cli.ipynb #cli-parser
 class _Parser(argparse.ArgumentParser):
-    def error(self, message): self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
+    def error(self, message): self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n" if _first() else None)
 
 def _command(commands, name, run, text):
     p = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".", allow_abbrev=False)
@@ -169,7 +180,7 @@ def _run(args):
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _quietly
-            args.run(args)
+            if args.run is _fit or _first(): args.run(args)
         sys.stdout.flush()
         return 0
     except KeyboardInterrupt as e:

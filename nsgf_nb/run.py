@@ -19,6 +19,7 @@ from . import __version__
 from .core import atomic_path, check_count, check_name
 from .data import Sampler, get_sampler
 from .flow import Flow
+from .processes import world
 
 # %% ../nbs/15a_run.ipynb #run-method
 METHODS = {"nsgf": ("flow", "NSGF", {}), "fm": ("straight", "StraightFlow", dict(coupling="independent")), "ot-cfm": ("straight", "StraightFlow", dict(coupling="ot"))}
@@ -56,7 +57,8 @@ def _given(name):
 
 # %% ../nbs/15a_run.ipynb #run-set
 def _machine(device):
-    return dict(python=platform.python_version(), torch=torch.__version__, system=f"{platform.system()} {platform.machine()}", device=str(device), threads=torch.get_num_threads())
+    return dict(python=platform.python_version(), torch=torch.__version__, system=f"{platform.system()} {platform.machine()}", device=str(device), threads=torch.get_num_threads()) \
+        | (dict(processes=world()[1]) if world()[1] > 1 else {})
 
 def make_settings(target: str,               # as open_data takes it
                   method: str = "nsgf",      # a key of METHODS
@@ -152,18 +154,22 @@ def fit_run(flow: Flow,              # from make_settings
             progress: bool = False,  # progress bars
            ) -> Flow:                # fitted
     "Fit in a folder, going on with what is there."
-    folder, written, new, start = Path(folder), 0., 0, time.monotonic()
+    folder, first, written, new, start = Path(folder), world()[0] == 0, 0., 0, time.monotonic()
     rows = _read_history(folder/"history.csv")
     def keep(row):
         nonlocal new, written
         new += 1; rows[:] = [r for r in rows if r["step"] < row["step"]] + [row]
         if time.monotonic() - written > 2: _write_history(folder/"history.csv", rows); written = time.monotonic()
         note(row)
-    for old in folder.glob(".*.tmp*"): old.unlink()  # of a process that was killed while writing
-    _write_json(folder/"config.json", settings)
+    if first:
+        for old in folder.glob(".*.tmp*"): old.unlink()  # of a process that was killed while writing
+        _write_json(folder/"config.json", settings)
     source = settings["source"] if settings["source"] in (None, "normal") else open_data(settings["source"])
     try: flow.fit(open_data(settings["target"]), source, seed=settings["seed"], workdir=folder, resume=True, callbacks=[keep], progress=progress)
-    except (ValueError, TypeError): _forget(folder); raise
+    except (ValueError, TypeError):
+        if first: _forget(folder)
+        raise
+    if not first: return flow
     _write_json(folder/"metrics.json", _fit_facts(flow, new, time.monotonic() - start))
     _write_history(folder/"history.csv", flow.history)
     flow.save(folder/"model.safetensors")
