@@ -7,12 +7,14 @@ __all__ = ['FILES', 'main']
 
 # %% ../nbs/16_cli.ipynb #cli-imports
 import argparse, ast, json, os, shlex, sys, warnings
+from contextlib import ExitStack
 from pathlib import Path
 
 from . import __version__
 
 # %% ../nbs/16_cli.ipynb #cli-words
-def _say(*words): print(*words, file=sys.stderr, flush=True)
+def _first(): return os.environ.get("WORLD_SIZE", "1") == "1" or os.environ.get("RANK", "0") == "0"  # of the processes of torchrun or accelerate launch
+def _say(*words): print(*words, file=sys.stderr, flush=True) if _first() else None
 
 def _value(text):
     for read in (ast.literal_eval, json.loads):
@@ -56,19 +58,30 @@ def _notes(iterations):
             _say(f"step {row['step']} of {iterations}: " + ", ".join(f"{k} {row[k]:.4f}" for k in ("loss", "val", "floor") if k in row))
     return note
 
+def _told(settings, flow, folder): return f"{settings['source'] or 'normal'} → {settings['target']} by {settings['method']}, seed {settings['seed']}, on {flow.device}, into {folder}"
+
 def _fit(args):
-    folder = _folder(args)
-    flow, settings = _settled(args, folder)
-    from nsgf_nb.run import alone, fit_run, load_run
-    folder.mkdir(parents=True, exist_ok=True)
-    with alone(folder):
-        if (folder/"model.safetensors").exists(): flow, _ = load_run(folder, args.device)
-        else:
+    from nsgf_nb.processes import shared, together
+    from nsgf_nb.run import alone, fit_run, load_run, make_settings
+    folder, flow = _folder(args), None
+    with ExitStack() as stack:
+        args.device = stack.enter_context(together(args.device))
+        def begin():
+            nonlocal flow
+            flow, settings = _settled(args, folder)
+            folder.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(alone(folder))
+            return settings, (folder/"model.safetensors").exists()
+        def end():
+            _report(load_run(folder, args.device)[0] if fitted else flow, settings, folder)
+            _show(folder)
+        settings, fitted = shared(begin)
+        if not fitted:
+            flow = flow or make_settings(*(settings[k] for k in ("target", "method", "source", "seed", "parameters")), args.device)[0]
             bars = sys.stderr.isatty()
-            _say(f"{settings['source'] or 'normal'} → {settings['target']} by {settings['method']}, seed {settings['seed']}, on {flow.device}, into {folder}")
+            _say(_told(settings, flow, folder))
             fit_run(flow, settings, folder, (lambda row: None) if bars else _notes(flow.iterations), bars)
-        _report(flow, settings, folder)
-    _show(folder)
+        shared(end)
 
 # %% ../nbs/16_cli.ipynb #cli-more
 FILES = "samples.png", "path.gif", "loss.png", "metrics.json", "history.csv", "config.json", "model.safetensors"
@@ -111,6 +124,31 @@ def _info(args):
         print(f"not fitted to its end: step {rows[-1]['step'] if rows else 0} of {s['parameters']['iterations']}")
     _show(args.folder)
 
+def _pool_build(args):
+    from nsgf_nb.run import alone, pool_run
+    folder, args.resume = _folder(args), True
+    flow, settings = _settled(args, folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    with alone(folder, others=True):
+        if (folder/"model.safetensors").exists(): raise ValueError(f"{folder}: fitted to its end, its pool is no longer needed")
+        _say(_told(settings, flow, folder))
+        print(pool_run(flow, settings, folder, sys.stderr.isatty()))
+    print(f"to go on: {_again(args)}")
+
+def _pool_folder(folder): return folder/"pool" if (folder/"pool").is_dir() else folder
+
+def _pool_info(args):
+    from nsgf_nb.shards import describe_pool
+    print(describe_pool(_pool_folder(args.folder)))
+
+def _pool_verify(args):
+    from nsgf_nb.shards import verify_pool
+    folder = _pool_folder(args.folder)
+    bad = verify_pool(folder)
+    for file, what in bad.items(): print(f"{folder/file}: {what}")
+    print(f"{folder}: " + (f"{len(bad)} damaged, which `nsgf pool build` makes again, and no other" if bad else "every byte is as it was written"))
+    return 1 if bad else 0
+
 def _sample(args):
     import numpy as np
     from nsgf_nb.core import atomic_path, check_count
@@ -123,13 +161,13 @@ def _sample(args):
 
 # %% ../nbs/16_cli.ipynb #cli-parser
 class _Parser(argparse.ArgumentParser):
-    def error(self, message): self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
+    def error(self, message): self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n" if _first() else None)
 
 def _command(commands, name, run, text):
     p = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".", allow_abbrev=False)
     p.set_defaults(run=run)
-    if name != "fit": p.add_argument("folder", metavar="DIR", type=Path, help="folder of a run")
-    if name != "info": p.add_argument("--device", metavar="D", help="cpu, cuda, cuda:1 or mps (default: cuda where there is one, else cpu)")
+    if run not in (_fit, _pool_build): p.add_argument("folder", metavar="DIR", type=Path, help="folder of a run")
+    if run not in (_info, _pool_info, _pool_verify): p.add_argument("--device", metavar="D", help="cpu, cuda, cuda:1 or mps (default: cuda where there is one, else cpu)")
     return p
 
 def _fit_arguments(p):
@@ -138,7 +176,7 @@ def _fit_arguments(p):
     p.add_argument("--source", metavar="S", help="like TARGET, or normal for N(0, I) (default: normal with the target's mean and rms deviation)")
     p.add_argument("--out", metavar="DIR", help="folder to write (default: runs/TARGET-METHOD)")
     p.add_argument("--seed", metavar="N", type=int, help="of everything that is drawn (default: 0)")
-    p.add_argument("--resume", action="store_true", help="go on with the run in DIR; starts where there is none")
+    if p.prog.endswith(" fit"): p.add_argument("--resume", action="store_true", help="go on with the run in DIR; starts where there is none")
     p.add_argument("--config", metavar="FILE", help="JSON file of parameters, or the config.json of a run")
     p.add_argument("--set", metavar="K=V", nargs="+", action="extend", default=[], help="parameters of the method's class, e.g. --set iterations=4000 num_steps=5 relative_blur=.5,.05; wins over --config")
 
@@ -154,6 +192,10 @@ def _parser():
     _command(commands, "eval", _eval, "measure the samples of a fitted flow again")
     _command(commands, "plot", _plot, "draw the pictures of a fitted flow again")
     _command(commands, "info", _info, "tell what a folder holds")
+    pools = commands.add_parser("pool", help="build a pool before the fit, tell about it, check it", allow_abbrev=False).add_subparsers(metavar="COMMAND", required=True)
+    _fit_arguments(_command(pools, "build", _pool_build, "simulate the pool of `nsgf fit TARGET`; started several times, the processes share the work"))
+    _command(pools, "info", _pool_info, "tell what a pool holds")
+    _command(pools, "verify", _pool_verify, "compare every byte of a pool with its checksums; exit code 1 if one is wrong")
     return parser
 
 # %% ../nbs/16_cli.ipynb #cli-main
@@ -169,11 +211,11 @@ def _run(args):
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _quietly
-            args.run(args)
+            code = args.run(args) if args.run in (_fit, _pool_build) or _first() else 0
         sys.stdout.flush()
-        return 0
+        return code or 0
     except KeyboardInterrupt as e:
-        _say(f"nsgf: {str(e).partition(',')[0] or 'stopped'}" + (f"; to go on: {_again(args)}" if args.run is _fit else ""))
+        _say(f"nsgf: {str(e).partition(',')[0] or 'stopped'}" + (f"; to go on: {_again(args)}" if args.run in (_fit, _pool_build) else ""))
         return 130
     except BrokenPipeError: os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()); return 1  # nsgf info DIR | head -1
     except (ValueError, TypeError, FileNotFoundError, ImportError, OSError) as e:

@@ -8,17 +8,24 @@ __all__ = ['NSGF', 'Flow']
 # %% ../nbs/11_flow.ipynb #flw-imports
 import math
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from .base import Flow
-from .core import check_count, check_positive, make_generator, patch
-from .data import points_and_labels
+from .core import check_count, check_name, check_positive, make_generator, patch
+from .data import Sampler, points_and_labels
 from .estimator import SinkhornVelocity
 from .matching import loss_floor, matching_loss
+from .nets import unit_at
+from .online import Online
 from .particles import natural_time, per_step, step_sizes
-from .pool import build_pool
+from .pool import Pool, build_pool
+from .processes import batch_part
+from .shards import build_shards
+from .shuffle import BlockShuffle
+from .simulation import STORAGE, Simulation
 from .terms import inner_scale
 
 # %% ../nbs/11_flow.ipynb #flw-all
@@ -39,9 +46,17 @@ class NSGF(Flow):
         batch_size: int = 256,                         # rows per step
         lr: float = 2e-3,                              # largest learning rate
         ema: float = .999,                             # decay of the average of the weights
+        precision: str = "float32",                    # of the network in training: "float32", "bfloat16", or "float16" on CUDA
+        accumulate: int = 1,                           # parts of a batch that are taken one after the other
+        clip: float | None = None,                     # largest norm of the gradient
+        weight_decay: float = 0.,                      # of AdamW
+        patience: int | None = None,                   # rows of the history without a better held-out loss after which training stops
         self_term: str = "same",                       # "same", "masked" or "two_batch"
         tol: float = 1e-2,                             # error of the velocities in the pool, in units of the first step
         jitter: bool = False,                          # random time grids: sample with any num_steps
+        unit: str = "step",                            # of what the network says: rms v of each "step", one unit for "v", or one for "u" = v/(1-t)
+        online: float = 0.,                            # fraction of the groups that fresh ones replace in a pass through the pool
+        storage: str = "float32",                      # of the pool: "float32", "bfloat16" or "float16"
         device: str | None = None,                     # None: CUDA where there is one
     ):
         self._keep(locals())
@@ -50,6 +65,8 @@ class NSGF(Flow):
         if blur is not None: per_step(blur, T, "blur")
         for r in relative_blur if isinstance(relative_blur, (list, tuple)) else [relative_blur]: check_positive(r, "relative_blur")
         if not isinstance(jitter, bool): raise TypeError(f"jitter: expected True or False, got {jitter!r}")
+        check_name(unit, ("step", "v", "u"), "unit"); check_name(storage, STORAGE, "storage")
+        if isinstance(online, bool) or not isinstance(online, (int, float)) or not 0 <= online <= 1: raise ValueError(f"online: expected a fraction from 0 to 1, got {online!r}")
         SinkhornVelocity(1., self_term=self_term, tol=tol)
         if check_count(pool_size, "pool_size") < 3*check_count(group, "group", 2): raise ValueError(f"pool_size: expected at least 3 groups of {group}, {3*group}, got {pool_size}")
 
@@ -72,22 +89,47 @@ def _blurs(flow, source, pilot, seed):
     if not s > 0: raise ValueError("source: all points are the same, and a relative blur needs a scale: give blur=")
     return [q*math.sqrt(s) for q in per_step(r, T, "relative_blur")]
 
+# %% ../nbs/11_flow.ipynb #flw-rows
+def _units(pool, kind):
+    "Knots and ρ at the knots."
+    t, rms = pool.times[:, :-1].mean(0), pool.rms()
+    if kind == "step": return t, rms
+    shape = torch.ones_like(t) if kind == "v" else 1 - t
+    return t, shape*(rms/shape).square().mean().sqrt()
+
 @patch
-def _prepare(self: NSGF, source, target, pilot, mean, sigma, seed, show):
-    "Pool, rows, units and floor."
+def simulate(self: NSGF,
+             source: Sampler,             # where particles start
+             target: Sampler,             # where they go
+             pilot: Tensor,               # points of the target, (p, *shape), for the relative blur
+             seed: int,                   # of all draws
+             workdir: str | Path | None = None, # keeps the pool in its subfolder "pool"; None: in memory
+             show: bool = True,           # progress bar
+            ) -> tuple[Pool, Simulation]:
+    "The pool that `fit` trains on."
     most = min(z.num_points or self.group for z in (source, target))
     if most < self.group: raise ValueError(f"group: expected at most {most}, the number of points there are, got {self.group}")
     vels = [SinkhornVelocity(b, self_term=self.self_term, tol=self.tol) for b in _blurs(self, source, pilot, seed)]
-    G = self.pool_size//self.group
-    self.pool = build_pool(source, target, vels, self.num_steps, self.step_size, G, self.group, seed, self.jitter, self.device, show)
-    unit, (main, held_out) = self.pool.rms(), self.pool.split(max(1, G//16))
-    shape = [-1] + [1]*len(target.shape)
+    sim = Simulation(source, target, vels, self.num_steps, self.step_size, self.group, seed, self.jitter, self.storage, self.device)
+    if workdir is None or self.online: return build_pool(sim, self.pool_size//self.group, show), sim
+    pool = build_shards(sim, Path(workdir)/"pool", self.pool_size//self.group, show)
+    return (pool.in_memory() if pool.nbytes <= 2**30 else pool), sim
 
-    def rows(s, pool=main, stream="rows", size=self.batch_size):
-        x, t, v, k = pool.rows(torch.randint(len(pool), (size,), generator=make_generator(seed, stream, s)))
-        return tuple(z.to(self.device) for z in ((x - mean)/sigma, t, v/unit[k].view(shape))) + (None,)
-    kept = rows(0, held_out, "validation", 1024)
+@patch
+def _prepare(self: NSGF, source, target, pilot, mean, sigma, seed, workdir, show):
+    "Rows, units and floor."
+    self.pool, sim = self.simulate(source, target, pilot, seed, workdir, show)
+    G = len(self.pool.groups)
+    (main, held_out), (knots, units) = self.pool.split(max(1, G//16)), _units(self.pool, self.unit)
+    if self.online: main = main.in_memory()
+    draw, moving = BlockShuffle(main, self.batch_size, seed), Online(main, sim, self.online, self.batch_size, first=G)
+
+    def pick(pool, index):
+        x, t, v, _ = pool.rows(index)
+        return tuple(z.to(self.device) for z in ((x - mean)/sigma, t, v/unit_at(t, knots, units).view(-1, *[1]*(v.ndim - 1)))) + (None,)
+    def rows(s, part=(0, 1)): return pick(moving.at(s), draw(s)[batch_part(self.batch_size, part)])
+    kept = pick(held_out, torch.randint(len(held_out), (1024,), generator=make_generator(seed, "validation")))
 
     @torch.no_grad()
     def validate(net): return matching_loss(net, *kept).item()
-    return rows, self.pool.times[:, :-1].mean(0), unit/sigma, dict(validate=validate, floor=loss_floor(self.pool, unit).mean().item())
+    return rows, knots, units/sigma, dict(validate=validate, floor=loss_floor(self.pool, units).mean().item())

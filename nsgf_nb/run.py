@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['METHODS', 'find_method', 'open_data', 'make_settings', 'read_settings', 'check_folder', 'check_same', 'alone',
-           'fit_run', 'load_run']
+           'fit_run', 'pool_run', 'load_run']
 
 # %% ../nbs/15a_run.ipynb #run-imports
-import csv, fcntl, inspect, json, math, os, platform, time
+import csv, fcntl, inspect, json, math, os, platform, shutil, time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
@@ -18,7 +18,10 @@ import numpy as np, torch
 from . import __version__
 from .core import atomic_path, check_count, check_name
 from .data import Sampler, get_sampler
-from .flow import Flow
+from .base import Flow, _ends
+from .flow import NSGF
+from .pool import Pool
+from .processes import world
 
 # %% ../nbs/15a_run.ipynb #run-method
 METHODS = {"nsgf": ("flow", "NSGF", {}), "fm": ("straight", "StraightFlow", dict(coupling="independent")), "ot-cfm": ("straight", "StraightFlow", dict(coupling="ot"))}
@@ -56,7 +59,8 @@ def _given(name):
 
 # %% ../nbs/15a_run.ipynb #run-set
 def _machine(device):
-    return dict(python=platform.python_version(), torch=torch.__version__, system=f"{platform.system()} {platform.machine()}", device=str(device), threads=torch.get_num_threads())
+    return dict(python=platform.python_version(), torch=torch.__version__, system=f"{platform.system()} {platform.machine()}", device=str(device), threads=torch.get_num_threads()) \
+        | (dict(processes=world()[1]) if world()[1] > 1 else {})
 
 def make_settings(target: str,               # as open_data takes it
                   method: str = "nsgf",      # a key of METHODS
@@ -107,12 +111,13 @@ def check_same(folder: str | Path, # of the run
         if k in old and old[k] != v: raise ValueError(f"{folder}: cannot resume, {k} was {old[k]}, is now {v}")
 
 @contextmanager
-def alone(folder: str | Path, # of a run
+def alone(folder: str | Path,     # of a run
+          others: bool = False,   # let others in who let others in: builders of its pool
          ) -> Iterator[None]:
     "Keep other processes out of the folder."
     fd = os.open(folder, os.O_RDONLY)
     try:
-        try: fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try: fcntl.flock(fd, (fcntl.LOCK_SH if others else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except BlockingIOError: raise ValueError(f"{folder}: another process is at work on this run") from None
         except OSError: pass  # a file system without locks
         yield
@@ -128,8 +133,8 @@ def _read_history(file):
     with open(file, newline="") as f: return [{k: int(v) if k == "step" else float(v) for k, v in row.items()} for row in csv.DictReader(f)]
 
 def _pool_facts(pool):
-    unit = pool.rms()[0].item()*math.sqrt(math.prod(pool.x.shape[3:]))
-    return dict(groups=len(pool.x), group=pool.group, blurs=list(pool.blurs), passes=pool.passes.float().mean(0).tolist(),
+    unit = pool.rms()[0].item()*math.sqrt(math.prod(pool.shape))
+    return dict(groups=len(pool.groups), group=pool.group, blurs=list(pool.blurs), passes=pool.passes.float().mean(0).tolist(),
                 error=(pool.error.max()/unit).item(), converged=pool.converged.float().mean().item())
 
 def _fit_facts(flow, new, seconds):
@@ -140,9 +145,11 @@ def _fit_facts(flow, new, seconds):
     if hasattr(flow, "pool"): facts |= dict(pool=_pool_facts(flow.pool), seconds=dict(pool=seconds - matching))
     return facts | dict(seconds=facts.get("seconds", {}) | dict(matching=last["seconds"]))
 
+def _source(settings): return settings["source"] if settings["source"] in (None, "normal") else open_data(settings["source"])
+
 def _forget(folder):
     "Leave nothing of a fit that was refused."
-    if (folder/"training.safetensors").exists(): return
+    if (folder/"training.safetensors").exists() or (folder/"pool").exists(): return
     for name in ("config.json", "history.csv"): (folder/name).unlink(missing_ok=True)
 
 def fit_run(flow: Flow,              # from make_settings
@@ -152,23 +159,38 @@ def fit_run(flow: Flow,              # from make_settings
             progress: bool = False,  # progress bars
            ) -> Flow:                # fitted
     "Fit in a folder, going on with what is there."
-    folder, written, new, start = Path(folder), 0., 0, time.monotonic()
+    folder, first, written, new, start = Path(folder), world()[0] == 0, 0., 0, time.monotonic()
     rows = _read_history(folder/"history.csv")
     def keep(row):
         nonlocal new, written
         new += 1; rows[:] = [r for r in rows if r["step"] < row["step"]] + [row]
         if time.monotonic() - written > 2: _write_history(folder/"history.csv", rows); written = time.monotonic()
         note(row)
-    for old in folder.glob(".*.tmp*"): old.unlink()  # of a process that was killed while writing
-    _write_json(folder/"config.json", settings)
-    source = settings["source"] if settings["source"] in (None, "normal") else open_data(settings["source"])
-    try: flow.fit(open_data(settings["target"]), source, seed=settings["seed"], workdir=folder, resume=True, callbacks=[keep], progress=progress)
-    except (ValueError, TypeError): _forget(folder); raise
+    if first:
+        for old in folder.glob(".*.tmp*"): old.unlink()  # of a process that was killed while writing
+        _write_json(folder/"config.json", settings)
+    try: flow.fit(open_data(settings["target"]), _source(settings), seed=settings["seed"], workdir=folder, resume=True, callbacks=[keep], progress=progress)
+    except (ValueError, TypeError):
+        if first: _forget(folder)
+        raise
+    if not first: return flow
     _write_json(folder/"metrics.json", _fit_facts(flow, new, time.monotonic() - start))
     _write_history(folder/"history.csv", flow.history)
     flow.save(folder/"model.safetensors")
     (folder/"training.safetensors").unlink(missing_ok=True)
+    if (folder/"pool").exists(): shutil.rmtree(folder/"pool")
     return flow
+
+def pool_run(flow: Flow,              # from make_settings, of a kind that has a pool
+             settings: dict,          # likewise
+             folder: str | Path,      # of the run; must exist
+             progress: bool = False,  # progress bar
+            ) -> Pool:
+    "Simulate the pool of a run and no more; `fit_run` goes on from there. Several processes share the work."
+    if not isinstance(flow, NSGF) or flow.online: raise ValueError(f"pool: expected a method that keeps a pool, nsgf with online = 0, got {settings['method']}" + (f" with online = {flow.online}" if isinstance(flow, NSGF) else ""))
+    _write_json(Path(folder)/"config.json", settings)
+    source, target, pilot, *_ = _ends(open_data(settings["target"]), _source(settings), settings["seed"])
+    return flow.simulate(source, target, pilot, settings["seed"], folder, progress)[0]
 
 def load_run(folder: str | Path,        # of a run
              device: str | None = None, # None: CUDA where there is one

@@ -6,13 +6,17 @@
 __all__ = ['gaussian_straight', 'assign', 'StraightFlow']
 
 # %% ../nbs/12_straight.ipynb #str-imports
+from functools import lru_cache
+
 import torch
 from torch import Tensor, nn
 
 from .core import check_count, check_name, make_generator, patch
 from .data import points_and_labels
 from .base import Flow
-from .pool import group_clouds
+from .matching import matching_loss
+from .simulation import group_clouds
+from .processes import batch_part
 
 # %% ../nbs/12_straight.ipynb #str-gauss
 def gaussian_straight(a: Tensor, # mean of the source, (d,)
@@ -46,6 +50,11 @@ class StraightFlow(Flow):
         batch_size: int = 256,            # pairs per step
         lr: float = 2e-3,                 # largest learning rate
         ema: float = .999,                # decay of the average of the weights
+        precision: str = "float32",       # of the network in training: "float32", "bfloat16", or "float16" on CUDA
+        accumulate: int = 1,              # parts of a batch that are taken one after the other
+        clip: float | None = None,        # largest norm of the gradient
+        weight_decay: float = 0.,         # of AdamW
+        patience: int | None = None,      # rows of the history without a better held-out loss after which training stops
         device: str | None = None,        # None: CUDA where there is one
     ):
         self._keep(locals())
@@ -55,12 +64,19 @@ class StraightFlow(Flow):
     def _rate(self, t): return 1.
 
 @patch
-def _prepare(self: StraightFlow, source, target, pilot, mean, sigma, seed, show):
+def _prepare(self: StraightFlow, source, target, pilot, mean, sigma, seed, workdir, show):
     "Fresh pairs on straight lines; the unit of u is σ."
-    def rows(s):
+    @lru_cache(1)  # the parts of a batch share its pairs
+    def batch(s, seed):
         x0, y, _ = group_clouds(source, target, self.batch_size, seed, s)
         if self.coupling == "ot": y = y[assign(x0, y)]
         t = torch.rand(len(y), generator=make_generator(seed, "times", s))
         w = t.view(-1, *[1]*(y.ndim - 1))
-        return tuple(z.to(self.device) for z in ((torch.lerp(x0, y, w) - mean)/sigma, t, (y - x0)/sigma)) + (None,)
-    return rows, torch.zeros(1), torch.ones(1), {}
+        return (torch.lerp(x0, y, w) - mean)/sigma, t, (y - x0)/sigma
+    def rows(s, part=(0, 1), seed=seed): return tuple(z[batch_part(self.batch_size, part)].to(self.device) for z in batch(s, seed)) + (None,)
+    other = make_generator(seed, "validation").initial_seed()
+    kept = [rows(s, seed=other) for s in range(max(1, 1024//self.batch_size))]
+
+    @torch.no_grad()
+    def validate(net): return sum(matching_loss(net, *r).item() for r in kept)/len(kept)
+    return rows, torch.zeros(1), torch.ones(1), dict(validate=validate)

@@ -85,7 +85,7 @@ def test_metrics_stand_beside_their_floors(done):
 
 def test_history_is_a_table(done):
     rows = list(csv.DictReader((done[0]/"history.csv").open()))
-    assert list(rows[0]) == ["step", "loss", "seconds", "val", "floor"] and [int(r["step"]) for r in rows] == list(range(1, 61))
+    assert list(rows[0]) == ["step", "loss", "seconds", "rate", "val", "floor"] and [int(r["step"]) for r in rows] == list(range(1, 61))
 
 
 def test_pictures_open(done):

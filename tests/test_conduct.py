@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch.utils.data import TensorDataset
 
-from nsgf_nb import base, matching
+from nsgf_nb import base
 from nsgf_nb.core import check_count, keep_random_state, make_generator, pick_device
 from nsgf_nb.data import affine, get_sampler
 from nsgf_nb.distances import component_gate, distances, mmd, w2
@@ -136,6 +136,11 @@ SENTENCES = {
         (lambda: small(step_size=1.5), ValueError, "step_size: expected 0 < η <= 1, got 1.5"),
         (lambda: small(iterations=0), ValueError, "iterations: expected at least 1, got 0"),
         (lambda: small(lr=float("inf")), ValueError, "lr: expected a finite number > 0, got inf"),
+        (lambda: small(batch_size=9, accumulate=2), ValueError, "batch_size: expected a multiple of 2 (processes × accumulate), got 9"),
+        (lambda: small(clip=-1), ValueError, "clip: expected a finite number > 0, got -1"),
+        (lambda: StraightFlow(weight_decay=-.1), ValueError, "weight_decay: expected a finite number > 0, got -0.1"),
+        (lambda: StraightFlow(patience=0), ValueError, "patience: expected at least 1, got 0"),
+        (lambda: small(precision="float16", device="cpu"), ValueError, "precision: float16 needs a CUDA device, expected 'float32' or 'bfloat16' on cpu"),
         (lambda: small(pool_size=64), ValueError, "pool_size: expected at least 3 groups of 32, 96, got 64"),
         (lambda: StraightFlow(num_steps=0), ValueError, "num_steps: expected at least 1, got 0"),
         (lambda: get_sampler("moons", noise=-1), ValueError, "moons: noise: expected a finite number ≥ 0, got -1"),
@@ -156,6 +161,7 @@ SENTENCES = {
         (lambda: get_sampler("moons", nose=.1), ValueError, "unknown option of moons 'nose': did you mean 'noise'? known: noise"),
         (lambda: small(self_term="two-batch"), ValueError, "unknown self_term 'two-batch': did you mean 'two_batch'? known: same, masked, two_batch"),
         (lambda: SinkhornVelocity(1., backend="desne"), ValueError, "unknown backend 'desne': did you mean 'dense'? known: auto, dense, stream"),
+        (lambda: small(precision="bf16"), ValueError, "unknown precision 'bf16': did you mean 'bfloat16'? known: float32, bfloat16, float16"),
         (lambda: StraightFlow("otp"), ValueError, "unknown coupling 'otp': did you mean 'ot'? known: independent, ot"),
         (lambda: straight().sample(2, solver="huen"), ValueError, "unknown solver 'huen': did you mean 'heun'? known: euler, midpoint, heun"),
         (lambda: pick_device("gpu"), ValueError, "device 'gpu': expected 'cpu', 'cuda', 'cuda:0' or 'mps'"),
@@ -240,6 +246,33 @@ def test_ctrl_c_saves_and_a_resumed_fit_equals_a_whole_one(tmp_path):
     again = small(iterations=12).fit("moons", workdir=tmp_path, resume=True, **kw)
     assert all(torch.equal(p, q) for p, q in zip(whole.net.parameters(), again.net.parameters()))
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+@pytest.mark.parametrize("make", [small, lambda **kw: StraightFlow(**dict(batch_size=8) | kw)], ids=["nsgf", "fm"])
+def test_a_resumed_fit_remembers_the_best_row(tmp_path, make):
+    "With patience, decay, clipping, bfloat16 and parts: the same bits, and the same row at which training stops"
+    new, kw = lambda: make(iterations=300, lr=.05, patience=5, weight_decay=.01, clip=1., accumulate=2, precision="bfloat16"), dict(seed=3, progress=False)
+    whole = new().fit("moons", **kw)
+    end = whole.history[-1]["step"]
+    best = min(whole.history, key=lambda row: row["val"])["step"]
+    assert best < end == best + 5*3 < 300
+    stop = lambda row: row["step"] == best + 6 and signal.raise_signal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt): new().fit("moons", workdir=tmp_path, callbacks=[stop], **kw)
+    again = new().fit("moons", workdir=tmp_path, resume=True, **kw)
+    assert all(torch.equal(p, q) for p, q in zip(whole.net.parameters(), again.net.parameters())) and again.history[-1]["step"] == end
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_float16_on_a_gpu_goes_on_with_its_scale(tmp_path):
+    "Bits are not promised on a GPU: the losses are"
+    new, kw = lambda **kw: StraightFlow(iterations=100, batch_size=64, device="cuda", **kw), dict(seed=3, progress=False)
+    full, whole = new().fit("moons", **kw), new(precision="float16").fit("moons", **kw)
+    stop = lambda row: row["step"] == 50 and signal.raise_signal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt): new(precision="float16").fit("moons", workdir=tmp_path, callbacks=[stop], **kw)
+    assert load_tensors(tmp_path/"training.safetensors", "training")[1]["facts"]["scaler"]["_growth_tracker"] > 0
+    again = new(precision="float16").fit("moons", workdir=tmp_path, resume=True, **kw)
+    for a, b, tol in ((whole, full, .05), (again, whole, .01)): assert a.history[-1]["loss"] == pytest.approx(b.history[-1]["loss"], rel=tol)
 
 
 def test_the_estimator_says_so_when_it_does_not_converge():
