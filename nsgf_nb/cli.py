@@ -8,6 +8,7 @@ __all__ = ['FILES', 'main']
 # %% ../nbs/16_cli.ipynb #cli-imports
 import argparse, ast, json, os, shlex, sys, warnings
 from contextlib import ExitStack
+from importlib import import_module
 from pathlib import Path
 
 from . import __version__
@@ -125,29 +126,22 @@ def _info(args):
     _show(args.folder)
 
 def _pool_build(args):
-    from nsgf_nb.run import alone, pool_run
+    from nsgf_nb.pools import pool_run
+    from nsgf_nb.run import alone
     folder, args.resume = _folder(args), True
     flow, settings = _settled(args, folder)
     folder.mkdir(parents=True, exist_ok=True)
     with alone(folder, others=True):
-        if (folder/"model.safetensors").exists(): raise ValueError(f"{folder}: fitted to its end, its pool is no longer needed")
         _say(_told(settings, flow, folder))
         print(pool_run(flow, settings, folder, sys.stderr.isatty()))
     print(f"to go on: {_again(args)}")
 
-def _pool_folder(folder): return folder/"pool" if (folder/"pool").is_dir() else folder
-
-def _pool_info(args):
-    from nsgf_nb.shards import describe_pool
-    print(describe_pool(_pool_folder(args.folder)))
+def _pool_info(args): print(import_module("nsgf_nb.pools").pool_info(args.folder))
 
 def _pool_verify(args):
-    from nsgf_nb.shards import verify_pool
-    folder = _pool_folder(args.folder)
-    bad = verify_pool(folder)
-    for file, what in bad.items(): print(f"{folder/file}: {what}")
-    print(f"{folder}: " + (f"{len(bad)} damaged, which `nsgf pool build` makes again, and no other" if bad else "every byte is as it was written"))
-    return 1 if bad else 0
+    lines, bad = import_module("nsgf_nb.pools").pool_check(args.folder)
+    print(lines)
+    return int(bad)
 
 def _sample(args):
     import numpy as np

@@ -11,11 +11,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from .base import Flow
+from .base import Flow, _ends
 from .core import check_count, check_name, check_positive, make_generator, patch
-from .data import Sampler, points_and_labels
+from .data import points_and_labels
 from .estimator import SinkhornVelocity
 from .matching import loss_floor, matching_loss
 from .nets import unit_at
@@ -97,28 +97,33 @@ def _units(pool, kind):
     shape = torch.ones_like(t) if kind == "v" else 1 - t
     return t, shape*(rms/shape).square().mean().sqrt()
 
+def _simulate(flow, source, target, pilot, seed, workdir, show):
+    "The pool, and what it is made with."
+    most = min(z.num_points or flow.group for z in (source, target))
+    if most < flow.group: raise ValueError(f"group: expected at most {most}, the number of points there are, got {flow.group}")
+    vels = [SinkhornVelocity(b, self_term=flow.self_term, tol=flow.tol) for b in _blurs(flow, source, pilot, seed)]
+    sim = Simulation(source, target, vels, flow.num_steps, flow.step_size, flow.group, seed, flow.jitter, flow.storage, flow.device)
+    if workdir is None or flow.online: return build_pool(sim, flow.pool_size//flow.group, show), sim
+    pool = build_shards(sim, Path(workdir)/"pool", flow.pool_size//flow.group, show)
+    return (pool.in_memory() if pool.nbytes <= 2**30 else pool), sim
+
 @patch
 def simulate(self: NSGF,
-             source: Sampler,             # where particles start
-             target: Sampler,             # where they go
-             pilot: Tensor,               # points of the target, (p, *shape), for the relative blur
-             seed: int,                   # of all draws
+             target: object,                 # as for fit
+             source: object = None,          # as for fit
+             *,
+             seed: int = 0,                  # of all draws
              workdir: str | Path | None = None, # keeps the pool in its subfolder "pool"; None: in memory
-             show: bool = True,           # progress bar
-            ) -> tuple[Pool, Simulation]:
-    "The pool that `fit` trains on."
-    most = min(z.num_points or self.group for z in (source, target))
-    if most < self.group: raise ValueError(f"group: expected at most {most}, the number of points there are, got {self.group}")
-    vels = [SinkhornVelocity(b, self_term=self.self_term, tol=self.tol) for b in _blurs(self, source, pilot, seed)]
-    sim = Simulation(source, target, vels, self.num_steps, self.step_size, self.group, seed, self.jitter, self.storage, self.device)
-    if workdir is None or self.online: return build_pool(sim, self.pool_size//self.group, show), sim
-    pool = build_shards(sim, Path(workdir)/"pool", self.pool_size//self.group, show)
-    return (pool.in_memory() if pool.nbytes <= 2**30 else pool), sim
+             progress: bool = True,          # progress bar
+            ) -> Pool:
+    "The pool that `fit` trains on, and no more."
+    source, target, pilot, *_ = _ends(target, source, seed)
+    return _simulate(self, source, target, pilot, seed, workdir, progress)[0]
 
 @patch
 def _prepare(self: NSGF, source, target, pilot, mean, sigma, seed, workdir, show):
     "Rows, units and floor."
-    self.pool, sim = self.simulate(source, target, pilot, seed, workdir, show)
+    self.pool, sim = _simulate(self, source, target, pilot, seed, workdir, show)
     G = len(self.pool.groups)
     (main, held_out), (knots, units) = self.pool.split(max(1, G//16)), _units(self.pool, self.unit)
     if self.online: main = main.in_memory()

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['METHODS', 'find_method', 'open_data', 'make_settings', 'read_settings', 'check_folder', 'check_same', 'alone',
-           'fit_run', 'pool_run', 'load_run']
+           'fit_run', 'load_run']
 
 # %% ../nbs/15a_run.ipynb #run-imports
 import csv, fcntl, inspect, json, math, os, platform, shutil, time
@@ -18,9 +18,7 @@ import numpy as np, torch
 from . import __version__
 from .core import atomic_path, check_count, check_name
 from .data import Sampler, get_sampler
-from .base import Flow, _ends
-from .flow import NSGF
-from .pool import Pool
+from .base import Flow
 from .processes import world
 
 # %% ../nbs/15a_run.ipynb #run-method
@@ -180,17 +178,6 @@ def fit_run(flow: Flow,              # from make_settings
     (folder/"training.safetensors").unlink(missing_ok=True)
     if (folder/"pool").exists(): shutil.rmtree(folder/"pool")
     return flow
-
-def pool_run(flow: Flow,              # from make_settings, of a kind that has a pool
-             settings: dict,          # likewise
-             folder: str | Path,      # of the run; must exist
-             progress: bool = False,  # progress bar
-            ) -> Pool:
-    "Simulate the pool of a run and no more; `fit_run` goes on from there. Several processes share the work."
-    if not isinstance(flow, NSGF) or flow.online: raise ValueError(f"pool: expected a method that keeps a pool, nsgf with online = 0, got {settings['method']}" + (f" with online = {flow.online}" if isinstance(flow, NSGF) else ""))
-    _write_json(Path(folder)/"config.json", settings)
-    source, target, pilot, *_ = _ends(open_data(settings["target"]), _source(settings), settings["seed"])
-    return flow.simulate(source, target, pilot, settings["seed"], folder, progress)[0]
 
 def load_run(folder: str | Path,        # of a run
              device: str | None = None, # None: CUDA where there is one
