@@ -55,12 +55,12 @@ def shared(make: Callable, # make() -> a JSON value
 # %% ../nbs/00b_processes.ipynb #pro-mean
 @contextmanager
 def interruptible() -> Iterator[list]:
-    "Ctrl-C inside the block fills a list, and does nothing else."
-    hits, main = [], threading.current_thread() is threading.main_thread()
-    old = signal.signal(signal.SIGINT, lambda *_: hits.append(True)) if main else None
+    "Ctrl-C inside the block, or the SIGTERM of a scheduler, fills a list and does nothing else."
+    hits, kinds = [], (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
+    old = [signal.signal(k, lambda *_: hits.append(True)) for k in kinds]
     try: yield hits
     finally:
-        if main: signal.signal(signal.SIGINT, old)
+        for k, before in zip(kinds, old): signal.signal(k, before)
 
 def mean_of_all(params: Iterable[Tensor], # with their gradients, which become the means
                 loss: Tensor,             # of this process, a scalar
