@@ -2,7 +2,7 @@
 
     python bench/units.py [--out bench/results/units.json] [--seeds 0 1 2 3 4] [--problems 8gaussians checkerboard] [--iterations 6000] [--jobs 1]
 
-The variants of a problem and seed train with the same number of steps; those with the same step sizes and blurs on the same pool. Rows that are in the file
+The variants of a problem and seed train with the same number of steps on groups of 1024; those with the same step sizes and blurs on the same pool. Rows that are in the file
 already are kept, so a stopped run goes on. The seeds are not those of any other figure of this repository."""
 import argparse, json, sys, tempfile, time
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -26,7 +26,7 @@ def one(problem, seed, iterations):
         with tempfile.TemporaryDirectory() as folder:
             for variant, (of, more) in VARIANTS.items():
                 if of != pool: continue
-                flow, start = NSGF(num_steps=10, iterations=iterations, **settings, **more), time.perf_counter()
+                flow, start = NSGF(num_steps=10, group=1024, iterations=iterations, **settings, **more), time.perf_counter()
                 flow.fit(target, seed=seed, workdir=folder, progress=False)  # the pool in the folder is made once
                 g, last = gate(target, flow.sample(20_000, seed=seed + 1000), seed=seed + 2000), flow.history[-1]
                 out.append(dict(problem=problem, seed=seed, variant=variant, **code, iterations=iterations, seconds=last["seconds"], passes=flow.pool.passes.float().sum(1).mean().item(),

@@ -41,7 +41,7 @@ class NSGF(Flow):
         relative_blur: float | Sequence[float] = (.5, .05), # r, eps = r² s; a pair: falls geometrically from the first to the last step
         network: nn.Module | None = None,              # net(x, t, label=None); None: an MLP
         pool_size: int = 49152,                        # simulated particles, in whole groups
-        group: int = 1024,                             # particles simulated together
+        group: int | None = None,                      # particles simulated together; None: 2048, or half of the points there are
         iterations: int = 16000,                       # optimiser steps
         batch_size: int = 256,                         # rows per step
         lr: float = 2e-3,                              # largest learning rate
@@ -68,7 +68,8 @@ class NSGF(Flow):
         check_name(unit, ("step", "v", "u"), "unit"); check_name(storage, STORAGE, "storage")
         if isinstance(online, bool) or not isinstance(online, (int, float)) or not 0 <= online <= 1: raise ValueError(f"online: expected a fraction from 0 to 1, got {online!r}")
         SinkhornVelocity(1., self_term=self_term, tol=tol)
-        if check_count(pool_size, "pool_size") < 3*check_count(group, "group", 2): raise ValueError(f"pool_size: expected at least 3 groups of {group}, {3*group}, got {pool_size}")
+        check_count(pool_size, "pool_size")
+        if group is not None: _groups(pool_size, check_count(group, "group", 2))
 
     def _grid(self, num_steps, solver):
         T = num_steps or self.num_steps
@@ -99,13 +100,20 @@ def _units(pool, kind):
 
 def _simulate(flow, source, target, pilot, seed, workdir, show):
     "The pool, and what it is made with."
-    most = min(z.num_points or flow.group for z in (source, target))
-    if most < flow.group: raise ValueError(f"group: expected at most {most}, the number of points there are, got {flow.group}")
+    most = min(z.num_points or math.inf for z in (source, target))
+    group = flow.group or max(2, int(min(2048, most/2)))
+    if most < group: raise ValueError(f"group: expected at most {most}, the number of points there are, got {group}")
+    G = _groups(flow.pool_size, group)
     vels = [SinkhornVelocity(b, self_term=flow.self_term, tol=flow.tol) for b in _blurs(flow, source, pilot, seed)]
-    sim = Simulation(source, target, vels, flow.num_steps, flow.step_size, flow.group, seed, flow.jitter, flow.storage, flow.device)
-    if workdir is None or flow.online: return build_pool(sim, flow.pool_size//flow.group, show), sim
-    pool = build_shards(sim, Path(workdir)/"pool", flow.pool_size//flow.group, show)
+    sim = Simulation(source, target, vels, flow.num_steps, flow.step_size, group, seed, flow.jitter, flow.storage, flow.device)
+    if workdir is None or flow.online: return build_pool(sim, G, show), sim
+    pool = build_shards(sim, Path(workdir)/"pool", G, show)
     return (pool.in_memory() if pool.nbytes <= 2**30 else pool), sim
+
+def _groups(pool_size, group):
+    "Whole groups in a pool."
+    if pool_size < 3*group: raise ValueError(f"pool_size: expected at least 3 groups of {group}, {3*group}, got {pool_size}")
+    return pool_size//group
 
 @patch
 def simulate(self: NSGF,
