@@ -6,7 +6,7 @@ speed    rows of a pool and training steps per second, one device.
 disk     rows per second of training from a pool of --gigabytes on disk (in --scratch; random numbers in the shape of CIFAR-10's pool) over those from the same
          pool in memory, each in a process of its own, with an MLP of 3 × 256; resident memory; how much of the pool the page cache held.
 hitting  seconds (pool included) until the gate holds at two consecutive checks, NSGF(num_steps=10) and StraightFlow("ot"), defaults, same network, same
-         schedule, averaged weights, checks every 5 % of the steps; checks are not counted. Rows that are in the file already are kept."""
+         schedule, averaged weights, checks every 10 % of the steps; checks are not counted. Rows that are in the file already are kept."""
 import argparse, json, os, shutil, sys, tempfile, time
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
@@ -113,7 +113,7 @@ def disk(gigabytes, scratch, steps=1000, warm=100, repeats=3):
 
 # --- hitting -------------------------------------------------------------------------------------------------------------------------
 
-def hit(problem, method, seed, checks=20):
+def hit(problem, method, seed, checks=10):
     "One fit; averaged weights are kept along the way and measured afterwards. Seconds are those of the CPU, one thread: other work on the machine does not count."
     from nsgf_nb.data import get_sampler
     from nsgf_nb.distances import gate
