@@ -6,7 +6,7 @@ speed    rows of a pool and training steps per second, one device.
 disk     rows per second of training from a pool of --gigabytes on disk (in --scratch; random numbers in the shape of CIFAR-10's pool) over those from the same
          pool in memory, each in a process of its own, with an MLP of 3 × 256; resident memory; how much of the pool the page cache held.
 hitting  seconds (pool included) until the gate holds at two consecutive checks, NSGF(num_steps=10) and StraightFlow("ot"), defaults, same network, same
-         schedule, averaged weights, checks every 10 % of the steps; checks are not counted. Rows that are in the file already are kept."""
+         schedule, averaged weights, checks every 10 % of the steps, which are not counted; then the fit ends. Rows that are in the file already are kept."""
 import argparse, json, os, shutil, sys, tempfile, time
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
@@ -56,7 +56,7 @@ class Noise:
         g, T, n = len(numbers), self.num_steps, self.group
         one = torch.ones(g, T)
         return dict(x=torch.rand(g, T + 1, n, *CIFAR["shape"], generator=torch.Generator().manual_seed(numbers[0])), etas=.2*one, times=torch.linspace(0, .67, T + 1).repeat(g, 1),
-                    passes=one, error=0*one, converged=one > 0, square=one)
+                    passes=one.clone(), error=0*one, converged=one > 0, square=one)
 
 
 def cached(folder):
@@ -93,7 +93,7 @@ def train_from(folder, memory, steps, warm):
     return dict(rows_per_second=256*(steps - 1)/(times[warm + steps - 1] - times[warm]), rss_anon=most[0], rss_file=status("RssFile"), window_shards=draw.width, shards=len(pool.shards))
 
 
-def disk(gigabytes, scratch, steps=1000, warm=100, repeats=3):
+def disk(gigabytes, scratch, steps=400, warm=40, repeats=3):
     from nsgf_nb.shards import build_shards
     folder = Path(tempfile.mkdtemp(dir=scratch))
     try:
@@ -113,8 +113,11 @@ def disk(gigabytes, scratch, steps=1000, warm=100, repeats=3):
 
 # --- hitting -------------------------------------------------------------------------------------------------------------------------
 
+class Hit(Exception): pass
+
+
 def hit(problem, method, seed, checks=10):
-    "One fit; averaged weights are kept along the way and measured afterwards. Seconds are those of the CPU, one thread: other work on the machine does not count."
+    "One fit, until the gate has held twice. Seconds are those of the CPU, one thread, without the checks: other work on the machine does not count."
     from nsgf_nb.data import get_sampler
     from nsgf_nb.distances import gate
     from nsgf_nb.flow import NSGF
@@ -122,23 +125,22 @@ def hit(problem, method, seed, checks=10):
     torch.set_num_threads(1)
     code, target = dict(revision=revision()), get_sampler(problem)
     flow = NSGF(num_steps=10) if method == "NSGF" else StraightFlow("ot")
-    kept, start, marks, prepare = [], time.process_time(), [], flow._prepare
+    out, start, pool, prepare = [], time.process_time(), [], flow._prepare
     def prepared(*args):
-        out = prepare(*args); marks.append(time.process_time() - start)
-        return out
-    def keep(row):                                        # the flow holds the averaged weights of this moment
-        if (row["step"]*100//flow.iterations) % (100//checks) == 0: kept.append((row["step"], time.process_time() - start, [p.clone() for p in flow.net.parameters()]))
-    flow._prepare = prepared
-    flow.fit(target, seed=seed, progress=False, callbacks=[keep])
-    out = []
-    for step, seconds, weights in kept:
-        with torch.no_grad():
-            for p, q in zip(flow.net.parameters(), weights): p.copy_(q)
+        rows = prepare(*args); pool.append(time.process_time() - start)
+        return rows
+    def check(row):                                       # the flow holds the averaged weights of this moment
+        nonlocal start
+        if (row["step"]*100//flow.iterations) % (100//checks): return
+        now = time.process_time()
         g = gate(target, flow.sample(20_000, seed=seed + 1000), seed=seed + 2000)
-        out.append(dict(step=step, seconds=seconds, ratio=g.ratio, low=g.low, high=g.high, tv=g.tv, passed=g.passed))
-    good = [c["passed"] for c in out]
-    first = next((i for i in range(len(good) - 1) if good[i] and good[i + 1]), None)
-    return dict(problem=problem, method=method, seed=seed, **code, pool_seconds=marks[0], seconds=out[-1]["seconds"], hit=None if first is None else out[first]["seconds"], checks=out)
+        out.append(dict(step=row["step"], seconds=now - start, ratio=g.ratio, low=g.low, high=g.high, tv=g.tv, passed=g.passed))
+        if len(out) > 1 and out[-1]["passed"] and out[-2]["passed"]: raise Hit
+        start += time.process_time() - now
+    flow._prepare = prepared
+    try: flow.fit(target, seed=seed, progress=False, callbacks=[check]); held = None
+    except Hit: held = out[-2]["seconds"]
+    return dict(problem=problem, method=method, seed=seed, **code, pool_seconds=pool[0], seconds=out[-1]["seconds"], hit=held, checks=out)
 
 
 def main():
