@@ -262,6 +262,16 @@ def test_a_resumed_fit_remembers_the_best_row(tmp_path, make):
     assert all(torch.equal(p, q) for p, q in zip(whole.net.parameters(), again.net.parameters())) and again.history[-1]["step"] == end
 
 
+def test_a_pool_that_moves_is_the_same_after_a_stop(tmp_path):
+    "Groups that fresh ones replaced before the stop are simulated again, those after it as they would have been"
+    new, kw = lambda: small(online=.5, iterations=100, batch_size=16), dict(seed=3, progress=False)
+    whole = new().fit("moons", **kw)
+    stop = lambda row: row["step"] == 57 and signal.raise_signal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt): new().fit("moons", workdir=tmp_path, callbacks=[stop], **kw)
+    again = new().fit("moons", workdir=tmp_path, resume=True, **kw)
+    assert all(torch.equal(p, q) for p, q in zip(whole.net.parameters(), again.net.parameters())) and not (tmp_path/"pool").exists()
+
+
 @pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_float16_on_a_gpu_goes_on_with_its_scale(tmp_path):
