@@ -17,7 +17,7 @@ from nsgf_nb.shards import verify_pool
 
 COMMAND = [sys.executable, "-c", "import sys; from nsgf_nb.cli import main; sys.exit(main())"]
 ENV = os.environ | {"OMP_NUM_THREADS": "1"}
-SETTINGS = ["--set", "num_steps=4", "pool_size=4096", "group=128", "iterations=1500", "batch_size=64"]
+SETTINGS = ["--set", "num_steps=4", "pool_size=4096", "group=128", "iterations=800", "batch_size=64"]
 
 
 def run(*words, cwd): return subprocess.run([*COMMAND, *words], cwd=cwd, env=ENV, text=True, capture_output=True, timeout=240)
