@@ -104,9 +104,11 @@ def fit(self: Flow,
     rows, knots, units, extra = self._prepare(source, target, pilot, mean, sigma, seed, workdir, progress)
     field = lambda net: Field(net, mean, sigma, knots, units).to(self.device).eval().requires_grad_(False)
     shadow = deepcopy(net); self.velocity, self.source = field(shadow), source           # callbacks may sample: the averaged weights so far
-    checkpoint = Path(workdir)/"training.safetensors" if workdir else None
-    self.history = train(net, rows, self.iterations, self.lr, self.ema, seed, checkpoint=checkpoint, resume=resume, callbacks=callbacks, shadow=shadow, show=progress,
-                         **self._options(), **extra)
+    close = extra.pop("close", lambda: None)
+    try: self.history = train(net, rows, self.iterations, self.lr, self.ema, seed, checkpoint=workdir and Path(workdir)/"training.safetensors", resume=resume, callbacks=callbacks, shadow=shadow, show=progress,
+                              **self._options(), **extra)
+    except BaseException: self.velocity = None; raise
+    finally: close()
     self.velocity, self._facts = field(net), dict(source=_spec(source), target=_spec(target), seed=seed)
     return self
 

@@ -145,4 +145,4 @@ def _prepare(self: NSGF, source, target, pilot, mean, sigma, seed, workdir, show
 
     @torch.no_grad()
     def validate(net): return matching_loss(net, *kept).item()
-    return rows, knots, units/sigma, dict(validate=validate, floor=loss_floor(self.pool, units).mean().item())
+    return rows, knots, units/sigma, dict(validate=validate, floor=loss_floor(self.pool, units).mean().item(), close=moving.close)
