@@ -93,7 +93,7 @@ def train_from(folder, memory, steps, warm):
     return dict(rows_per_second=256*(steps - 1)/(times[warm + steps - 1] - times[warm]), rss_anon=most[0], rss_file=status("RssFile"), window_shards=draw.width, shards=len(pool.shards))
 
 
-def disk(gigabytes, scratch, steps=400, warm=40, repeats=3):
+def disk(gigabytes, scratch, steps=400, warm=60, repeats=3):
     from nsgf_nb.shards import build_shards
     folder = Path(tempfile.mkdtemp(dir=scratch))
     try:

@@ -17,11 +17,11 @@ from .core import check_count, progress
 from .simulation import Simulation
 
 # %% ../nbs/09_pool.ipynb #pool-class
-def _take(shard, g, k, i):
-    "x and v of particle i of group g at step k."
-    x = shard["x"][g, k, i]
-    if "v" in shard: return x.float(), shard["v"][g, k, i].float()
-    return x, (shard["x"][g, k + 1, i] - x)/shard["etas"][g, k].view(-1, *[1]*(x.ndim - 1))
+def _fill(shard, at, v_at, x, v):
+    "Rows of a shard into x and v, (m, d): positions, and either velocities or the positions one step later."
+    flat = shard["x"].view(-1, x.shape[1])
+    if "v" in shard: x.copy_(flat.index_select(0, at)); v.copy_(shard["v"].view(-1, x.shape[1]).index_select(0, v_at))
+    else: torch.index_select(flat, 0, at, out=x); torch.index_select(flat, 0, v_at, out=v)
 
 class Pool:
     "Simulated trajectories."
@@ -73,12 +73,15 @@ class Pool:
         n, T = self.group, self.num_steps
         b, k, i = index//(T*n), index//n % T, index % n
         s, g = (b + self.groups.start)//self.per, (b + self.groups.start) % self.per
-        if len(self.shards) == 1: x, v = _take(self.shards[0], g, k, i)
-        else:
-            x = torch.empty(len(index), *self.shape, dtype=self.dtype); v = torch.empty_like(x)
-            for j in s.unique().tolist():
-                at = s == j
-                x[at], v[at] = _take(self.shards[j], g[at], k[at], i[at])
+        half, counts = "v" in self.shards[0], torch.bincount(s).tolist()
+        order = s.argsort(stable=True) if len(counts) > 1 and (s[1:] < s[:-1]).any() else slice(None)   # shard by shard
+        at = ((g*(T + 1) + k)*n + i)[order]
+        v_at = ((g*T + k)*n + i)[order] if half else at + n
+        x = torch.empty(len(index), *self.shape, dtype=self.dtype); v = torch.empty_like(x)
+        for shard, o, p, X, V in zip(self.shards, at.split(counts), v_at.split(counts), x.flatten(1).split(counts), v.flatten(1).split(counts)):
+            if len(o): _fill(shard, o, p, X, V)
+        if not isinstance(order, slice): back = order.argsort(); x, v = x[back], v[back]
+        if not half: v.sub_(x).div_(self.etas[b, k].view(-1, *[1]*(x.ndim - 1)))
         return x, self.times[b, k], v, k
 
     def replace(self,
