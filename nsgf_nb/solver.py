@@ -74,7 +74,7 @@ def solve(K: Kernel,           # B problems
     while True:
         st, theta, n = advance(K, st, alive)
         last, T = T, K.mean(st.v, Y, st.t)
-        off = (dot(K.a[:, None], T.mT) - dot(K.b[:, None], Y.mT)).norm(dim=-1)
+        off = ((st.c - K.b)[:, None] @ K.y)[:, 0].norm(dim=-1)          # mean of T - mean of y, in all coordinates
         err, used = torch.where(alive, torch.maximum(rms(T - last)*theta, off), err), used + n*alive
         alive = alive & (err > tol) & (used < max_iter)
         if 2*(go := int(alive.sum())) <= len(alive):
