@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from .core import check_count, check_name, check_points, check_positive, fresh_seed, keep_random_state, make_generator, patch, pick_device
+from .core import check_count, check_fraction, check_name, check_points, check_positive, fresh_seed, keep_random_state, make_generator, patch, pick_device
 from .data import affine, get_sampler, points_and_labels
 from .files import load_tensors, save_tensors
 from .nets import MLP, Field
@@ -38,8 +38,7 @@ class Flow:
         self.config = {k: values[k] for k in inspect.signature(type(self)).parameters}
         for k in ("iterations", "batch_size"): check_count(values[k], k)
         check_positive(values["lr"], "lr")
-        e = values["ema"]
-        if isinstance(e, bool) or not isinstance(e, (int, float)) or not 0 <= e < 1: raise ValueError(f"ema: expected 0 ≤ ema < 1, got {e!r}")
+        check_fraction(values["ema"], "ema", end=False)
         if values["network"] is not None and not isinstance(values["network"], nn.Module): raise TypeError(f"network: expected a module net(x, t, label=None), got {type(values['network']).__name__}")
         self.device, self.velocity, self.history, self.nfe, self.source = pick_device(values["device"]), None, [], None, None
         self.__dict__.update({k: v for k, v in self.config.items() if k != "device"})

@@ -170,15 +170,16 @@ def _fit_arguments(p):
     p.add_argument("--source", metavar="S", help="like TARGET, or normal for N(0, I) (default: normal with the target's mean and rms deviation)")
     p.add_argument("--out", metavar="DIR", help="folder to write (default: runs/TARGET-METHOD)")
     p.add_argument("--seed", metavar="N", type=int, help="of everything that is drawn (default: 0)")
-    if p.prog.endswith(" fit"): p.add_argument("--resume", action="store_true", help="go on with the run in DIR; starts where there is none")
     p.add_argument("--config", metavar="FILE", help="JSON file of parameters, or the config.json of a run")
     p.add_argument("--set", metavar="K=V", nargs="+", action="extend", default=[], help="parameters of the method's class, e.g. --set iterations=4000 num_steps=5 relative_blur=.5,.05; wins over --config")
+    return p
 
 def _parser():
     parser = _Parser(prog="nsgf", description="Neural Sinkhorn Gradient Flows: fit, sample, measure, draw.", epilog="Example: nsgf fit 8gaussians --out demo; nsgf sample demo -n 1000")
     parser.add_argument("--version", action="version", version=f"nsgf_nb {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    _fit_arguments(_command(commands, "fit", _fit, "fit a flow to TARGET, measure it and draw it"))
+    p = _fit_arguments(_command(commands, "fit", _fit, "fit a flow to TARGET, measure it and draw it"))
+    p.add_argument("--resume", action="store_true", help="go on with the run in DIR; starts where there is none")
     p = _command(commands, "sample", _sample, "write samples of a fitted flow to a .npy file")
     p.add_argument("-n", metavar="N", type=int, required=True, help="number of samples")
     p.add_argument("--seed", metavar="N", type=int, default=0, help="of the draws (default: 0)")

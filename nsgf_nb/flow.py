@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from .base import Flow, _ends
-from .core import check_count, check_name, check_positive, make_generator, patch
+from .core import check_count, check_fraction, check_name, check_positive, make_generator, patch
 from .data import points_and_labels
 from .estimator import SinkhornVelocity
 from .matching import loss_floor, matching_loss
@@ -66,7 +66,7 @@ class NSGF(Flow):
         for r in relative_blur if isinstance(relative_blur, (list, tuple)) else [relative_blur]: check_positive(r, "relative_blur")
         if not isinstance(jitter, bool): raise TypeError(f"jitter: expected True or False, got {jitter!r}")
         check_name(unit, ("step", "v", "u"), "unit"); check_name(storage, STORAGE, "storage")
-        if isinstance(online, bool) or not isinstance(online, (int, float)) or not 0 <= online <= 1: raise ValueError(f"online: expected a fraction from 0 to 1, got {online!r}")
+        check_fraction(online, "online")
         SinkhornVelocity(1., self_term=self_term, tol=tol)
         check_count(pool_size, "pool_size")
         if group is not None: _groups(pool_size, check_count(group, "group", 2))

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from .core import check_count
+from .core import check_count, check_fraction
 
 # %% ../nbs/08_nets.ipynb #net-time
 def time_features(t: Tensor,    # times in [0, 1], (n,)
@@ -92,8 +92,7 @@ class EMA:
         net: nn.Module,       # the network that is trained
         decay: float = .999,  # d, 0 ≤ d < 1
     ):
-        if not 0 <= decay < 1: raise ValueError(f"decay: expected 0 ≤ decay < 1, got {decay:g}")
-        self.decay, self.steps, self.params = decay, 0, [p.detach().clone() for p in net.parameters()]
+        self.decay, self.steps, self.params = check_fraction(decay, "decay", end=False), 0, [p.detach().clone() for p in net.parameters()]
 
     @torch.no_grad()
     def update(self,

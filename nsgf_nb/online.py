@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import torch
 
-from .core import check_count
+from .core import check_count, check_fraction
 from .pool import Pool
 from .simulation import Simulation
 
@@ -26,9 +26,8 @@ class Online:
         first: int,          # number of the first fresh group
         ahead: int = 4,      # groups that are simulated ahead
     ):
-        if not isinstance(fraction, (int, float)) or isinstance(fraction, bool) or not 0 <= fraction <= 1: raise ValueError(f"online: expected a fraction from 0 to 1, got {fraction!r}")
         if len(pool.shards) > 1: raise ValueError("online: expected a pool in memory, this one is on disk")
-        self.pool, self.sim, self.fraction, self.size, self.first, self.ahead = pool, sim, fraction, check_count(size, "size"), first, ahead
+        self.pool, self.sim, self.fraction, self.size, self.first, self.ahead = pool, sim, check_fraction(fraction, "online"), check_count(size, "size"), first, ahead
         self.done, self.rows, self.waiting, self.worker = 0, pool.num_steps*pool.group, deque(), None
 
     def _simulate(self, r):

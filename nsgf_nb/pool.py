@@ -111,15 +111,19 @@ def _free():
     info = Path("/proc/meminfo")
     return 1024*int(info.read_text().split("MemAvailable:")[1].split()[0]) if info.exists() else math.inf
 
+def _check_room(made, num_groups):
+    "Will all groups fit into memory, if they are like these?"
+    need, free = num_groups*sum(z.nbytes for z in made.values())//len(made["etas"]), _free()
+    if need > free: raise ValueError(f"pool: {need/1e9:.1f} GB do not fit into the {free/1e9:.1f} GB of memory that are free, expected fewer groups or a folder (workdir) to keep it on disk")
+
 def build_pool(sim: Simulation,      # of its groups
                num_groups: int = 96, # groups
                show: bool = True,    # progress bar
               ) -> Pool:
     "A pool in memory."
-    some = sim([0]); need, free = num_groups*sum(z.nbytes for z in some.values()), _free()
-    if need > free: raise ValueError(f"pool: {need/1e9:.1f} GB do not fit into the {free/1e9:.1f} GB of memory that are free, expected fewer groups or a folder (workdir) to keep it on disk")
     made = []
     with progress(check_count(num_groups, "num_groups"), "pool", show) as bar:
         for b in range(0, num_groups, 4):
             made.append(sim(range(b, min(b + 4, num_groups)))); bar.update(len(made[-1]["etas"]))
+            if b == 0: _check_room(made[0], num_groups)
     return Pool([{k: torch.cat([m[k] for m in made]) for k in made[0]}], blurs_of(sim), sim.seed)
