@@ -19,6 +19,7 @@ from .data import affine, get_sampler, points_and_labels
 from .files import load_tensors, save_tensors
 from .nets import MLP, Field
 from .optimiser import check_options
+from .presets import network_config, network_from
 from .processes import batch_part, shared, world
 from .training import train
 
@@ -167,9 +168,7 @@ def save(self: Flow,
     "Write the fitted flow to one file."
     if self.velocity is None: raise ValueError("save: the flow is not fitted, call fit or load first")
     config = {k: v for k, v in self.config.items() if k not in ("network", "device")}
-    network = dict(self.net.config) if isinstance(self.net, MLP) else None
-    return save_tensors(path, self.velocity.state_dict(), dict(kind="flow", version=1, flow=type(self).__name__, config=config, network=network,
-                                                               history=self.history, **self._facts))
+    return save_tensors(path, self.velocity.state_dict(), dict(kind="flow", version=1, flow=type(self).__name__, config=config, network=network_config(self.net), history=self.history, **self._facts))
 
 def _load(cls, path, network=None, device=None):
     "Read a fitted flow; from a subclass, only one of that class."
@@ -180,7 +179,7 @@ def _load(cls, path, network=None, device=None):
     if not issubclass(kind, cls): raise ValueError(f"{path}: expected a {cls.__name__}, the file holds a {kind.__name__}")
     if network is None and facts["network"] is None: raise ValueError(f"{path}: the network was your own, expected network= with a module like it")
     self = kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in facts["config"].items()}, network=network, device=device)
-    with keep_random_state(): net = network if network is not None else MLP(**facts["network"])
+    with keep_random_state(): net = network if network is not None else network_from(facts["network"])
     field = Field(net, tensors["mean"], tensors["sigma"], tensors["knots"], tensors["units"])
     try: field.load_state_dict(tensors)
     except RuntimeError as e: raise ValueError(f"{path}: the weights do not fit the network ({str(e).splitlines()[1].strip()})") from None
