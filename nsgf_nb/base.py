@@ -17,16 +17,13 @@ from torch import Tensor, nn
 from .core import check_count, check_fraction, check_name, check_points, check_positive, fresh_seed, keep_random_state, make_generator, patch, pick_device
 from .data import affine, get_sampler, points_and_labels
 from .files import load_tensors, save_tensors
-from .nets import MLP, Field
+from .nets import Field
 from .optimiser import check_options
+from .presets import PRESETS, make_network, network_config, network_from
 from .processes import batch_part, shared, world
 from .training import train
 
 # %% ../nbs/10b_base.ipynb #flw-base
-def _default_network(shape):
-    d = math.prod(shape)
-    return MLP(shape) if d <= 16 else MLP(shape, hidden=512, layers=4)
-
 class Flow:
     "A velocity field that is fitted to carry a source to a target."
     kinds = {}
@@ -39,7 +36,8 @@ class Flow:
         for k in ("iterations", "batch_size"): check_count(values[k], k)
         check_positive(values["lr"], "lr")
         check_fraction(values["ema"], "ema", end=False)
-        if values["network"] is not None and not isinstance(values["network"], nn.Module): raise TypeError(f"network: expected a module net(x, t, label=None), got {type(values['network']).__name__}")
+        if isinstance(values["network"], str): check_name(values["network"], PRESETS, "network")
+        elif values["network"] is not None and not isinstance(values["network"], nn.Module): raise TypeError(f"network: expected a module net(x, t, label=None), got {type(values['network']).__name__}")
         self.device, self.velocity, self.history, self.nfe, self.source = pick_device(values["device"]), None, [], None, None
         self.__dict__.update({k: v for k, v in self.config.items() if k != "device"})
         check_options(*self._options().values(), self.device)
@@ -100,8 +98,7 @@ def fit(self: Flow,
     batch_part(self.batch_size, (0, world()[1]*self.accumulate))
     source, target, pilot, mean, sigma = _ends(target, source, seed)
     source = self._start(source)
-    with keep_random_state(make_generator(seed, "weights").initial_seed()):
-        net = (_default_network(target.shape) if self.network is None else self.network).to(self.device)
+    with keep_random_state(make_generator(seed, "weights").initial_seed()): net = make_network(self.network, target.shape).to(self.device)
     rows, knots, units, extra = self._prepare(source, target, pilot, mean, sigma, seed, workdir, progress)
     field = lambda net: Field(net, mean, sigma, knots, units).to(self.device).eval().requires_grad_(False)
     shadow = deepcopy(net); self.velocity, self.source = field(shadow), source           # callbacks may sample: the averaged weights so far
@@ -176,17 +173,19 @@ def save(self: Flow,
     return save_tensors(path, tensors, dict(kind="flow", version=1, flow=type(self).__name__) | facts)
 
 @patch
+def _plain(self: Flow): return {k: v for k, v in self.config.items() if k not in ("device", "start") and not isinstance(v, nn.Module)}
+
+@patch
 def _contents(self: Flow):
     "Tensors and facts of a file."
-    config = {k: v for k, v in self.config.items() if k not in ("network", "device", "start")}
-    network = dict(self.net.config) if isinstance(self.net, MLP) else None
-    return self.velocity.state_dict(), dict(config=config, network=network, history=self.history, **self._facts)
+    return self.velocity.state_dict(), dict(config=self._plain(), network=network_config(self.net), history=self.history, **self._facts)
 
 @patch
 def _restore(self: Flow, path, tensors, facts):
     "Take them back."
-    if self.network is None and facts["network"] is None: raise ValueError(f"{path}: the network was your own, expected network= with a module like it")
-    with keep_random_state(): net = self.network if self.network is not None else MLP(**facts["network"])
+    own = isinstance(self.network, nn.Module)
+    if not own and facts["network"] is None: raise ValueError(f"{path}: the network was your own, expected network= with a module like it")
+    with keep_random_state(): net = self.network if own else network_from(facts["network"])
     field = Field(net, tensors["mean"], tensors["sigma"], tensors["knots"], tensors["units"])
     try: field.load_state_dict(tensors)
     except RuntimeError as e: raise ValueError(f"{path}: the weights do not fit the network ({str(e).splitlines()[1].strip()})") from None

@@ -39,7 +39,7 @@ class NSGF(Flow):
         step_size: float | Sequence[float] | None = None, # η, or one per step; None: 1/(T-k), equal steps of natural time
         blur: float | Sequence[float] | None = None,   # length, or one per step; None: from relative_blur
         relative_blur: float | Sequence[float] = (.5, .05), # r, eps = r² s; a pair: falls geometrically from the first to the last step
-        network: nn.Module | None = None,              # net(x, t, label=None); None: an MLP
+        network: nn.Module | str | None = None,              # net(x, t, label=None), or a name: make_network
         pool_size: int = 49152,                        # simulated particles, in whole groups
         group: int | None = None,                      # particles simulated together; None: 2048, or half of the points there are
         iterations: int = 16000,                       # optimiser steps

@@ -54,13 +54,11 @@ class NSGFPlusPlus(Flow):
         if not isinstance(predictor, nn.Module): check_name(predictor, ("clock", "network"), "predictor")
         if step > 1: raise ValueError(f"step: expected at most 1, got {step:g}")
         self.predictor, self.predictor_iterations = predictor, check_count(predictor_iterations, "predictor_iterations")
-        self.config = dict(sinkhorn=_plain(self.sinkhorn), straight=_plain(self.straight), start=start, predictor=predictor, step=step, predictor_iterations=predictor_iterations, device=device)
+        self.config = dict(sinkhorn=self.sinkhorn._plain(), straight=self.straight._plain(), start=start, predictor=predictor, step=step, predictor_iterations=predictor_iterations, device=device)
         self.iterations = self.sinkhorn.iterations + self.straight.iterations + (predictor_iterations if predictor == "network" else 0)
 
     @property
     def pool(self): return self.sinkhorn.pool
-
-def _plain(flow): return {k: v for k, v in flow.config.items() if k not in ("network", "device", "start")}
 
 # %% ../nbs/13_plusplus.ipynb #npp-fit
 def _told(name, before, callbacks):
@@ -76,7 +74,7 @@ def _fit_part(self, name, ends, seed, workdir, resume, callbacks, progress):
     done = folder and folder/"model.safetensors"
     if done and resume and shared(done.exists):
         tensors, facts = load_tensors(done, "flow")
-        if (old := facts["config"] | dict(seed=facts["seed"])) != (new := json.loads(json.dumps(_plain(flow) | dict(seed=seed)))):
+        if (old := facts["config"] | dict(seed=facts["seed"])) != (new := json.loads(json.dumps(flow._plain() | dict(seed=seed)))):
             raise ValueError(f"{done}: cannot resume, " + ", ".join(f"{k} was {old.get(k)}, is now {new[k]}" for k in new if old.get(k) != new[k]))
         flow._restore(done, tensors, facts); flow.source = ends[0]
     else:

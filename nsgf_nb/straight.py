@@ -55,7 +55,7 @@ class StraightFlow(Flow):
         coupling: str = "independent",    # or "ot": an optimal assignment in each minibatch
         start: str | Flow = "source",     # where lines begin: the source, or what a fitted flow makes of it
         num_steps: int = 10,              # steps when sampling, unless told otherwise
-        network: nn.Module | None = None, # net(x, t, label=None); None: an MLP
+        network: nn.Module | str | None = None, # net(x, t, label=None), or a name: make_network
         iterations: int = 16000,          # optimiser steps
         batch_size: int = 256,            # pairs per step
         lr: float = 2e-3,                 # largest learning rate
