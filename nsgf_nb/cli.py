@@ -31,7 +31,10 @@ def _options(file, pairs):
     for pair in pairs:
         key, eq, text = pair.partition("=")
         if not eq: raise ValueError(f"--set: expected key=value, got {pair!r}")
-        values[key] = _value(text)
+        *parts, last = key.split(".")
+        inner = values
+        for part in parts: inner = inner.setdefault(part, {})     # sinkhorn.num_steps=2
+        inner[last] = _value(text)
     return values
 
 # %% ../nbs/16_cli.ipynb #cli-fit
@@ -40,14 +43,14 @@ def _folder(args): return Path(args.out or f"runs/{Path(args.target).stem}-{args
 
 def _settled(args, folder):
     "The flow and the settings of a run: what was asked for, else what is in the folder, else the defaults."
-    from nsgf_nb.run import _checked, _given, check_folder, check_same, find_method, make_settings
+    from nsgf_nb.run import _checked, _given, check_folder, check_same, find_method, make_settings, merged
     old, asked = check_folder(folder, args.resume), dict(target=_given(args.target), source=args.source and _given(args.source), method=args.method, seed=args.seed)
     asked = {k: v for k, v in asked.items() if v is not None}
     check_same(folder, old, asked)
     asked = dict(method="nsgf", seed=0, source=None) | {k: old[k] for k in ("target", "source", "method", "seed") if k in old} | asked
     options = _checked(_options(args.config, args.set), find_method(asked["method"])[2])
     check_same(folder, old.get("parameters", {}), options)
-    return make_settings(**asked, options=old.get("parameters", {}) | options, device=args.device)
+    return make_settings(**asked, options=merged(old.get("parameters", {}), options), device=args.device)
 
 def _notes(iterations):
     "Where there is no terminal for progress bars: a line for each tenth of the way."
@@ -56,7 +59,7 @@ def _notes(iterations):
         nonlocal told
         if (tenth := 10*row["step"]//iterations) > told:
             told = tenth
-            _say(f"step {row['step']} of {iterations}: " + ", ".join(f"{k} {row[k]:.4f}" for k in ("loss", "val", "floor") if k in row))
+            _say(f"{row['part'] + ': ' if 'part' in row else ''}step {row['step']} of {iterations}: " + ", ".join(f"{k} {row[k]:.4f}" for k in ("loss", "val", "floor") if k in row))
     return note
 
 def _told(settings, flow, folder): return f"{settings['source'] or 'normal'} → {settings['target']} by {settings['method']}, seed {settings['seed']}, on {flow.device}, into {folder}"
@@ -114,15 +117,19 @@ def _again_report(args, **what):
 def _eval(args): _again_report(args, measure=True)
 def _plot(args): _again_report(args, redraw=True)
 
+def _flat(parameters, before=""):
+    "Names and values, those of parts behind the name of the part."
+    for k, v in parameters.items(): yield from _flat(v, f"{before}{k}.") if isinstance(v, dict) else [(before + k, v)]
+
 def _info(args):
-    from nsgf_nb.run import _read_history, read_settings
+    from nsgf_nb.run import _read_history, find_method, read_settings
     s = read_settings(args.folder)
     print(f"{s['source'] or 'normal'} → {s['target']} by {s['method']}, seed {s['seed']}")
-    print("options  " + ", ".join(f"{k}={v}" for k, v in s["parameters"].items()))
+    print("options  " + ", ".join(f"{k}={v}" for k, v in _flat(s["parameters"])))
     print("machine  " + ", ".join(f"{k} {v}" for k, v in ({"nsgf_nb": s["version"]} | s["machine"]).items()))
     if not (args.folder/"model.safetensors").exists():
-        rows = _read_history(args.folder/"history.csv")
-        print(f"not fitted to its end: step {rows[-1]['step'] if rows else 0} of {s['parameters']['iterations']}")
+        rows, (cls, settled, _) = _read_history(args.folder/"history.csv"), find_method(s["method"])
+        print(f"not fitted to its end: step {rows[-1]['step'] if rows else 0} of {cls(**settled, **s['parameters'], device='cpu').iterations}")
     _show(args.folder)
 
 def _pool_build(args):
@@ -166,7 +173,7 @@ def _command(commands, name, run, text):
 
 def _fit_arguments(p):
     p.add_argument("target", metavar="TARGET", help="a named set (8gaussians, moons, digits, ...), a folder of images, or a .npy file of points (n, *shape)")
-    p.add_argument("--method", metavar="M", help="nsgf (default), fm or ot-cfm")
+    p.add_argument("--method", metavar="M", help="nsgf (default), nsgf++, fm or ot-cfm")
     p.add_argument("--source", metavar="S", help="like TARGET, or normal for N(0, I) (default: normal with the target's mean and rms deviation)")
     p.add_argument("--out", metavar="DIR", help="folder to write (default: runs/TARGET-METHOD)")
     p.add_argument("--seed", metavar="N", type=int, help="of everything that is drawn (default: 0)")

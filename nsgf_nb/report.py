@@ -47,6 +47,13 @@ def _beside(x, y):
     for ax, cloud, color in zip(axes, (y, x), (GREY, BLUE)): scatter(cloud, ax, color, 2000); ax.set(xlim=box[0], ylim=box[1])
     return fig
 
+def _losses(history):
+    "The loss, of each part beside that of the others."
+    parts = list(dict.fromkeys(row.get("part", "loss") for row in history))
+    fig, axes = figure(len(parts), width=3.2, titles=parts[:len(parts)*(len(parts) > 1)])
+    for part, ax in zip(parts, axes if len(parts) > 1 else [axes]): loss_curve([row for row in history if row.get("part", "loss") == part], ax)
+    return fig
+
 def draw(flow: Flow,         # fitted
          target: Sampler,    # what it should carry its source to
          folder: str | Path, # where to
@@ -60,21 +67,22 @@ def draw(flow: Flow,         # fitted
     files = [folder/name for name in ("samples.png", "path.gif", "loss.png")]
     save_figure(image_grid(path[-1]) if images else _beside(path[-1], y), files[0])
     save_gif(path, files[1], target=y)
-    save_figure(loss_curve(flow.history), files[2])
+    save_figure(_losses(flow.history), files[2])
     return files
 
 # %% ../nbs/15b_report.ipynb #rep-sum
-def _row(name, *parts): return f"{name:9}" + "   ".join(p for p in parts if p)
+def _row(name, *parts): return f"{name + ' ':9}" + "   ".join(p for p in parts if p)
 
 def summary(metrics: dict, # content of metrics.json: what `evaluate` gives, and the losses
            ) -> str:       # a few lines
     "Losses, distances beside their floors, verdict, cost."
     out, d = [], metrics.get("distances")
-    if "loss" in metrics: out.append(_row("loss", *(f"{label}{metrics[k]:.4f}" for k, label in (("loss", ""), ("val", "held out "), ("floor", "floor ")) if k in metrics)))
+    for name, facts in metrics.get("parts", {"loss": metrics}).items():
+        if "loss" in facts: out.append(_row(name, *(f"{label}{facts[k]:.4f}" for k, label in (("loss", "loss "*(name != "loss")), ("val", "held out "), ("floor", "floor ")) if k in facts)))
     for k in ("w2", "mmd") if d else ():
         out.append(_row(k.upper(), f"{d[k]:.4f} ± {d[k + '_sd']:.4f}", f"floor {d[k + '_floor']:.4f} ± {d[k + '_floor_sd']:.4f}", f"n = {d['n']}, {d['pairs']} pairs"))
     if "gate" in metrics: out.append(_row("gate", metrics["gate"]["verdict"]))
-    if "nfe" in metrics: out.append(_row("cost", f"{metrics['nfe']} network calls per sample"))
+    if "nfe" in metrics: out.append(_row("cost", f"{metrics['nfe']:g} network calls per sample"))
     if "pool" in metrics and metrics["pool"]["converged"] < 1: out.append(_row("pool", f"{1 - metrics['pool']['converged']:.1%} of the velocities stopped before their tolerance"))
     if "seconds" in metrics: out.append(_row("seconds", ", ".join(f"{k} {v:.1f}" for k, v in metrics["seconds"].items())))
     return "\n".join(out)
