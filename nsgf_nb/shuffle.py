@@ -25,7 +25,7 @@ class BlockShuffle:
         size: int,             # rows of a step
         seed: int,             # of the draws
         stream: str = "rows",  # their name
-        window: int = 450*2**20, # bytes of memory for groups of a pool on disk
+        window: int = 400*2**20, # bytes of memory for groups of a pool on disk
     ):
         self.pool, self.size, self.seed, self.stream = pool, check_count(size, "size"), seed, stream
         self.each, G = pool.num_steps*pool.group, len(pool.groups)                     # rows of a group, groups
