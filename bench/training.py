@@ -1,16 +1,18 @@
 """Training: pool rows per second, steps per second, a pool larger than memory, and the time until the gate holds, beside OT-CFM.
 
-    python bench/training.py [--part speed disk hitting] [--seeds 60 61 62 63 64] [--jobs 1] [--gigabytes 10] [--scratch FOLDER] [--out bench/results/training.json]
+    python bench/training.py [--part speed disk hitting] [--seeds 60 61 62 63 64] [--jobs 1] [--gigabytes 10] [--pairs 5] [--scratch FOLDER] [--out bench/results/training.json]
 
 speed    rows of a pool and training steps per second, one device.
 disk     rows per second of training from a pool of --gigabytes on disk (in --scratch; random numbers in the shape of CIFAR-10's pool) over those from the same
-         pool in memory, each in a process of its own, with an MLP of 3 × 256; resident memory; how much of the pool the page cache held.
+         pool in memory, each in a process of its own, with an MLP of 3 × 256: --pairs pairs in turns, the median of their ratios. Wall and CPU time of a step,
+         wall time of its rows; resident memory; how much of the pool the page cache held.
 hitting  seconds (pool included) until the gate holds at two consecutive checks, NSGF(num_steps=10) and StraightFlow("ot"), defaults, same network, same
          schedule, averaged weights, checks every 10 % of the steps, which are not counted; then the fit ends. Rows that are in the file already are kept."""
 import argparse, json, os, shutil, sys, tempfile, time
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 from pathlib import Path
+from statistics import median
 
 import torch
 
@@ -74,7 +76,7 @@ def cached(folder):
 
 
 def train_from(folder, memory, steps, warm):
-    "Rows per second of training and resident memory; the pool mapped from the disk, or read whole"
+    "Rows per second of training and resident memory; the pool on the disk, or read whole"
     from nsgf_nb.nets import MLP
     from nsgf_nb.processes import batch_part
     from nsgf_nb.shards import open_pool
@@ -83,17 +85,20 @@ def train_from(folder, memory, steps, warm):
     pool = open_pool(folder)
     if memory: pool = pool.in_memory()
     draw, net, most = BlockShuffle(pool, 256, seed=0), MLP(CIFAR["shape"], hidden=256, layers=3), [0]
-    times = {}
+    times, took = {}, {}
     def rows(s, part=(0, 1)):
-        times[s] = time.perf_counter()
-        x, t, v, _ = pool.rows(draw(s)[batch_part(256, part)])
+        times[s] = time.perf_counter(), time.process_time()
+        x, t, v, _ = draw.rows(s, batch_part(256, part))
+        took[s] = time.perf_counter() - times[s][0]
         if s % 50 == 0: most[0] = max(most[0], status("RssAnon"))
         return x, t, v, None
     train(net, rows, warm + steps, show=False)
-    return dict(rows_per_second=256*(steps - 1)/(times[warm + steps - 1] - times[warm]), rss_anon=most[0], rss_file=status("RssFile"), window_shards=draw.width, shards=len(pool.shards))
+    wall, cpu = (z/(steps - 1) for z in (q - p for p, q in zip(times[warm], times[warm + steps - 1])))    # seconds a step
+    return dict(rows_per_second=256/wall, milliseconds=dict(step=1e3*wall, cpu=1e3*cpu, rows=1e3*sum(took[s] for s in range(warm, warm + steps))/steps),
+                rss_anon=most[0], rss_file=status("RssFile"), window_groups=draw.width, groups=len(pool.groups))
 
 
-def disk(gigabytes, scratch, steps=400, warm=60, repeats=3):
+def disk(gigabytes, scratch, pairs, steps=400, warm=60):
     from nsgf_nb.shards import build_shards
     folder = Path(tempfile.mkdtemp(dir=scratch))
     try:
@@ -101,14 +106,16 @@ def disk(gigabytes, scratch, steps=400, warm=60, repeats=3):
         size = pool.nbytes; del pool
         runs = []
         with get_context("spawn").Pool(1, maxtasksperchild=1) as p:
-            for r in range(repeats):
+            for _ in range(pairs):                        # in turns: what else the machine does slows both
                 before = cached(folder/"pool")
-                mapped = p.apply(train_from, (folder/"pool", False, steps, warm)); after = cached(folder/"pool")
+                read = p.apply(train_from, (folder/"pool", False, steps, warm)); after = cached(folder/"pool")
                 whole = p.apply(train_from, (folder/"pool", True, steps, warm))
-                runs.append(dict(cached_before=before, cached_after=after, disk=mapped, memory=whole, ratio=mapped["rows_per_second"]/whole["rows_per_second"]))
-                print(f"pool of {size/1e9:.1f} GB: {mapped['rows_per_second']:.0f} rows/s from disk ({before:.0%} to {after:.0%} in the page cache), {whole['rows_per_second']:.0f} from memory: {runs[-1]['ratio']:.2f}; RssAnon {mapped['rss_anon']/1e6:.0f} MB", flush=True)
+                runs.append(dict(cached_before=before, cached_after=after, disk=read, memory=whole, ratio=read["rows_per_second"]/whole["rows_per_second"], load=os.getloadavg()[0]))
+                say = " ".join(f"{k} {read['milliseconds'][k]:.1f}/{whole['milliseconds'][k]:.1f}" for k in read["milliseconds"])
+                print(f"pool of {size/1e9:.1f} GB: {read['rows_per_second']:.0f} rows/s from disk ({before:.0%} to {after:.0%} in the page cache), {whole['rows_per_second']:.0f} from memory: {runs[-1]['ratio']:.2f}; ms a step: {say}; RssAnon {read['rss_anon']/1e6:.0f} MB", flush=True)
     finally: shutil.rmtree(folder)
-    return dict(facts(), threads=torch.get_num_threads(), bytes=size, write_seconds=wrote, steps=steps, runs=runs, ratio=sorted(r["ratio"] for r in runs)[repeats//2])
+    ratios = sorted(r["ratio"] for r in runs)
+    return dict(facts(), threads=torch.get_num_threads(), bytes=size, write_seconds=wrote, steps=steps, runs=runs, ratio=median(ratios), ratio_range=[ratios[0], ratios[-1]])
 
 
 # --- hitting -------------------------------------------------------------------------------------------------------------------------
@@ -146,12 +153,12 @@ def hit(problem, method, seed, checks=10):
 def main():
     p = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     p.add_argument("--part", nargs="+", default=["speed", "disk", "hitting"], choices=["speed", "disk", "hitting"]); p.add_argument("--seeds", type=int, nargs="+", default=[60, 61, 62, 63, 64])
-    p.add_argument("--problems", nargs="+", default=["8gaussians", "checkerboard"]); p.add_argument("--jobs", type=int, default=1); p.add_argument("--gigabytes", type=float, default=10.)
+    p.add_argument("--problems", nargs="+", default=["8gaussians", "checkerboard"]); p.add_argument("--jobs", type=int, default=1); p.add_argument("--gigabytes", type=float, default=10.); p.add_argument("--pairs", type=int, default=5)
     p.add_argument("--scratch", type=Path, default=Path(tempfile.gettempdir())); p.add_argument("--out", type=Path, default=Path(__file__).parent/"results"/"training.json")
     a = p.parse_args()
     read = lambda: json.loads(a.out.read_text()) if a.out.exists() else {}
     if "speed" in a.part: write(a.out, read() | dict(speed=speed()))
-    if "disk" in a.part: write(a.out, read() | dict(disk=disk(a.gigabytes, a.scratch)))
+    if "disk" in a.part: write(a.out, read() | dict(disk=disk(a.gigabytes, a.scratch, a.pairs)))
     if "hitting" in a.part:
         rows = read().get("hitting", {}).get("rows", [])
         done = {(r["problem"], r["method"], r["seed"]) for r in rows}

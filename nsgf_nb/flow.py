@@ -137,11 +137,10 @@ def _prepare(self: NSGF, source, target, pilot, mean, sigma, seed, workdir, show
     if self.online: main = main.in_memory()
     draw, moving = BlockShuffle(main, self.batch_size, seed), Online(main, sim, self.online, self.batch_size, first=G)
 
-    def pick(pool, index):
-        x, t, v, _ = pool.rows(index)
+    def pick(x, t, v, _):
         return tuple(z.to(self.device) for z in ((x - mean)/sigma, t, v/unit_at(t, knots, units).view(-1, *[1]*(v.ndim - 1)))) + (None,)
-    def rows(s, part=(0, 1)): return pick(moving.at(s), draw(s)[batch_part(self.batch_size, part)])
-    kept = pick(held_out, torch.randint(len(held_out), (1024,), generator=make_generator(seed, "validation")))
+    def rows(s, part=(0, 1)): moving.at(s); return pick(*draw.rows(s, batch_part(self.batch_size, part)))
+    kept = pick(*held_out.rows(torch.randint(len(held_out), (1024,), generator=make_generator(seed, "validation"))))
 
     @torch.no_grad()
     def validate(net): return matching_loss(net, *kept).item()

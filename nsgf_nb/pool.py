@@ -17,11 +17,10 @@ from .core import check_count, progress
 from .simulation import Simulation
 
 # %% ../nbs/09_pool.ipynb #pool-class
-def _fill(shard, at, v_at, x, v):
-    "Rows of a shard into x and v, (m, d): positions, and either velocities or the positions one step later."
-    flat = shard["x"].view(-1, x.shape[1])
-    if "v" in shard: x.copy_(flat.index_select(0, at)); v.copy_(shard["v"].view(-1, x.shape[1]).index_select(0, v_at))
-    else: torch.index_select(flat, 0, at, out=x); torch.index_select(flat, 0, v_at, out=v)
+def _take(shard, g, k, i):
+    "Of particle i of group g at step k: its position, and its velocity or, where positions tell it, its next position."
+    pick = lambda z, k: z.flatten(0, 2).index_select(0, (g*z.shape[1] + k)*z.shape[2] + i)
+    return pick(shard["x"], k), pick(shard["v"], k) if "v" in shard else pick(shard["x"], k + 1)
 
 class Pool:
     "Simulated trajectories."
@@ -73,15 +72,11 @@ class Pool:
         n, T = self.group, self.num_steps
         b, k, i = index//(T*n), index//n % T, index % n
         s, g = (b + self.groups.start)//self.per, (b + self.groups.start) % self.per
-        half, counts = "v" in self.shards[0], torch.bincount(s).tolist()
-        order = s.argsort(stable=True) if len(counts) > 1 and (s[1:] < s[:-1]).any() else slice(None)   # shard by shard
-        at = ((g*(T + 1) + k)*n + i)[order]
-        v_at = ((g*T + k)*n + i)[order] if half else at + n
-        x = torch.empty(len(index), *self.shape, dtype=self.dtype); v = torch.empty_like(x)
-        for shard, o, p, X, V in zip(self.shards, at.split(counts), v_at.split(counts), x.flatten(1).split(counts), v.flatten(1).split(counts)):
-            if len(o): _fill(shard, o, p, X, V)
-        if not isinstance(order, slice): back = order.argsort(); x, v = x[back], v[back]
-        if not half: v.sub_(x).div_(self.etas[b, k].view(-1, *[1]*(x.ndim - 1)))
+        if len(self.shards) == 1: x, v = (z.to(self.dtype) for z in _take(self.shards[0], g, k, i))
+        else:
+            x = torch.empty(len(index), *self.shape, dtype=self.dtype); v = torch.empty_like(x)
+            for j in s.unique().tolist(): here = s == j; x[here], v[here] = (z.to(x.dtype) for z in _take(self.shards[j], g[here], k[here], i[here]))
+        if "v" not in self.shards[0]: v.sub_(x).div_(self.etas[b, k].view(-1, *[1]*(x.ndim - 1)))
         return x, self.times[b, k], v, k
 
     def replace(self,

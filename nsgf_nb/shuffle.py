@@ -6,7 +6,7 @@
 __all__ = ['BlockShuffle']
 
 # %% ../nbs/09b_shuffle.ipynb #shf-imports
-import ctypes, mmap, sys
+from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 
@@ -14,61 +14,74 @@ import torch
 from torch import Tensor
 
 from .core import check_count, make_generator
+from .files import read_entry
 from .pool import Pool
 
 # %% ../nbs/09b_shuffle.ipynb #shf-class
-def _populate(z):
-    "Read a mapped tensor from the disk and enter its pages, which spares a fault for each (Linux 5.14 and newer; elsewhere pages come when they are touched)."
-    start = z.data_ptr()//mmap.PAGESIZE*mmap.PAGESIZE
-    if sys.platform == "linux": ctypes.CDLL(None).madvise(ctypes.c_void_p(start), ctypes.c_size_t(z.data_ptr() + z.nbytes - start), 22)  # MADV_POPULATE_READ
-
 class BlockShuffle:
-    "Numbers of random rows, step by step."
+    "Random rows, step by step."
     def __init__(self,
         pool: Pool,            # to draw from
         size: int,             # rows of a step
         seed: int,             # of the draws
         stream: str = "rows",  # their name
-        window: int = 2**30,   # bytes of the shards that are drawn from at a time
+        window: int = 400*2**20, # bytes of memory for groups of a pool on disk
     ):
         self.pool, self.size, self.seed, self.stream = pool, check_count(size, "size"), seed, stream
-        r, per = pool.groups, pool.per
-        cuts = [r.start, *range((r.start//per + 1)*per, r.stop, per), r.stop]
-        self.blocks = [range(a - r.start, b - r.start) for a, b in zip(cuts, cuts[1:])]   # groups of the pool, a range for each shard
-        self.rows = pool.num_steps*pool.group                                             # of a group
-        self.width = len(self.blocks) if pool.nbytes <= window else max(1, min(len(self.blocks), window*len(pool.shards)//pool.nbytes))
-        self._order, self._read, self._reader = lru_cache(4)(self._order), -1, ThreadPoolExecutor(1, "read")  # no thread before it is needed
+        self.each, G = pool.num_steps*pool.group, len(pool.groups)                     # rows of a group, groups
+        ahead = -(-size//self.each)                                                    # groups by which the window may move in a step
+        fit = max(1 + ahead, window*sum(len(z["etas"]) for z in pool.shards)//pool.nbytes)
+        self.moves = bool(pool.files) and fit < G
+        self.width = fit - ahead if self.moves else G
+        self.ring = Pool([{k: torch.empty(fit, *z.shape[1:], dtype=z.dtype) for k, z in pool.shards[0].items()}], pool.blurs, pool.seed) if self.moves else pool
+        self._order = lru_cache(4)(lambda epoch: torch.randperm(G, generator=make_generator(seed, f"{stream} blocks", epoch)).tolist())
+        self._asked, self._waiting, self._reader = 0, deque(), ThreadPoolExecutor(1, "read")
 
-    def _order(self, epoch):
-        return torch.randperm(len(self.blocks), generator=make_generator(self.seed, f"{self.stream} blocks", epoch)).tolist()
-
-    def _block(self, q):
-        epoch, i = divmod(q, len(self.blocks))
+    def _group(self, q):
+        "The q-th group that enters the window."
+        epoch, i = divmod(q, len(self.pool.groups))
         return self._order(epoch)[i]
 
-    def _fetch(self, last):
-        "Have the system read and map the blocks up to number `last`, in the background."
-        for q in range(max(self._read + 1, last - self.width), last + 1):
-            if not self.pool.files: break
-            j = (self.pool.groups.start + self.blocks[self._block(q)].start)//self.pool.per
-            for z in ("x", "v"):
-                if z in self.pool.shards[j]: self._reader.submit(_populate, self.pool.shards[j][z])
-        self._read = last
+    def _read(self, b, place):
+        s, g = divmod(self.pool.groups[b], self.pool.per)
+        for k in {"x", "v"} & set(self.pool.shards[s]): read_entry(self.pool.files[s], k, g, self.ring.shards[0][k][place])
+        self.ring.etas[place], self.ring.times[place] = self.pool.etas[b], self.pool.times[b]
+
+    def _fetch(self, first):
+        "Wait for the groups of a window; have the next ones read in the background."
+        n = len(self.ring.groups)
+        if not self._asked - n <= first <= self._asked: self._waiting.clear(); self._asked = first       # not where the last step was: begin anew
+        for q in range(self._asked, first + n): self._waiting.append((q, self._reader.submit(self._read, self._group(q), q % n)))
+        self._asked = first + n
+        while self._waiting and self._waiting[0][0] < first + self.width: self._waiting[0][1].result(); self._waiting.popleft()
+
+    def _first(self, s):
+        "Which group is the first of the window of step s, of those that come."
+        return s*self.size//self.each if self.moves else 0
+
+    def _draw(self, s):
+        "Of each row of step s the group, counted in the window, and the number in the group."
+        r = torch.randint(self.width*self.each, (self.size,), generator=make_generator(self.seed, self.stream, s))
+        return r//self.each, r % self.each
 
     def window(self,
         s: int,  # step
     ) -> Tensor: # groups that step s draws from
         "What can be drawn."
-        if self.width == len(self.blocks): return torch.arange(len(self.pool.groups))
-        period = s*self.size*len(self.blocks)//len(self.pool)
-        if period + self.width > self._read: self._fetch(period + self.width)             # one more than the window: the next
-        return torch.cat([torch.arange(b.start, b.stop) for b in (self.blocks[self._block(q)] for q in range(period, period + self.width))])
+        return torch.tensor([self._group(q) for q in range(self._first(s), self._first(s) + self.width)]) if self.moves else torch.arange(self.width)
 
     def __call__(self,
         s: int,  # step
     ) -> Tensor: # (size,)
+        "The numbers of the rows of step s."
+        w, i = self._draw(s)
+        return self.window(s)[w]*self.each + i
+
+    def rows(self,
+        s: int,                      # step
+        part: slice = slice(None),   # of the batch
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]: # x, t, v, k, as Pool.rows
         "The rows of step s."
-        groups = self.window(s)
-        r = torch.randint(len(groups)*self.rows, (self.size,), generator=make_generator(self.seed, self.stream, s))
-        index = groups[r//self.rows]*self.rows + r % self.rows
-        return index if self.width == len(self.blocks) else index.sort().values         # in the order of the disk
+        first, (w, i) = self._first(s), self._draw(s)
+        if self.moves: self._fetch(first)
+        return self.ring.rows(((first + w) % len(self.ring.groups)*self.each + i)[part])

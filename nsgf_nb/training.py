@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import distributed as dist, nn
 
-from .core import check_count, check_positive, keep_random_state, make_generator, progress, require
+from .core import check_count, check_positive, keep_random_state, make_generator, progress, require, reuse_memory
 from .files import load_tensors, save_tensors
 from .matching import matching_loss
 from .nets import EMA
@@ -127,7 +127,7 @@ def train(net: nn.Module,                      # trained in place; ends with the
                     warmup=check_count(warmup, "warmup", 0), weight_decay=weight_decay, patience=patience)  # not accumulate: like the number of processes it only rounds
     state = _State(net, lr, ema, weight_decay, precision, patience)
     state.begin(resume and file, settings)
-    facts = state.facts
+    facts = state.facts; reuse_memory()
     start, saved, call = time.monotonic() - facts["seconds"], time.monotonic(), under(net, precision)
     clock = lambda: time.monotonic() - start
     def save():
