@@ -15,12 +15,13 @@ import torch
 from torch import Tensor, nn
 
 from .core import check_count, check_fraction, check_name, check_points, check_positive, fresh_seed, keep_random_state, make_generator, patch, pick_device
-from .data import affine, get_sampler, points_and_labels
+from .data import get_sampler, points_and_labels
 from .files import load_tensors, save_tensors
 from .nets import Field
 from .optimiser import check_options
 from .presets import PRESETS, make_network, network_config, network_from
 from .processes import batch_part, shared, world
+from .simulation import ends
 from .training import train
 
 # %% ../nbs/10b_base.ipynb #flw-base
@@ -54,27 +55,6 @@ class Flow:
     @property
     def net(self): return self.velocity and self.velocity.net
 
-def _measure(target, seed):
-    "Mean and rms deviation of a sampler, from a pilot of 2048 points."
-    n = min(2048, target.num_points or 2048)
-    x, _ = points_and_labels(target, n, make_generator(seed, "pilot"))
-    mean = x.mean(0); sigma = (x - mean).square().mean().sqrt()
-    if not sigma > 0: raise ValueError("target: all points are the same, and a flow needs a scale: expected points that differ")
-    return x, mean, sigma
-
-def _named_source(source, shape, mean, sigma):
-    if source is None: return affine(get_sampler("normal", shape=shape), sigma.item(), mean)
-    if source == "normal": source = get_sampler("normal", shape=shape)
-    source = get_sampler(source)
-    if source.shape != shape: raise ValueError(f"source and target: expected points of one shape, got {source.shape} and {shape}")
-    return source
-
-def _ends(target, source, seed):
-    "Samplers of both ends, and what was measured of the target."
-    target = get_sampler(target)
-    pilot, mean, sigma = _measure(target, seed)
-    return _named_source(source, target.shape, mean, sigma), target, pilot, mean, sigma
-
 # %% ../nbs/10b_base.ipynb #flw-fit
 def _begin(seed, workdir, resume):
     "What rank 0 checks, and the seed."
@@ -96,7 +76,7 @@ def fit(self: Flow,
     "Learn the velocity field."
     seed = shared(lambda: _begin(seed, workdir, resume))
     batch_part(self.batch_size, (0, world()[1]*self.accumulate))
-    source, target, pilot, mean, sigma = _ends(target, source, seed)
+    source, target, pilot, mean, sigma = ends(target, source, seed)
     source = self._start(source)
     with keep_random_state(make_generator(seed, "weights").initial_seed()): net = make_network(self.network, target.shape).to(self.device)
     rows, knots, units, extra = self._prepare(source, target, pilot, mean, sigma, seed, workdir, progress)

@@ -41,16 +41,20 @@ def _options(file, pairs):
 def _again(args): return f"nsgf fit {shlex.quote(args.target)} --out {shlex.quote(str(_folder(args)))} --resume"
 def _folder(args): return Path(args.out or f"runs/{Path(args.target).stem}-{args.method or 'nsgf'}")
 
+def _merged(old, new):
+    "Options of both, those of parts as well; new ones win."
+    return old | {k: _merged(old[k], v) if isinstance(v, dict) and isinstance(old.get(k), dict) else v for k, v in new.items()}
+
 def _settled(args, folder):
     "The flow and the settings of a run: what was asked for, else what is in the folder, else the defaults."
-    from nsgf_nb.run import _checked, _given, check_folder, check_same, find_method, make_settings, merged
+    from nsgf_nb.run import _checked, _given, check_folder, check_same, find_method, make_settings
     old, asked = check_folder(folder, args.resume), dict(target=_given(args.target), source=args.source and _given(args.source), method=args.method, seed=args.seed)
     asked = {k: v for k, v in asked.items() if v is not None}
     check_same(folder, old, asked)
     asked = dict(method="nsgf", seed=0, source=None) | {k: old[k] for k in ("target", "source", "method", "seed") if k in old} | asked
     options = _checked(_options(args.config, args.set), find_method(asked["method"])[2])
     check_same(folder, old.get("parameters", {}), options)
-    return make_settings(**asked, options=merged(old.get("parameters", {}), options), device=args.device)
+    return make_settings(**asked, options=_merged(old.get("parameters", {}), options), device=args.device)
 
 def _notes(iterations):
     "Where there is no terminal for progress bars: a line for each tenth of the way."

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['expect_error', 'patch', 'check_positive', 'check_count', 'check_fraction', 'check_name', 'check_points', 'check_pair',
            'check_weights', 'pick_device', 'fresh_seed', 'make_generator', 'keep_random_state', 'atomic_path',
-           'require', 'progress', 'reuse_memory']
+           'require', 'progress']
 
 # %% ../nbs/00_core.ipynb #core-imports
 import difflib, hashlib, importlib, math, operator, os, random, secrets
@@ -178,7 +178,3 @@ def progress(total: int,         # number of steps
             ) -> tqdm:           # call .update(1) after each step and .set_postfix(loss=…) for numbers
     "A progress bar."
     return tqdm(total=total, desc=desc, disable=not show, dynamic_ncols=True)
-
-def reuse_memory():
-    "Let the C library (glibc) keep what a step frees for the next one, instead of giving it back and taking it anew page by page. Elsewhere without effect."
-    torch.empty(2**25 - 2**16, dtype=torch.uint8)  # never touched; its end raises the bounds up to which freed memory is kept: blocks to 32 MB, 64 MB in all

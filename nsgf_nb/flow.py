@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from .base import Flow, _ends
+from .base import Flow
 from .core import check_count, check_fraction, check_name, check_positive, make_generator, patch
 from .data import points_and_labels
 from .estimator import SinkhornVelocity
@@ -25,7 +25,7 @@ from .pool import Pool, build_pool
 from .processes import batch_part
 from .shards import build_shards
 from .shuffle import BlockShuffle
-from .simulation import STORAGE, Simulation
+from .simulation import STORAGE, Simulation, ends
 from .terms import inner_scale
 
 # %% ../nbs/11_flow.ipynb #flw-all
@@ -125,7 +125,7 @@ def simulate(self: NSGF,
              progress: bool = True,          # progress bar
             ) -> Pool:
     "The pool that `fit` trains on, and no more."
-    source, target, pilot, *_ = _ends(target, source, seed)
+    source, target, pilot, *_ = ends(target, source, seed)
     return _simulate(self, source, target, pilot, seed, workdir, progress)[0]
 
 @patch

@@ -14,13 +14,14 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from .base import Flow, _begin, _ends, _starts, chunk_size
+from .base import Flow, _begin, _starts, chunk_size
 from .core import check_count, check_name, check_positive, keep_random_state, make_generator, patch, pick_device, require
 from .files import load_tensors, save_tensors
 from .flow import NSGF
 from .particles import natural_time, step_sizes
 from .phase import PhasePredictor
 from .processes import shared
+from .simulation import ends
 from .straight import StraightFlow
 from .training import train
 
@@ -69,7 +70,7 @@ def _told(name, before, callbacks):
     whole = lambda row: dict(part=name) | row | dict(step=first + row["step"], seconds=t0 + row["seconds"])
     return whole, [lambda row, f=f: f(whole(row)) for f in callbacks]
 
-def _fit_part(self, name, ends, seed, workdir, resume, callbacks, progress):
+def _fit_part(self, name, both, seed, workdir, resume, callbacks, progress):
     "Fit a phase, or take it from the folder where it is done."
     flow, folder = getattr(self, name), workdir and Path(workdir)/"parts"/name
     whole, callbacks = _told(name, self.history, callbacks)
@@ -78,16 +79,16 @@ def _fit_part(self, name, ends, seed, workdir, resume, callbacks, progress):
         tensors, facts = load_tensors(done, "flow")
         if (old := facts["config"] | dict(seed=facts["seed"])) != (new := json.loads(json.dumps(flow._plain() | dict(seed=seed)))):
             raise ValueError(f"{done}: cannot resume, " + ", ".join(f"{k} was {old.get(k)}, is now {new[k]}" for k in new if old.get(k) != new[k]))
-        flow._restore(done, tensors, facts); flow.source = ends[0]
+        flow._restore(done, tensors, facts); flow.source = both[0]
     else:
         if folder: folder.mkdir(parents=True, exist_ok=True)
-        flow.fit(ends[1], ends[0], seed=seed, workdir=folder, resume=resume, callbacks=callbacks, progress=progress)
+        flow.fit(both[1], both[0], seed=seed, workdir=folder, resume=resume, callbacks=callbacks, progress=progress)
         if folder: shared(lambda: [flow.save(done), (folder/"training.safetensors").unlink(missing_ok=True), shutil.rmtree(folder/"pool", ignore_errors=True)] and None)
     self.history = self.history + [whole(row) for row in flow.history]
 
-def _fit_predictor(self, ends, seed, workdir, resume, callbacks, progress):
+def _fit_predictor(self, both, seed, workdir, resume, callbacks, progress):
     "t(X_t) on the straight flow's own points."
-    source, target, pilot, mean, sigma = ends
+    source, target, pilot, mean, sigma = both
     with keep_random_state(make_generator(seed, "predictor").initial_seed()): net = PhasePredictor(target.shape).to(self.device)
     rows = self.straight._prepare(self.straight._start(source), target, pilot, mean, sigma, seed, None, False)[0]
     def points(s, part=(0, 1)): x, t, *_ = rows(s, part); return x, t, t, None
@@ -110,13 +111,13 @@ def fit(self: NSGFPlusPlus,
        ) -> Flow:                           # self
     "Learn both fields, and the predictor if there is to be one."
     seed = shared(lambda: _begin(seed, workdir, resume))
-    ends, self.history, self.velocity, self.predictor = _ends(target, source, seed), [], None, self.config["predictor"]
+    both, self.history, self.velocity, self.predictor = ends(target, source, seed), [], None, self.config["predictor"]
     rest = seed, workdir, resume, callbacks, progress
-    _fit_part(self, "sinkhorn", ends, *rest)
+    _fit_part(self, "sinkhorn", both, *rest)
     self.straight.start = self.sinkhorn if self.start == "sinkhorn" else "source"
-    _fit_part(self, "straight", ends, *rest)
-    if self.predictor == "network": _fit_predictor(self, ends, *rest)
-    self.velocity, self.source = self.straight.velocity, ends[0]
+    _fit_part(self, "straight", both, *rest)
+    if self.predictor == "network": _fit_predictor(self, both, *rest)
+    self.velocity, self.source = self.straight.velocity, both[0]
     return self
 
 # %% ../nbs/13_plusplus.ipynb #npp-sample

@@ -13,11 +13,11 @@ from pathlib import Path
 import torch
 from torch import distributed as dist, nn
 
-from .core import check_count, check_positive, keep_random_state, make_generator, progress, require, reuse_memory
+from .core import check_count, check_positive, keep_random_state, make_generator, progress, require
 from .files import load_tensors, save_tensors
 from .matching import matching_loss
 from .nets import EMA
-from .optimiser import adamw, check_options, learning_rate, under
+from .optimiser import adamw, check_options, learning_rate, reuse_memory, under
 from .processes import interruptible, mean_of_all, shared, world
 
 # %% ../nbs/10a_training.ipynb #trn-state
