@@ -88,6 +88,9 @@ def test_wheel_holds_the_package_and_nothing_else(wheel):
     assert {Path(n).stem for n in names if re.fullmatch(r"nsgf_nb/[a-z]\w*\.py", n)} == set(MODULES)
     assert "nsgf_nb/py.typed" in names and any(n.endswith("LICENSE") for n in names)
     assert not [n for n in names if n.endswith((".ipynb", ".pyc", ".png"))]
+    weights = {n: wheel.getinfo(n).file_size for n in names if n.startswith("nsgf_nb/weights/")}
+    assert {"nsgf_nb/weights/lenet-mnist.safetensors", "nsgf_nb/weights/lenet-fashionmnist.safetensors"} <= set(weights) == {f"nsgf_nb/weights/{p.name}" for p in (PACKAGE / "weights").iterdir()}
+    assert all(size < 1e6 for n, size in weights.items() if "lenet" in n)
 
 
 def test_wheel_says_what_settings_say(wheel):
