@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from .base import Flow
+from .base import Flow, num_held_out
 from .core import check_count, check_fraction, check_name, check_positive, make_generator, patch
 from .data import points_and_labels
 from .estimator import SinkhornVelocity
@@ -140,7 +140,7 @@ def _prepare(self: NSGF, source, target, pilot, mean, sigma, seed, workdir, show
     def pick(x, t, v, _):
         return tuple(z.to(self.device) for z in ((x - mean)/sigma, t, v/unit_at(t, knots, units).view(-1, *[1]*(v.ndim - 1)))) + (None,)
     def rows(s, part=(0, 1)): moving.at(s); return pick(*draw.rows(s, batch_part(self.batch_size, part)))
-    kept = pick(*held_out.rows(torch.randint(len(held_out), (1024,), generator=make_generator(seed, "validation"))))
+    kept = pick(*held_out.rows(torch.randint(len(held_out), (num_held_out(target.shape),), generator=make_generator(seed, "validation"))))
 
     @torch.no_grad()
     def validate(net): return matching_loss(net, *kept).item()

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from .core import check_count, check_name, make_generator, patch
 from .data import Sampler, get_sampler, points_and_labels
-from .base import Flow
+from .base import Flow, num_held_out
 from .matching import matching_loss
 from .simulation import group_clouds
 from .processes import batch_part
@@ -88,7 +88,7 @@ def _prepare(self: StraightFlow, source, target, pilot, mean, sigma, seed, workd
         return (torch.lerp(x0, y, w) - mean)/sigma, t, (y - x0)/sigma
     def rows(s, part=(0, 1), seed=seed): return tuple(z[batch_part(self.batch_size, part)].to(self.device) for z in batch(s, seed)) + (None,)
     other = make_generator(seed, "validation").initial_seed()
-    kept = [rows(s, seed=other) for s in range(max(1, 1024//self.batch_size))]
+    kept = [rows(s, seed=other) for s in range(max(1, num_held_out(target.shape)//self.batch_size))]
 
     @torch.no_grad()
     def validate(net): return sum(matching_loss(net, *r).item() for r in kept)/len(kept)
