@@ -13,12 +13,12 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from .base import Flow, num_held_out
+from .base import Flow
 from .core import check_count, check_fraction, check_name, check_positive, make_generator, patch
 from .data import points_and_labels
 from .estimator import SinkhornVelocity
 from .matching import loss_floor, matching_loss
-from .nets import unit_at
+from .nets import num_held_out, unit_at
 from .online import Online
 from .particles import natural_time, per_step, step_sizes
 from .pool import Pool, build_pool

@@ -14,10 +14,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from .base import Flow, _begin, _starts, chunk_size
+from .base import Flow, _begin, _starts
 from .core import check_count, check_name, check_positive, keep_random_state, make_generator, patch, pick_device, require
 from .files import load_tensors, save_tensors
 from .flow import NSGF
+from .nets import chunk_size, guided
 from .particles import natural_time, step_sizes
 from .phase import PhasePredictor
 from .processes import shared
@@ -127,10 +128,10 @@ def _tau(self, x):
     field = self.straight.velocity
     return self.predictor.to(x.device).eval()((x - field.mean)/field.sigma).clamp(0, 1)
 
-def _straight(field, x, tau, N, solver, label):
+def _straight(u, x, tau, N, solver):
     "Positions after each of N steps of s."
     path, h, w = [x], 1/N, (1 - tau).view(-1, *[1]*(x.ndim - 1))
-    f = lambda s, x: w*field(x, tau + s*(1 - tau), label)
+    f = lambda s, x: w*u(x, tau + s*(1 - tau))
     for j in range(N):
         s, k = j*h, f(j*h, path[-1])
         if solver == "midpoint": k = f(s + h/2, path[-1] + h/2*k)
@@ -138,13 +139,13 @@ def _straight(field, x, tau, N, solver, label):
         path.append(path[-1] + h*k)
     return torch.stack(path)
 
-def _adaptive(field, x, tau, rtol, atol, label):
+def _adaptive(u, x, tau, rtol, atol):
     "The end, and the calls that it took."
     solve, calls, w = require("torchdiffeq", "ode", "an adaptive solver").odeint, 0, (1 - tau).view(-1, *[1]*(x.ndim - 1))
     def f(s, x):
         nonlocal calls
         calls += 1
-        return w*field(x, tau + s*(1 - tau), label)
+        return w*u(x, tau + s*(1 - tau))
     return solve(f, x, torch.tensor([0., 1.], device=x.device), rtol=rtol, atol=atol, method="dopri5")[-1:], calls
 
 @patch
@@ -152,7 +153,8 @@ def _adaptive(field, x, tau, rtol, atol, label):
 def sample(self: NSGFPlusPlus,
            n: int | None = None,          # number of samples, drawn from the source
            x0: Tensor | None = None,      # or points to start from, (n, *shape)
-           label: Tensor | None = None,   # classes, (n,), for networks with labels
+           label: Tensor | None = None,   # classes, (n,), for a straight phase with labels
+           guidance: float = 0.,          # w of classifier-free guidance in that phase; doubles its calls
            num_steps: int | None = None,  # straight steps of every sample; None: ceil((1 - τ)/step)
            step: float | None = None,     # ω; None: as in the class
            rtol: float | None = None,     # relative tolerance: Dormand–Prince instead of steps
@@ -169,7 +171,7 @@ def sample(self: NSGFPlusPlus,
     if num_steps is not None: check_count(num_steps, "num_steps")
     x0 = _starts(self, n, x0, seed)
     size = check_count(batch_size or chunk_size(x0), "batch_size")
-    first = self.sinkhorn.sample(x0=x0, label=label, return_path=True, batch_size=size)
+    first = self.sinkhorn.sample(x0=x0, return_path=True, batch_size=size)
     x, field = first[-1], self.velocity
     tau = torch.cat([_tau(self, z) for z in x.split(size)])
     steps = torch.full_like(tau, num_steps or 0).long() if num_steps else ((1 - tau)/omega - 1e-6).ceil().clamp(1).long()
@@ -177,12 +179,12 @@ def sample(self: NSGFPlusPlus,
     out, nfe = None, torch.full_like(steps, self.sinkhorn.num_steps)
     for N in steps.unique().tolist():                                     # equal numbers of steps together: no call is wasted
         for i in (steps == N).nonzero().squeeze(1).split(size):
-            labels = None if label is None else label.to(x.device)[i]
-            if rtol is not None: path, calls = _adaptive(field, x[i], tau[i], rtol, rtol if atol is None else atol, labels)
-            else: path, calls = _straight(field, x[i], tau[i], N, solver, labels), two*N
+            u = guided(field, None if label is None else label.to(x.device)[i], guidance)
+            if rtol is not None: path, calls = _adaptive(u, x[i], tau[i], rtol, rtol if atol is None else atol)
+            else: path, calls = _straight(u, x[i], tau[i], N, solver), two*N
             path = path if return_path and rtol is None else path[-1:]
             out = path.new_empty(len(path), *x.shape) if out is None else out
-            out[:, i] = path; nfe[i] += calls
+            out[:, i] = path; nfe[i] += 2*calls if guidance else calls
     self.nfe = nfe.float().mean().item()
     made = torch.cat([first, out[1:] if rtol is None else out]) if return_path else out[-1]
     return (made, SampleInfo(nfe, tau)) if return_info else made

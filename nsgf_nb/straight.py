@@ -11,10 +11,11 @@ from functools import lru_cache
 import torch
 from torch import Tensor, nn
 
-from .core import check_count, check_name, make_generator, patch
+from .core import check_count, check_fraction, check_name, make_generator, patch
 from .data import Sampler, get_sampler, points_and_labels
-from .base import Flow, num_held_out
+from .base import Flow
 from .matching import matching_loss
+from .nets import num_held_out
 from .simulation import group_clouds
 from .processes import batch_part
 
@@ -64,16 +65,24 @@ class StraightFlow(Flow):
         accumulate: int = 1,              # parts of a batch that are taken one after the other
         clip: float | None = None,        # largest norm of the gradient
         weight_decay: float = 0.,         # of AdamW
+        label_dropout: float = .1,        # share of labels that are left out, for guidance; of a network with num_classes
         patience: int | None = None,      # rows of the history without a better held-out loss after which training stops
         device: str | None = None,        # None: CUDA where there is one
     ):
         self._keep(locals())
-        check_name(coupling, ("independent", "ot"), "coupling"); check_count(num_steps, "num_steps")
+        check_name(coupling, ("independent", "ot"), "coupling"); check_fraction(label_dropout, "label_dropout"); check_count(num_steps, "num_steps")
         if start != "source" and not (isinstance(start, Flow) and start.velocity): raise ValueError(f"start: expected 'source' or a fitted flow, got {start!r}")
 
     def _start(self, source): return source if self.start == "source" else pushed(self.start)
     def _grid(self, num_steps, solver): return [k/(num_steps or self.num_steps) for k in range((num_steps or self.num_steps) + 1)]
     def _rate(self, t): return 1.
+
+def _labels(label, pair, network, dropout, generator):
+    "Classes of a batch, some replaced by the one that says nothing; None for a network without classes."
+    num = getattr(network, "config", {}).get("num_classes")
+    if num is None: return None
+    if label is None: raise ValueError("network: expected a target with labels, because the network has classes")
+    return label[pair].masked_fill(torch.rand(len(label), generator=generator) < dropout, num)
 
 @patch
 def _prepare(self: StraightFlow, source, target, pilot, mean, sigma, seed, workdir, show):
@@ -81,12 +90,13 @@ def _prepare(self: StraightFlow, source, target, pilot, mean, sigma, seed, workd
     if self.start != "source": source = get_sampler(source(min(BANK, source.num_points or BANK), make_generator(seed, "bank")))
     @lru_cache(1)  # the parts of a batch share its pairs
     def batch(s, seed):
-        x0, y, _ = group_clouds(source, target, self.batch_size, seed, s)
-        if self.coupling == "ot": y = y[assign(x0, y)]
+        x0, y, label = group_clouds(source, target, self.batch_size, seed, s)
+        pair = assign(x0, y) if self.coupling == "ot" else slice(None)
+        y, label = y[pair], _labels(label, pair, self.network, self.label_dropout, make_generator(seed, "labels", s))
         t = torch.rand(len(y), generator=make_generator(seed, "times", s))
         w = t.view(-1, *[1]*(y.ndim - 1))
-        return (torch.lerp(x0, y, w) - mean)/sigma, t, (y - x0)/sigma
-    def rows(s, part=(0, 1), seed=seed): return tuple(z[batch_part(self.batch_size, part)].to(self.device) for z in batch(s, seed)) + (None,)
+        return (torch.lerp(x0, y, w) - mean)/sigma, t, (y - x0)/sigma, label
+    def rows(s, part=(0, 1), seed=seed): return tuple(z if z is None else z[batch_part(self.batch_size, part)].to(self.device) for z in batch(s, seed))
     other = make_generator(seed, "validation").initial_seed()
     kept = [rows(s, seed=other) for s in range(max(1, num_held_out(target.shape)//self.batch_size))]
 
