@@ -2,7 +2,7 @@
 
     python bench/features.py [--sets mnist fashionmnist] [--part train scores] [--epochs 10] [--seed 0] [--weights nsgf_nb/weights] [--out bench/results/features.json]
 
-train    a LeNet for each set, on one thread (5 minutes each): small rotations, scales and shifts, never a flip; the last weights, in 16 bits, with the accuracy
+train    a LeNet for each set, on one thread (6 CPU minutes each): small rotations, scales and shifts, never a flip; the last weights, in 16 bits, with the accuracy
          on the test set, which plays no part in the training. The same seed gives the same weights on the same machine and versions.
 scores   with the weights that are there: FID-LeNet of the test set against the training set for rising n, the floors at 2 000 and 10 000, scores of noisy and
          blurred test images, nearest training images, the test for mirrored digits, and the seconds that 10 000 images take.

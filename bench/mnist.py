@@ -79,6 +79,21 @@ def digits(seeds):
             print(f"{name:24} seed {seed}   W2 " + ", ".join(f"{v:.3f} at {k}" for k, v in row.items()) + f"   floor {sum(floor)/5:.3f}   {seconds:.0f} s", flush=True)
 
 
+# --- MNIST ---------------------------------------------------------------------------------------------------------------------------
+
+COMMON = dict(batch_size=128)
+TRIAL = 500                                                                  # optimiser steps in all of a trial
+
+
+def two_phases(T, step_size, start, coupling, total, first, lr=2e-3, ema=.99, **pool):
+    "Arguments of NSGFPlusPlus with so many steps in all, the first phase taking `first` of them"
+    return dict(sinkhorn=dict(num_steps=T, step_size=step_size, relative_blur=.15, group=1024, iterations=first, lr=lr, ema=.98, **COMMON) | dict(pool_size=8192) | pool,
+                straight=dict(coupling=coupling, iterations=total - first, lr=lr, ema=ema, **COMMON), start=start)
+
+
+TRIALS = {"FM": {f"lr {lr:g}": dict(coupling="independent", lr=lr, iterations=TRIAL, ema=.99, **COMMON) for lr in (1e-3, 2e-3, 4e-3)},
+          "OT-CFM": {f"lr {lr:g}": dict(coupling="ot", lr=lr, iterations=TRIAL, ema=.99, **COMMON) for lr in (1e-3, 2e-3, 4e-3)},
+          "NSGF++": {f"T = {T}, step {e:g}, start {s}, {c}": two_phases(T, e, s, c, TRIAL, f) for T, e, s, c, f in TRIED}}
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--part", choices=("digits", "trials", "final", "ship"), required=True)

@@ -38,7 +38,7 @@ def assign(x: Tensor, # points, (n, *shape)
     import ot
     if len(x) != len(y): raise ValueError(f"x and y: expected as many points, got {len(x)} and {len(y)}")
     cost = torch.cdist(x.flatten(1).double(), y.flatten(1).double()).square().cpu().numpy()
-    return torch.from_numpy(ot.emd([], [], cost)).argmax(1)
+    return torch.from_numpy(ot.emd([], [], cost, numItermax=10**8)).argmax(1)  # POT's own limit of 10⁵ is too low from 2048 points on
 
 # %% ../nbs/12_straight.ipynb #str-pushed
 BANK = 32768  # starts that are drawn once and used again: fresh ones would cost calls of the other network at each step
