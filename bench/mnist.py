@@ -8,18 +8,28 @@
 Each part goes on where it was stopped: rows that bench/results/digits.json or mnist.json hold are kept, an unfinished fit is resumed. Times are CPU seconds of
 one thread, so that other work on the machine does not count. Trials are judged against training images with samples of seed 90, final runs against the test set with
 samples of seed 0. The images are read from $NSGF_DATA (else ./data)."""
-import argparse, json, os, time, warnings
+import argparse, fcntl, json, os, time, warnings
 from pathlib import Path
 
 import torch
 
-from record import ROOT, facts, write
+from record import ROOT, facts, revision, write
 
 RESULTS = ROOT/"bench"/"results"
 NFES = (5, 10, 20)
 
 
 def read(path): return json.loads(path.read_text()) if path.exists() else {}
+
+
+def note(file, value, *keys):
+    "Put a value into a JSON file that other processes write into as well"
+    with open(file.with_suffix(".lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        out = read(file) | facts()
+        inner = out
+        for k in keys[:-1]: inner = inner.setdefault(k, {})
+        inner[keys[-1]] = value; write(file, out)
 
 
 def cpu(f):
@@ -68,41 +78,105 @@ def digits(seeds):
     train, test = digits_split()
     pick = lambda z, r: z[torch.randperm(len(z), generator=make_generator(r, "pick"))[:500]]
     floor = [w2(pick(train, r), test) for r in range(5)]
-    out = facts() | dict(floor=floor, base=BASE, rows=read(file).get("rows", {}))
+    note(file, floor, "floor"); note(file, BASE, "base")
     for name, change in ABLATIONS.items():
         for seed in range(seeds):
-            if f"{name}/{seed}" in out["rows"]: continue
+            if f"{name}/{seed}" in read(file).get("rows", {}): continue
             flow = digits_flow(name, change)
             _, seconds = cpu(lambda: flow.fit(train, seed=seed, progress=False))
             row = {str(nfe): w2(flow.sample(500, seed=1000 + seed, **calls(flow, nfe, "euler")), test) for nfe in (6, 10, 20)}
-            out["rows"][f"{name}/{seed}"] = dict(w2=row, seconds=seconds); write(file, out)
+            note(file, dict(w2=row, seconds=seconds, revision=revision()), "rows", f"{name}/{seed}")
             print(f"{name:24} seed {seed}   W2 " + ", ".join(f"{v:.3f} at {k}" for k, v in row.items()) + f"   floor {sum(floor)/5:.3f}   {seconds:.0f} s", flush=True)
 
 
 # --- MNIST ---------------------------------------------------------------------------------------------------------------------------
 
-COMMON = dict(batch_size=128)
-TRIAL = 500                                                                  # optimiser steps in all of a trial
+def two_phases(total, first, T, step_size, start, coupling, lr=2e-3, ema=.99):
+    "Arguments of NSGFPlusPlus with so many optimiser steps in all, of which the first phase takes `first`"
+    return dict(sinkhorn=dict(num_steps=T, step_size=step_size, relative_blur=.15, group=1024, pool_size=8192, iterations=first, lr=lr, ema=.98, batch_size=128),
+                straight=dict(coupling=coupling, iterations=total - first, lr=lr, ema=ema, batch_size=128), start=start)
 
 
-def two_phases(T, step_size, start, coupling, total, first, lr=2e-3, ema=.99, **pool):
-    "Arguments of NSGFPlusPlus with so many steps in all, the first phase taking `first` of them"
-    return dict(sinkhorn=dict(num_steps=T, step_size=step_size, relative_blur=.15, group=1024, iterations=first, lr=lr, ema=.98, **COMMON) | dict(pool_size=8192) | pool,
-                straight=dict(coupling=coupling, iterations=total - first, lr=lr, ema=ema, **COMMON), start=start)
+def one_phase(total, coupling, lr=2e-3, ema=.99): return dict(coupling=coupling, iterations=total, lr=lr, ema=ema, batch_size=128)
 
 
-TRIALS = {"FM": {f"lr {lr:g}": dict(coupling="independent", lr=lr, iterations=TRIAL, ema=.99, **COMMON) for lr in (1e-3, 2e-3, 4e-3)},
-          "OT-CFM": {f"lr {lr:g}": dict(coupling="ot", lr=lr, iterations=TRIAL, ema=.99, **COMMON) for lr in (1e-3, 2e-3, 4e-3)},
-          "NSGF++": {f"T = {T}, step {e:g}, start {s}, {c}": two_phases(T, e, s, c, TRIAL, f) for T, e, s, c, f in TRIED}}
+TRIALS = {"FM": {f"lr {lr:g}": one_phase(500, "independent", lr) for lr in (2e-3, 4e-3, 1e-3)},
+          "OT-CFM": {f"lr {lr:g}": one_phase(500, "ot", lr) for lr in (2e-3, 4e-3, 1e-3)},
+          "NSGF++": {f"T = {T}, start {start}, {pairs}": two_phases(500, 75*T, T, .2, start, pairs)
+                     for T, start, pairs in ((1, "sinkhorn", "ot"), (1, "source", "independent"), (2, "sinkhorn", "independent"))}}
+STEPS = 2400                                                                 # of FM and OT-CFM; NSGF++ takes fewer, for its pool's sake
+FINAL = {"FM": one_phase(STEPS, "independent", ema=.995), "OT-CFM": one_phase(STEPS, "ot", ema=.995), "NSGF++": None}
+
+
+def mnist(train=True):
+    from nsgf_nb.data import get_sampler
+    return get_sampler("mnist", root=os.environ.get("NSGF_DATA", "data"), train=train, download=False)
+
+
+def make(method, arguments):
+    from nsgf_nb.plusplus import NSGFPlusPlus
+    from nsgf_nb.straight import StraightFlow
+    return (NSGFPlusPlus if method == "NSGF++" else StraightFlow)(**arguments, device="cpu")
+
+
+def scored(flow, real, nfes, n, seed, full=False):
+    "Scores by number of calls and solver"
+    from nsgf_nb.classifier import lenet_features
+    from nsgf_nb.fid import image_scores
+    from nsgf_nb.frechet import frechet
+    out, features = {}, lenet_features(real)
+    for nfe in nfes:
+        for solver in ("euler", "midpoint"):
+            if (how := calls(flow, nfe, solver)) is None: continue
+            x, seconds = cpu(lambda: flow.sample(n, seed=seed, batch_size=250, **how))
+            out[f"{nfe} {solver}"] = (image_scores(x, real) if full else {"FID-LeNet": float(frechet(lenet_features(x), features))}) | dict(n=n, seconds=seconds)
+    return out
+
+
+def trials(methods, only):
+    from nsgf_nb.core import make_generator
+    file = RESULTS/"mnist.json"
+    real = mnist()(10_000, make_generator(1, "real"))[0]
+    for method in methods:
+        for name, arguments in TRIALS[method].items():
+            if only not in name or name in read(file).get("trials", {}).get(method, {}): continue
+            flow = make(method, arguments)
+            _, seconds = cpu(lambda: flow.fit(mnist(), seed=7, progress=False))
+            scores = scored(flow, real, NFES, 1000, 90)
+            note(file, dict(arguments=arguments, seconds=seconds, scores=scores, revision=revision()), "trials", method, name)
+            print(f"{method:8} {name:34} {seconds:4.0f} s   FID-LeNet " + ", ".join(f"{v['FID-LeNet']:.1f} at {k}" for k, v in scores.items()), flush=True)
+
+
+def final(methods, folder):
+    from nsgf_nb.base import Flow
+    from nsgf_nb.core import make_generator
+    for method in methods:
+        at = folder/method.replace("+", "p"); at.mkdir(parents=True, exist_ok=True)
+        done, clock = at/"model.safetensors", at/"seconds.json"
+        if not done.exists():
+            flow, before = make(method, FINAL[method]), read(clock).get("seconds", 0.)
+            _, seconds = cpu(lambda: flow.fit(mnist(), seed=0, workdir=at, resume=True, progress=False))
+            write(clock, dict(seconds=before + seconds)); flow.save(done)
+        flow = Flow.load(done, device="cpu")
+        real = mnist(train=False)(10_000, make_generator(0, "test"))[0]
+        scores = scored(flow, real[:2000], NFES, 2000, 0, full=True)
+        rows = [{k: round(v, 5) if isinstance(v, float) else v for k, v in r.items() if k != "rate"} for r in flow.history]
+        note(RESULTS/"mnist.json", dict(arguments=FINAL[method], seconds=read(clock)["seconds"], scores=scores, history=rows, revision=revision()), "final", method)
+        print(f"{method:8} {read(clock)['seconds']:4.0f} s   FID-LeNet " + ", ".join(f"{v['FID-LeNet']:.1f} at {k}" for k, v in scores.items()), flush=True)
+
+
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--part", choices=("digits", "trials", "final", "ship"), required=True)
     p.add_argument("--seeds", type=int, default=3)
     p.add_argument("--folder", type=Path, default=Path("runs/mnist"))
     p.add_argument("--methods", nargs="+", default=["FM", "OT-CFM", "NSGF++"])
+    p.add_argument("--only", default="", help="trials whose name holds this")
     a = p.parse_args()
     torch.set_num_threads(1); warnings.simplefilter("ignore")
     if a.part == "digits": digits(a.seeds)
+    if a.part == "trials": trials(a.methods, a.only)
+    if a.part == "final": final(a.methods, a.folder)
 
 
 if __name__ == "__main__": main()
