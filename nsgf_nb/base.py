@@ -19,7 +19,7 @@ from .data import get_sampler, points_and_labels
 from .files import load_tensors, save_tensors
 from .nets import Field, chunk_size, guided
 from .optimiser import check_options
-from .presets import PRESETS, make_network, network_config, network_from
+from .presets import NETWORKS, make_network, network_config, network_from
 from .processes import batch_part, shared, world
 from .simulation import ends
 from .training import train
@@ -37,7 +37,7 @@ class Flow:
         for k in ("iterations", "batch_size"): check_count(values[k], k)
         check_positive(values["lr"], "lr")
         check_fraction(values["ema"], "ema", end=False)
-        if isinstance(values["network"], str): check_name(values["network"], PRESETS, "network")
+        if isinstance(values["network"], str): check_name(values["network"], NETWORKS, "network")
         elif values["network"] is not None and not isinstance(values["network"], nn.Module): raise TypeError(f"network: expected a module net(x, t, label=None), got {type(values['network']).__name__}")
         self.device, self.velocity, self.history, self.nfe, self.source = pick_device(values["device"]), None, [], None, None
         self.__dict__.update({k: v for k, v in self.config.items() if k != "device"})
