@@ -16,12 +16,12 @@ import torch
 from torch import Tensor, nn
 
 from .base import Flow, _begin, _starts
-from .core import check_count, check_name, check_positive, keep_random_state, make_generator, patch, pick_device, require
+from .core import check_count, check_name, check_positive, keep_random_state, make_generator, patch, pick_device
 from .files import load_tensors, save_tensors
 from .flow import NSGF
 from .nets import chunk_size, guided
 from .particles import natural_time, step_sizes
-from .phase import PhasePredictor
+from .phase import PhasePredictor, straight_adaptive, straight_steps
 from .processes import shared
 from .simulation import ends
 from .straight import StraightFlow
@@ -129,26 +129,6 @@ def _tau(self, x):
     field = self.straight.velocity
     return self.predictor.to(x.device).eval()((x - field.mean)/field.sigma).clamp(0, 1)
 
-def _straight(u, x, tau, N, solver):
-    "Positions after each of N steps of s."
-    path, h, w = [x], 1/N, (1 - tau).view(-1, *[1]*(x.ndim - 1))
-    f = lambda s, x: w*u(x, tau + s*(1 - tau))
-    for j in range(N):
-        s, k = j*h, f(j*h, path[-1])
-        if solver == "midpoint": k = f(s + h/2, path[-1] + h/2*k)
-        elif solver == "heun": k = (k + f(s + h, path[-1] + h*k))/2
-        path.append(path[-1] + h*k)
-    return torch.stack(path)
-
-def _adaptive(u, x, tau, rtol, atol):
-    "The end, and the calls that it took."
-    solve, calls, w = require("torchdiffeq", "ode", "an adaptive solver").odeint, 0, (1 - tau).view(-1, *[1]*(x.ndim - 1))
-    def f(s, x):
-        nonlocal calls
-        calls += 1
-        return w*u(x, tau + s*(1 - tau))
-    return solve(f, x, torch.tensor([0., 1.], device=x.device), rtol=rtol, atol=atol, method="dopri5")[-1:], calls
-
 @patch
 @torch.no_grad()
 def sample(self: NSGFPlusPlus,
@@ -181,8 +161,8 @@ def sample(self: NSGFPlusPlus,
     for N in steps.unique().tolist():                                     # equal numbers of steps together: no call is wasted
         for i in (steps == N).nonzero().squeeze(1).split(size):
             u = guided(field, None if label is None else label.to(x.device)[i], guidance)
-            if rtol is not None: path, calls = _adaptive(u, x[i], tau[i], rtol, rtol if atol is None else atol)
-            else: path, calls = _straight(u, x[i], tau[i], N, solver), two*N
+            if rtol is not None: path, calls = straight_adaptive(u, x[i], tau[i], rtol, rtol if atol is None else atol)
+            else: path, calls = straight_steps(u, x[i], tau[i], N, solver), two*N
             path = path if return_path and rtol is None else path[-1:]
             out = path.new_empty(len(path), *x.shape) if out is None else out
             out[:, i] = path; nfe[i] += 2*calls if guidance else calls
