@@ -1,8 +1,9 @@
 """NSGF++ beside flow matching and OT-CFM on images: the choices on digits, the settings and the final runs on MNIST.
 
-    python bench/mnist.py --part digits [--seeds 3]      ablations of NSGF++ on the 8 × 8 digits (10 minutes on one core)
+    python bench/mnist.py --part digits [--seeds 3]      ablations of NSGF++ on the 8 × 8 digits (20 minutes on one core)
     python bench/mnist.py --part trials                  short runs of the settings in TRIALS, the same number for each method (40 minutes on one core)
     python bench/mnist.py --part final [--folder runs/mnist] [--methods FM OT-CFM NSGF++]   equal CPU time, scores, samples
+    python bench/mnist.py --part extras [--folder runs/mnist]  transition times, samples to look at, and what 10 000 samples of NSGF++ say
     python bench/mnist.py --part ship [--folder runs/mnist]    the weights of the package, in bfloat16
 
 Each part goes on where it was stopped: rows that bench/results/digits.json or mnist.json hold are kept, an unfinished fit is resumed. Times are CPU seconds of
@@ -61,7 +62,7 @@ def digits_split():
     return x[:1297], x[1297:]
 
 
-def digits_flow(name, change, iterations=4000, first=1000):
+def digits_flow(name, change, iterations=2000, first=500):
     from nsgf_nb.plusplus import NSGFPlusPlus
     from nsgf_nb.straight import StraightFlow
     shared = dict(batch_size=128, lr=2e-3)
@@ -168,9 +169,58 @@ def final(methods, folder):
         print(f"{method:8} {read(clock)['seconds']:4.0f} s   FID-LeNet " + ", ".join(f"{v['FID-LeNet']:.1f} at {k}" for k, v in scores.items()), flush=True)
 
 
+def extras(folder):
+    "Transition times of particles, samples to look at, and what is known of the final NSGF++"
+    from nsgf_nb.base import Flow
+    from nsgf_nb.classifier import class_shares, mirrored_share
+    from nsgf_nb.core import make_generator
+    from nsgf_nb.estimator import SinkhornVelocity
+    from nsgf_nb.fid import image_scores
+    from nsgf_nb.files import save_tensors
+    from nsgf_nb.floors import nearest_distance
+    from nsgf_nb.particles import particle_flow
+    from nsgf_nb.phase import PhasePredictor
+    from nsgf_nb.simulation import ends, group_clouds
+    from nsgf_nb.straight import StraightFlow
+    from nsgf_nb.training import train
+    file, flows = RESULTS/"mnist.json", {m: Flow.load(folder/m.replace("+", "p")/"model.safetensors", device="cpu") for m in FINAL}
+    byte = lambda x: ((x.clamp(-1, 1) + 1)*127.5).round().to(torch.uint8)
+    samples = {m: byte(flow.sample(100, seed=0, **calls(flow, 10, "euler"))) for m, flow in flows.items()}
+    samples["Sinkhorn phase"] = byte(flows["NSGF++"].sinkhorn.sample(100, seed=0))
+    save_tensors(RESULTS/"mnist-samples.safetensors", samples, dict(kind="samples"))
+
+    source, target, pilot, mean, sigma = ends(mnist(), None, 0)
+    rows = StraightFlow(batch_size=128)._prepare(source, target, pilot, mean, sigma, 0, None, False)[0]
+    def points(s, part=(0, 1)): x, t, *_ = rows(s, part); return x, t, t, None
+    net = PhasePredictor(target.shape)
+    history = train(net, points, 800, 1e-3, .98, 0, show=False)
+    def after(b):
+        x0, y, _ = group_clouds(source, target, 500, 5, b)
+        return particle_flow(x0, y, SinkhornVelocity(relative_blur=.15, tol=1e-2), 5, .2)
+    with torch.no_grad(): tau = torch.cat([net((after(b) - mean)/sigma) for b in range(4)])
+    note(file, dict(tau=[round(t, 4) for t in tau.tolist()], loss=history[-1]["loss"], revision=revision()), "tau")
+
+    flow, nfe, train_images, test_images = flows["NSGF++"], 10, mnist()(20_000, make_generator(0, "train"))[0], mnist(train=False)(10_000, make_generator(0, "test"))[0]
+    x, seconds = cpu(lambda: flow.sample(10_000, seed=0, batch_size=250, **calls(flow, nfe, "euler")))
+    model = dict(nfe=nfe, sampling=seconds, scores=image_scores(x, test_images), shares=class_shares(x).tolist(), mirrored=mirrored_share(x, test_images), nearest=nearest_distance(x[:2000], train_images, test_images[:2000]))
+    note(file, model | dict(revision=revision()), "model")
+    print(f"tau {tau.mean():.3f} ± {tau.std():.3f}; FID-LeNet of 10 000 {model['scores']['FID-LeNet']:.2f}, least class {min(model['shares']):.3f}, mirrored {model['mirrored']['share']:.3f} ± {model['mirrored']['error']:.3f}, copies {model['nearest']}")
+
+
+def ship(folder):
+    "The final NSGF++ as it comes with the package: weights of the networks in bfloat16, the rest as it is"
+    from nsgf_nb.files import load_tensors, save_tensors
+    tensors, known = load_tensors(folder/"NSGFpp"/"model.safetensors", "flow")
+    small = {k: v.bfloat16() if ".net." in k else v for k, v in tensors.items()}
+    result = read(RESULTS/"mnist.json")
+    about = dict(seed=0, seconds=result["final"]["NSGF++"]["seconds"], script="bench/mnist.py", revision=result["final"]["NSGF++"]["revision"], metrics=result["model"])
+    path = save_tensors(ROOT/"nsgf_nb"/"weights"/"nsgfpp-mnist.safetensors", small, known | dict(about=about))
+    print(f"{path}: {path.stat().st_size/1e6:.1f} MB")
+
+
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("--part", choices=("digits", "trials", "final", "ship"), required=True)
+    p.add_argument("--part", choices=("digits", "trials", "final", "extras", "ship"), required=True)
     p.add_argument("--seeds", type=int, default=3)
     p.add_argument("--folder", type=Path, default=Path("runs/mnist"))
     p.add_argument("--methods", nargs="+", default=["FM", "OT-CFM", "NSGF++"])
@@ -178,6 +228,8 @@ def main():
     a = p.parse_args()
     torch.set_num_threads(1); warnings.simplefilter("ignore")
     if a.part == "digits": digits(a.seeds)
+    if a.part == "extras": extras(a.folder)
+    if a.part == "ship": ship(a.folder)
     if a.part == "trials": trials(a.methods, a.only, a.folder)
     if a.part == "final": final(a.methods, a.folder)
 
