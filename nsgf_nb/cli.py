@@ -25,8 +25,9 @@ def _value(text):
 
 def _options(file, pairs):
     "Arguments of the method from a file and from key=value."
+    from nsgf_nb.presets import SETTINGS
     from nsgf_nb.run import _read_json
-    values = _read_json(file) if file else {}
+    values = json.loads(json.dumps(SETTINGS[file])) if file in SETTINGS else _read_json(file) if file else {}
     values = dict(values.get("parameters", values))
     for pair in pairs:
         key, eq, text = pair.partition("=")
@@ -47,12 +48,14 @@ def _merged(old, new):
 
 def _settled(args, folder):
     "The flow and the settings of a run: what was asked for, else what is in the folder, else the defaults."
+    from nsgf_nb.presets import SETTINGS
     from nsgf_nb.run import _checked, _given, check_folder, check_same, find_method, make_settings
     old, asked = check_folder(folder, args.resume), dict(target=_given(args.target), source=args.source and _given(args.source), method=args.method, seed=args.seed)
     asked = {k: v for k, v in asked.items() if v is not None}
     check_same(folder, old, asked)
     asked = dict(method="nsgf", seed=0, source=None) | {k: old[k] for k in ("target", "source", "method", "seed") if k in old} | asked
-    options = _checked(_options(args.config, args.set), find_method(asked["method"])[2])
+    known = args.target if asked["method"] == "nsgf++" and not old else None                 # settings that are known to do, where nothing else was said
+    options = _checked(_options(args.config or (known if known in SETTINGS else None), args.set), find_method(asked["method"])[2])
     check_same(folder, old.get("parameters", {}), options)
     return make_settings(**asked, options=_merged(old.get("parameters", {}), options), device=args.device)
 
@@ -181,7 +184,7 @@ def _fit_arguments(p):
     p.add_argument("--source", metavar="S", help="like TARGET, or normal for N(0, I) (default: normal with the target's mean and rms deviation)")
     p.add_argument("--out", metavar="DIR", help="folder to write (default: runs/TARGET-METHOD)")
     p.add_argument("--seed", metavar="N", type=int, help="of everything that is drawn (default: 0)")
-    p.add_argument("--config", metavar="FILE", help="JSON file of parameters, or the config.json of a run")
+    p.add_argument("--config", metavar="FILE", help="JSON file of parameters, the config.json of a run, or the name of settings: mnist, mnist-paper, cifar10-paper (of nsgf++)")
     p.add_argument("--set", metavar="K=V", nargs="+", action="extend", default=[], help="parameters of the method's class, e.g. --set iterations=4000 num_steps=5 relative_blur=.5,.05; wins over --config")
     return p
 
