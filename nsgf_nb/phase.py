@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor, nn
 
+from .base import integrate
 from .core import require
 
 # %% ../nbs/12a_phase.ipynb #pha-net
@@ -45,22 +46,17 @@ class PhasePredictor(nn.Module):
 # %% ../nbs/12a_phase.ipynb #pha-enter
 def _slope(u, x, tau):
     w = (1 - tau).view(-1, *[1]*(x.ndim - 1))
-    return lambda s, x: w*u(x, tau + s*(1 - tau))
+    return lambda x, s: w*u(x, tau + s*(1 - tau))
 
 def straight_steps(u: Callable,           # u(x, t), t (n,)
                    x: Tensor,             # points, (n, *shape)
                    tau: Tensor,           # their times, (n,)
                    num: int,              # N, steps of s
                    solver: str = "euler", # "euler", "midpoint" or "heun"
-                  ) -> Tensor:            # (N + 1, n, *shape)
+                  ) -> tuple[Tensor, int]: # (N + 1, n, *shape), and the calls of u
     "The straight flow from τ to 1."
-    path, h, f = [x], 1/num, _slope(u, x, tau)
-    for j in range(num):
-        s, k = j*h, f(j*h, path[-1])
-        if solver == "midpoint": k = f(s + h/2, path[-1] + h/2*k)
-        elif solver == "heun": k = (k + f(s + h, path[-1] + h*k))/2
-        path.append(path[-1] + h*k)
-    return torch.stack(path)
+    path, calls = integrate(_slope(u, x, tau), x, [j/num for j in range(num + 1)], solver)
+    return torch.stack(path), calls
 
 def straight_adaptive(u: Callable, # as above
                       x: Tensor,   # points, (n, *shape)
@@ -73,5 +69,5 @@ def straight_adaptive(u: Callable, # as above
     def counted(s, x):
         nonlocal calls
         calls += 1
-        return f(s, x)
+        return f(x, s)
     return solve(counted, x, torch.tensor([0., 1.], device=x.device), rtol=rtol, atol=atol, method="dopri5")[-1:], calls

@@ -15,9 +15,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from .base import Flow, _begin, _starts
+from .base import SOLVERS, Flow, _begin, _starts
 from .core import check_count, check_name, check_positive, keep_random_state, make_generator, patch, pick_device
-from .files import load_tensors, save_tensors
+from .files import load_tensors
 from .flow import NSGF
 from .nets import chunk_size, guided
 from .particles import natural_time, step_sizes
@@ -149,21 +149,21 @@ def sample(self: NSGFPlusPlus,
           ) -> Tensor:                    # (n, *shape), or (steps + 1, n, *shape); and the SampleInfo
     "Carry points from the source to the target."
     if self.velocity is None: raise ValueError("sample: the flow is not fitted, call fit or load first")
-    omega, two = check_positive(self.step if step is None else step, "step"), 1 if check_name(solver, ("euler", "midpoint", "heun"), "solver") == "euler" else 2
+    omega = check_positive(self.step if step is None else step, "step"); check_name(solver, SOLVERS, "solver")
     if num_steps is not None: check_count(num_steps, "num_steps")
     x0 = _starts(self, n, x0, seed)
     size = check_count(batch_size or chunk_size(x0), "batch_size")
     first = self.sinkhorn.sample(x0=x0, return_path=True, batch_size=size)
     x, field = first[-1], self.velocity
     tau = torch.cat([_tau(self, z) for z in x.split(size)])
-    steps = torch.full_like(tau, num_steps or 0).long() if num_steps else ((1 - tau)/omega - 1e-6).ceil().clamp(1).long()
+    steps = torch.full_like(tau, num_steps).long() if num_steps else ((1 - tau)/omega - 1e-6).ceil().clamp(1).long()
     if return_path or rtol is not None: steps[:] = steps.max()
     out, nfe = None, torch.full_like(steps, self.sinkhorn.num_steps)
     for N in steps.unique().tolist():                                     # equal numbers of steps together: no call is wasted
         for i in (steps == N).nonzero().squeeze(1).split(size):
             u = guided(field, None if label is None else label.to(x.device)[i], guidance)
             if rtol is not None: path, calls = straight_adaptive(u, x[i], tau[i], rtol, rtol if atol is None else atol)
-            else: path, calls = straight_steps(u, x[i], tau[i], N, solver), two*N
+            else: path, calls = straight_steps(u, x[i], tau[i], N, solver)
             path = path if return_path and rtol is None else path[-1:]
             out = path.new_empty(len(path), *x.shape) if out is None else out
             out[:, i] = path; nfe[i] += 2*calls if guidance else calls
@@ -190,16 +190,11 @@ def _restore(self: NSGFPlusPlus, path, tensors, facts):
     if self.predictor == "network":
         with keep_random_state(): self.predictor = PhasePredictor(self.straight.velocity.mean.shape)
         self.predictor.load_state_dict(cut("predictor")); self.predictor.to(self.device).requires_grad_(False)
-    self.velocity, self.source, self.history = self.straight.velocity, self.sinkhorn.source, facts["history"]
-
-def _pretrained(name):
-    known = {p.name.removeprefix("nsgfpp-").removesuffix(".safetensors"): p for p in (files("nsgf_nb")/"weights").iterdir() if p.name.startswith("nsgfpp-")}
-    return known[check_name(name, sorted(known), "pretrained flow")]
+    self.velocity, self.source, self.history, self.about = self.straight.velocity, self.sinkhorn.source, facts["history"], facts.get("about")
 
 def _from_pretrained(cls, name="mnist", device=None):
     "A flow that comes with the package; `about` says how it was made and how well it does."
-    self = cls.load(_pretrained(name), device=device)
-    self.about = load_tensors(_pretrained(name), "flow")[1]["about"]
-    return self
+    known = {p.name.removeprefix("nsgfpp-").removesuffix(".safetensors"): p for p in (files("nsgf_nb")/"weights").iterdir() if p.name.startswith("nsgfpp-")}
+    return cls.load(known[check_name(name, sorted(known), "pretrained flow")], device=device)
 
 NSGFPlusPlus.from_pretrained = classmethod(_from_pretrained)

@@ -35,8 +35,8 @@ def make_network(network: nn.Module | str | None, # yours, one of NETWORKS, or N
     if isinstance(network, nn.Module): return network
     if network is None and len(shape) == 3 and min(shape[1:]) >= 16: network = "mnist"
     if network in (None, "mlp"): return MLP(shape) if math.prod(shape) <= 16 else MLP(shape, hidden=512, layers=4)
-    plan = PRESETS[check_name(network, NETWORKS, "network")] | dict(shape=shape)
-    return UNet(**plan | dict(patch_size=1) if any(s % plan.get("patch_size", 1) for s in shape[1:]) else plan)
+    patch = PRESETS[check_name(network, NETWORKS, "network")].get("patch_size", 1)
+    return preset_unet(network, shape=shape, patch_size=1 if any(s % patch for s in shape[1:]) else patch)
 
 # %% ../nbs/08d_presets.ipynb #prs-flows
 _paper = lambda network, group, groups, steps, lr, **rest: dict(start="source", predictor="network", predictor_iterations=40_000,
