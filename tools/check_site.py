@@ -173,7 +173,7 @@ class Browser:
         options = webdriver.ChromeOptions()
         options.binary_location = which("chromium") or which("chromium-browser") or which("google-chrome")
         for flag in ("headless", "no-sandbox", "disable-gpu", "disable-dev-shm-usage", "no-first-run", "disable-background-networking",
-                     "disable-component-update", "disable-sync", f"user-data-dir={self.profile.name}"): options.add_argument("--" + flag)
+                     "disable-component-update", "disable-sync", "window-size=1280,900", f"user-data-dir={self.profile.name}"): options.add_argument("--" + flag)
         if not online: options.add_argument("--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1")
         options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
         self.driver = webdriver.Chrome(options=options, service=Service(which("chromedriver")))
@@ -203,6 +203,7 @@ class Browser:
         for _ in range(40):
             if self.driver.execute_script("return document.documentElement.classList.contains('quarto-dark')"): break
             time.sleep(.05)
+        self.driver.execute_script("document.head.append(Object.assign(document.createElement('style'), {textContent: '* {transition: none !important}'}))")
         found = self.driver.execute_script(SEEN)["contrast"]
         if not self.driver.execute_script("return document.documentElement.classList.contains('quarto-dark')"): found = ["it does not get dark"]
         self.driver.execute_script("smalldocsToggleScheme(); localStorage.clear()")

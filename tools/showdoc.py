@@ -9,13 +9,13 @@ from nbdev.process import Processor
 from nbdev.showdoc import BasicMarkdownRenderer
 
 GREEK = {"α": "alpha", "β": "beta", "δ": "delta", "ε": "varepsilon", "η": "eta", "θ": "theta", "λ": "lambda", "μ": "mu", "ρ": "rho", "σ": "sigma",
-         "τ": "tau", "ω": "omega", "Σ": "Sigma"}
+         "τ": "tau", "ω": "omega", "Σ": "Sigma", "Π": "prod"}
 DIM = r"(?:\*shape|[A-Za-z]'?(?:[+·][\w]+)?|\d+)"
 FORMULA = re.compile(rf"""(?P<literal>"[^"]*"|`[^`]*`|'[^']*')
     |(?P<shape>\({DIM}(?:,\ {DIM})*,?\)(?<!\([A-Za-z0-9]\)))            # (n, *shape), (n,); not (k)
     |(?P<ratio>\b[1-9a-zA-Z]/\([^()\s]+\))                            # 1/(T-k)
     |(?P<power>\b[A-Za-z]+[²])                                         # blur²
-    |(?P<symbol>(?<![\w])[{''.join(GREEK)}](?:_\w)?(?!\w)|\b[A-Za-z]_[a-z]{{1,2}}\b)  # η_k, T_xy""", re.X)
+    |(?P<symbol>(?<![\w])[{''.join(GREEK)}](?:_\w)?(?!\w)|[ΠΣ]_\{{[^}}]*\}}|\b[A-Za-z]_(?:[a-z]{{1,2}}|[0-9T])\b)  # η_k, T_xy, Π_{{j<k}}""", re.X)
 
 
 def tex(text):
@@ -24,8 +24,8 @@ def tex(text):
         s = m[0]
         if m["literal"]: return s
         if m["power"]: return rf"${s[:-1]}^2$" if len(s) == 2 else rf"$\mathrm{{{s[:-1]}}}^2$"
-        s = s.replace("*shape", r"{*}\mathrm{shape}").replace("·", r"\cdot ")
-        s = re.sub(r"_(\w+)", r"_{\1}", s)
+        s = s.replace("*shape", r"{\ast}\mathrm{shape}").replace("·", r"\cdot ")
+        if "{" not in s: s = re.sub(r"_(\w+)", r"_{\1}", s)
         return "$" + re.sub(f"[{''.join(GREEK)}]", lambda g: f"\\{GREEK[g[0]]} ", s).replace(" }", "}").replace(" _", "_").rstrip() + "$"
     return FORMULA.sub(draw, text)
 
@@ -61,11 +61,11 @@ class ParameterTable(BasicMarkdownRenderer):
         known = docments(self.sym, full=True) if self.sig else {}
         rows = [(k, v) for k, v in known.items() if k not in ("self", "return") and v.get("docment")]
         if not rows: return super()._repr_markdown_()
-        default = lambda v: "" if v["default"] is inspect.Parameter.empty else f"`{v['default'].__name__ if hasattr(v['default'], '__name__') else repr(v['default'])}`"
-        lines = [(f"`{k}`", kind(v["anno"]), default(v), tex(v["docment"])) for k, v in rows]
+        default = lambda v: "" if v["default"] is inspect.Parameter.empty else f" = `{v['default'].__name__ if hasattr(v['default'], '__name__') else repr(v['default'])}`"
+        lines = [(f"`{k}`{default(v)}", tex(v["docment"]), kind(v["anno"])) for k, v in rows]
         back = known.get("return", {})
-        if back.get("docment") or back.get("anno") not in (None, inspect.Parameter.empty): lines.append(("*returns*", kind(back["anno"]), "", tex(back.get("docment") or "")))
-        table = [("parameter", "type", "default", "what it is"), (":--",)*4, *lines]
+        if back.get("docment") or back.get("anno") not in (None, inspect.Parameter.empty): lines.append(("*returns*", tex(back.get("docment") or ""), kind(back["anno"])))
+        table = [("parameter", "what it is", "type"), (":--",)*3, *lines]
         return super()._repr_markdown_() + "\n\n" + "\n".join("| " + " | ".join(map(cell, row)) + " |" for row in table) + "\n"
 
 
