@@ -45,6 +45,7 @@ class Flow:
         batch_part(self.batch_size, (0, self.accumulate))
 
     def _start(self, source): return source  # where a kind begins
+    def _integrate(self, f, x, times, solver, noise): return integrate(f, x, times, solver, math.isfinite(self._rate(times[-1])))  # a kind that draws on its way takes it from noise
     def _options(self): return {k: getattr(self, k) for k in ("precision", "accumulate", "clip", "weight_decay", "patience")}
 
     def __repr__(self):
@@ -137,12 +138,12 @@ def sample(self: Flow,
     "Carry points from the source to the target."
     if self.velocity is None: raise ValueError("sample: the flow is not fitted, call fit or load first")
     times = self._grid(None if num_steps is None else check_count(num_steps, "num_steps"), check_name(solver, SOLVERS, "solver"))
-    x = _starts(self, n, x0, seed)
+    x, noise = _starts(self, n, x0, seed), make_generator(fresh_seed() if seed is None else seed, "noise")
     size, out = check_count(batch_size or chunk_size(x), "batch_size"), []
     for i in range(0, len(x), size):
         part = x[i:i + size].to(self.device, self.velocity.mean.dtype)
         field = guided(self.velocity, None if label is None else label[i:i + size].to(self.device), guidance)
-        path, calls = integrate(lambda x, t: field(x, t)*self._rate(t), part, times, solver, math.isfinite(self._rate(times[-1])))
+        path, calls = self._integrate(lambda x, t: field(x, t)*self._rate(t), part, times, solver, noise)
         self.nfe = 2*calls if guidance else calls
         out.append(torch.stack(path) if return_path else path[-1])
     return torch.cat(out, 1 if return_path else 0)
@@ -158,7 +159,7 @@ def save(self: Flow,
     return save_tensors(path, tensors, dict(kind="flow", version=1, flow=type(self).__name__) | facts)
 
 @patch
-def _plain(self: Flow): return {k: v for k, v in self.config.items() if k not in ("device", "start") and not isinstance(v, nn.Module)}
+def _plain(self: Flow): return {k: v for k, v in self.config.items() if k != "device" and not isinstance(v, (nn.Module, Flow))}
 
 @patch
 def _contents(self: Flow):
@@ -181,7 +182,7 @@ def _restore(self: Flow, path, tensors, facts):
 def _load(cls, path, network=None, device=None):
     "Read a fitted flow; from a subclass, only one of that class."
     tensors, facts = load_tensors(path, "flow")
-    if facts["flow"] not in Flow.kinds: import nsgf_nb.plusplus  # all the flows that a file may hold; here, because they import this module
+    if facts["flow"] not in Flow.kinds: import nsgf_nb.plusplus, nsgf_nb.baselines  # all the flows that a file may hold; here, because they import this module
     kind = Flow.kinds.get(facts["flow"])
     if facts["version"] != 1 or kind is None: raise ValueError(f"{path}: written by another version of nsgf_nb, expected version 1 of {', '.join(Flow.kinds)}")
     if not issubclass(kind, cls): raise ValueError(f"{path}: expected a {cls.__name__}, the file holds a {kind.__name__}")

@@ -23,8 +23,8 @@ from .base import Flow
 from .processes import world
 
 # %% ../nbs/15a_run.ipynb #run-method
-METHODS = {"nsgf": ("flow", "NSGF", {}), "nsgf++": ("plusplus", "NSGFPlusPlus", {}),
-           "fm": ("straight", "StraightFlow", dict(coupling="independent", start="source")), "ot-cfm": ("straight", "StraightFlow", dict(coupling="ot", start="source"))}
+METHODS = {"nsgf": ("flow", "NSGF", {}), "nsgf++": ("plusplus", "NSGFPlusPlus", {}), "ot-cfm": ("straight", "StraightFlow", dict(coupling="ot", start="source"))}
+METHODS |= {k: (*at, dict(coupling="independent", start="source")) for k, *at in (("fm", "straight", "StraightFlow"), ("si", "baselines", "Interpolant"), ("ddim", "baselines", "DDIM"), ("ddpm", "baselines", "DDPM"))}
 
 def _parameters(cls):
     "Names and defaults; of a part that is a flow itself, a dict of them."
@@ -32,7 +32,7 @@ def _parameters(cls):
     parts = {k: [a for a in get_args(p.annotation) if isinstance(a, type) and issubclass(a, Flow)] for k, p in out.items()}
     return {k: {a: b for a, b in _parameters(parts[k][0]).items() if a != "start"} | p.default if isinstance(p.default, dict) else p.default for k, p in out.items()}
 
-def find_method(name: str, # "nsgf", "nsgf++", "fm" or "ot-cfm"
+def find_method(name: str, # a key of METHODS
                ) -> tuple[type, dict, dict]: # class, settled arguments, free ones with their defaults
     "The class behind a method."
     module, cls, settled = METHODS[check_name(name, METHODS, "method")]

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import distributed as dist, nn
 
-from .core import check_count, check_positive, keep_random_state, make_generator, progress, require
+from .core import check_count, check_positive, keep_random_state, make_generator, progress, require, seed_torch
 from .files import load_tensors, save_tensors
 from .matching import matching_loss
 from .nets import EMA
@@ -65,7 +65,7 @@ def _step(state, rows, call, seed, accumulate, clip, hits):
     (rank, many), params, s, loss = world(), list(state.net.parameters()), state.facts["step"], 0.
     state.net.train(); state.opt.zero_grad()
     for i in range(rank*accumulate, (rank + 1)*accumulate):
-        torch.manual_seed(make_generator(seed, "layers", s*many*accumulate + i).initial_seed())
+        seed_torch(make_generator(seed, "layers", s*many*accumulate + i).initial_seed())
         batch = rows(s, (i, many*accumulate))
         part = matching_loss(call, *batch)/accumulate
         state.scaler.scale(part).backward()

@@ -12,6 +12,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.util import find_spec
+from multiprocessing import get_context
 from pathlib import Path
 
 ROOT, BIN = Path(__file__).resolve().parent.parent, Path(sys.executable).parent
@@ -43,10 +44,13 @@ def verdict(name, complaints, note=""):
     return Result(name, passed=not complaints, failed=bool(complaints), text="\n".join(complaints) or note)
 
 
+def environment(cwd):
+    return {k: v for k, v in os.environ.items() if k != "IN_TEST"} | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(cwd), "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"}
+
+
 def run(*cmd, cwd=ROOT, timeout=900):
     "Exit status, standard output and all output of a command of this environment"
-    env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(cwd), "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"}
-    env.pop("IN_TEST", None)
+    env = environment(cwd)
     try: p = subprocess.run(cmd, cwd=cwd, env=env, text=True, capture_output=True, timeout=timeout, stdin=subprocess.DEVNULL)
     except subprocess.TimeoutExpired: return 124, "", f"still running after {timeout} s: {' '.join(map(str, cmd))}"
     return p.returncode, p.stdout, p.stdout + p.stderr
@@ -97,13 +101,34 @@ def flagged(path):
     return {f: sum(bool(re.search(rf"^\s*#\s?\|\s*{f}\b", s, re.M)) for s in cells) for f in FLAGS}
 
 
+def alone(path, flag, log):
+    "What the process of a notebook does: `nbdev_test`, with all that it says in a file"
+    os.environ.update(environment(ROOT)); os.chdir(ROOT)
+    out = os.open(log, os.O_WRONLY | os.O_APPEND)
+    for stream in (1, 2): os.dup2(out, stream)
+    from nbdev.test import nbdev_test
+    nbdev_test(path=str(path), n_workers=0, flags=flag or "")
+
+
+def in_process(path, flag, timeout):
+    "Exit status and output of a notebook. Its process is forked from one that has torch and nbdev loaded: that is half of what a short notebook takes"
+    server = get_context("forkserver")
+    server.set_forkserver_preload(["torch", "nbdev.test"])
+    with tempfile.NamedTemporaryFile("w+") as log:
+        p = server.Process(target=alone, args=(path, flag, log.name))
+        p.start(); p.join(timeout)
+        if p.is_alive(): p.kill(); p.join(); return 124, f"still running after {timeout} s"
+        log.seek(0)
+        return p.exitcode, log.read()
+
+
 def notebook(path, flag):
     "One notebook, in a process of its own; the cells that its flags leave out are counted as skipped"
     name, cells = path.relative_to(ROOT).as_posix(), flagged(path)
     left_out = sum(n for f, n in cells.items() if f != flag)
     if re.search(r"^skip_exec: *true", "".join(json.loads(path.read_text())["cells"][0]["source"]), re.M): return Result(name, skipped=1)
-    rc, out, text = run("nbdev_test", "--path", path, "--n_workers", "0", *(("--flags", flag) if flag else ()), timeout=3600 if flag else 300)
-    r = verdict(name, [] if rc == 0 and "Success." in out else [text], f"({left_out} cells skipped)" if left_out else "")
+    rc, text = in_process(path, flag, 3600 if flag else 300)
+    r = verdict(name, [] if rc == 0 and "Success." in text else [text], f"({left_out} cells skipped)" if left_out else "")
     r.skipped = left_out
     return r
 
@@ -161,7 +186,7 @@ def main(flag=None):
         copy = copy_of_project(Path(tmp) / ROOT.name)
         results = [] if flag else [timed(g.__doc__, lambda: verdict(g.__doc__, g(copy))) for g in (clean, exported, readme, readable)]
         steps = [("tests", lambda: tests(flag))] + ([] if flag else [("site", lambda: site(copy))])
-        steps += [(p.name, lambda p=p: notebook(p, flag)) for p in nbs]
+        steps += [(p.name, lambda p=p: notebook(p, flag)) for p in sorted(nbs, key=lambda p: "tutorials" not in p.parts)]  # the long ones first, so that both workers end together
         results += pool.map(lambda s: timed(*s), steps)
     if not flag and not nbs: results.append(verdict("notebooks", ["no notebook was found"]))
     total = {k: sum(getattr(r, k) for r in results) for k in ("passed", "failed", "skipped")}
