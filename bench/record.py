@@ -78,8 +78,11 @@ class stamp(dict):
     @classmethod
     def of(cls, result, seconds):
         "The stamp of a result that a script has written: facts(), and modules=modules(…) beside them"
-        new = cls.__new__(cls); dict.update(new, result, seconds=seconds)
+        keys = ("machine", "system", "python", "torch", "date", "revision", "modules", "checked")
+        new = cls.__new__(cls); dict.update(new, {k: result[k] for k in keys if k in result}, seconds=seconds)
         return new
+
+    def __repr__(self): return f"recorded at revision {self['revision']} on {self['date']}"
 
     def _repr_markdown_(self):
         hashes = " ".join(f"`{k}:{v}`" for k, v in (self.get("checked") or self)["modules"].items())

@@ -62,9 +62,10 @@ class ParameterTable(BasicMarkdownRenderer):
         rows = [(k, v) for k, v in known.items() if k not in ("self", "return") and v.get("docment")]
         if not rows: return super()._repr_markdown_()
         default = lambda v: "" if v["default"] is inspect.Parameter.empty else f" = `{v['default'].__name__ if hasattr(v['default'], '__name__') else repr(v['default'])}`"
-        lines = [(f"`{k}`{default(v)}", tex(v["docment"]), kind(v["anno"])) for k, v in rows]
+        said = lambda text: re.sub(r"^(?=\$\()", "shape ", tex(text or ""))  # a cell of a table may not begin with a formula in brackets
+        lines = [(f"`{k}`{default(v)}", said(v["docment"]), kind(v["anno"])) for k, v in rows]
         back = known.get("return", {})
-        if back.get("docment") or back.get("anno") not in (None, inspect.Parameter.empty): lines.append(("*returns*", tex(back.get("docment") or ""), kind(back["anno"])))
+        if back.get("docment") or back.get("anno") not in (None, inspect.Parameter.empty): lines.append(("*returns*", said(back.get("docment")), kind(back["anno"])))
         table = [("parameter", "what it is", "type"), (":--",)*3, *lines]
         return super()._repr_markdown_() + "\n\n" + "\n".join("| " + " | ".join(map(cell, row)) + " |" for row in table) + "\n"
 
