@@ -1,4 +1,5 @@
 "Everything about the package is stated once, in settings.ini; this file hands it to setuptools."
+import re
 from configparser import ConfigParser
 from pathlib import Path
 
@@ -13,11 +14,19 @@ extras = {k.removesuffix("_requirements"): cfg[k].split() for k in cfg if k.ends
 extras["all"] = sum((extras[k] for k in ("train", "images", "ode", "compare")), [])
 extras["dev"] = extras["all"] + cfg["dev_requirements"].split()
 
+def readme():
+    "README.md for a package index, which has none of its files: links and pictures lead to the repository"
+    if not (here / "README.md").exists(): return ""
+    text, home = (here / "README.md").read_text(encoding="utf-8"), f"{cfg['git_url'].removeprefix('https://github.com/')}/"
+    text = re.sub(r'((?:src|srcset)=")(?!https?:)', rf"\1https://raw.githubusercontent.com/{home}{cfg['branch']}/", text)
+    return re.sub(r"(\]\()(?!https?:|mailto:|#)", rf"\1https://github.com/{home}blob/{cfg['branch']}/", text)
+
+
 setup(
     name=cfg["lib_name"],
     version=cfg["version"],
     description=cfg["description"],
-    long_description=(here / "README.md").read_text(encoding="utf-8") if (here / "README.md").exists() else "",
+    long_description=readme(),
     long_description_content_type="text/markdown",
     author=cfg["author"],
     author_email=cfg["author_email"],

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from record import ROOT, facts, revision, write
+from record import ROOT, facts, modules, revision, write
 
 RESULTS = ROOT/"bench"/"results"
 NFES = (5, 10, 20)
@@ -165,7 +165,7 @@ def final(methods, folder):
         real = mnist(train=False)(10_000, make_generator(0, "test"))[0]
         scores = scored(flow, real[:2000], NFES, 2000, 0, full=True)
         rows = [{k: round(v, 5) if isinstance(v, float) else v for k, v in r.items() if k != "rate"} for r in flow.history]
-        note(RESULTS/"mnist.json", dict(arguments=FINAL[method], seconds=read(clock)["seconds"], scores=scores, history=rows, revision=revision()), "final", method)
+        note(RESULTS/"mnist.json", dict(arguments=FINAL[method], seconds=read(clock)["seconds"], scores=scores, history=rows, revision=revision(), modules=modules("plusplus", "fid", "floors")), "final", method)
         print(f"{method:8} {read(clock)['seconds']:4.0f} s   FID-LeNet " + ", ".join(f"{v['FID-LeNet']:.1f} at {k}" for k, v in scores.items()), flush=True)
 
 

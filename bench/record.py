@@ -1,5 +1,5 @@
 "What every result says about how it was made, and how it is written."
-import json, os, platform, subprocess
+import ast, hashlib, json, os, platform, subprocess
 from datetime import date
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -28,3 +28,76 @@ def facts(*packages, device=None):
 def write(path, result):
     "JSON under a temporary name, then renamed"
     tmp = Path(path).with_suffix(".tmp"); tmp.write_text(json.dumps(result, indent=1)); os.replace(tmp, path)
+
+
+# --- stamps: what a recorded tutorial was made with ---------------------------------------------------------------------------------
+
+def _source(module, at=None):
+    "Text of a module of nsgf_nb, now or at a commit; None where it is not there"
+    if at is None: path = ROOT/"nsgf_nb"/f"{module}.py"; return path.read_text(encoding="utf-8") if path.exists() else None
+    run = subprocess.run(["git", "show", f"{at}:nsgf_nb/{module}.py"], capture_output=True, text=True, cwd=ROOT)
+    return run.stdout if run.returncode == 0 else None
+
+
+def _code(tree):
+    "The tree without docstrings: what they and comments say changes no number"
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and body and isinstance(body[0], ast.Expr) and isinstance(body[0].value, ast.Constant): node.body = body[1:] or [ast.Pass()]
+    return ast.dump(tree)
+
+
+def modules(*names, at=None):
+    "Hashes of the code of modules of nsgf_nb and of all modules of it that they import, now or at a commit"
+    found, todo = {}, list(names)
+    while todo:
+        name = todo.pop()
+        if name in found: continue
+        text = _source(name, at)
+        if text is None: raise FileNotFoundError(f"nsgf_nb.{name}: no such module" + (f" at {at}" if at else ""))
+        tree = ast.parse(text)
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and (node.level or (node.module or "").split(".")[0] == "nsgf_nb"):
+                inner = (node.module or "") if node.level else node.module.partition(".")[2]
+                todo += [inner.split(".")[0]] if inner else [a.name for a in node.names if _source(a.name, at) is not None]
+            if isinstance(node, ast.Import): todo += [a.name.split(".")[1] for a in node.names if a.name.startswith("nsgf_nb.")]
+        found[name] = hashlib.sha256(_code(tree).encode()).hexdigest()[:12]
+    return dict(sorted(found.items()))
+
+
+def changed(hashes):
+    "Names of the modules that have another hash today"
+    return [name for name, h in hashes.items() if _source(name) is None or modules(name)[name] != h]
+
+
+class stamp(dict):
+    "What a tutorial says of its recording: facts, seconds and the modules it used. Shown as a line, with the hashes folded below"
+    def __init__(self, *names, seconds, at=None, **more):
+        super().__init__(facts() | dict(seconds=seconds, modules=modules(*names, at=at)) | more)
+
+    @classmethod
+    def of(cls, result, seconds):
+        "The stamp of a result that a script has written: facts(), and modules=modules(…) beside them"
+        keys = ("machine", "system", "python", "torch", "date", "revision", "modules", "checked")
+        new = cls.__new__(cls); dict.update(new, {k: result[k] for k in keys if k in result}, seconds=seconds)
+        return new
+
+    def __repr__(self): return f"recorded at revision {self['revision']} on {self['date']}"
+
+    def _repr_markdown_(self):
+        hashes = " ".join(f"`{k}:{v}`" for k, v in (self.get("checked") or self)["modules"].items())
+        again = f" Checked again at {self['checked']['revision']} on {self['checked']['date']}: {self['checked']['how']}." if "checked" in self else ""
+        return f"""*Recorded at revision {self['revision']} on {self['date']}, {self['machine']}, Python {self['python']}, torch {self['torch']}, in {self['seconds']:.0f} s.{again}*
+
+<details><summary>The {hashes.count(':')} modules it used</summary>
+
+{hashes}
+
+</details>"""
+
+
+def confirm(path, how, *names):
+    "Note in a result that the code has changed since and the numbers stand, and how that is known"
+    result = json.loads(Path(path).read_text())
+    result["checked"] = dict(revision=revision(), date=str(date.today()), how=how, modules=modules(*names))
+    write(path, result)

@@ -13,12 +13,13 @@ from .core import check_count, check_pair, check_points, check_positive, make_ge
 from .data import Sampler, points_and_labels
 from .sinkhorn import cost_matrix
 
-# %% ../nbs/05_distances.ipynb #dst-w2
+# %% ../nbs/05_distances.ipynb #dst-flath
 def _flat(x, y):
     "Both clouds as (n, d) in float64 on the CPU."
     x, y = check_pair(x, y)
     return x.detach().flatten(1).double().cpu(), y.detach().flatten(1).double().cpu()
 
+# %% ../nbs/05_distances.ipynb #dst-w2
 def w2(x: Tensor, # samples of one law, (n, *shape)
        y: Tensor, # samples of the other, (m, *shape)
       ) -> float: # in the units of x
@@ -27,7 +28,7 @@ def w2(x: Tensor, # samples of one law, (n, *shape)
     cost = 2*cost_matrix(*_flat(x, y))      # |x-y|²
     return math.sqrt(max(0., float(ot.emd2([], [], cost.numpy(), numItermax=10**8))))
 
-# %% ../nbs/05_distances.ipynb #dst-floorc
+# %% ../nbs/05_distances.ipynb #dst-twoh
 def _two(sampler, n, seed, r):
     "Two target samples of n points from one draw: disjoint where the set is finite."
     size = getattr(sampler, "num_points", None)
@@ -36,6 +37,7 @@ def _two(sampler, n, seed, r):
     z = points_and_labels(sampler, 2*n, make_generator(seed, "distances", r))[0]
     return z[:n], z[n:]
 
+# %% ../nbs/05_distances.ipynb #dst-floorc
 def w2_floor(sampler: Sampler, # the target
              n: int = 1000,    # points per sample
              pairs: int = 5,   # independent pairs

@@ -79,6 +79,7 @@ class NSGF(Flow):
 
     def _rate(self, t): return 1/(1 - t) if t < 1 else math.inf
 
+# %% ../nbs/11_flow.ipynb #flw-blurs
 def _blurs(flow, source, pilot, seed):
     "Absolute blur of each step."
     T = flow.num_steps
@@ -97,23 +98,6 @@ def _units(pool, kind):
     if kind == "step": return t, rms
     shape = torch.ones_like(t) if kind == "v" else 1 - t
     return t, shape*(rms/shape).square().mean().sqrt()
-
-def _simulate(flow, source, target, pilot, seed, workdir, show):
-    "The pool, and what it is made with."
-    most = min(z.num_points or math.inf for z in (source, target))
-    group = flow.group or max(2, int(min(2048, most/2)))
-    if most < group: raise ValueError(f"group: expected at most {most}, the number of points there are, got {group}")
-    G = _groups(flow.pool_size, group)
-    vels = [SinkhornVelocity(b, self_term=flow.self_term, tol=flow.tol) for b in _blurs(flow, source, pilot, seed)]
-    sim = Simulation(source, target, vels, flow.num_steps, flow.step_size, group, seed, flow.jitter, flow.storage, flow.device)
-    if workdir is None or flow.online: return build_pool(sim, G, show), sim
-    pool = build_shards(sim, Path(workdir)/"pool", G, show)
-    return (pool.in_memory() if pool.nbytes <= 2**30 else pool), sim
-
-def _groups(pool_size, group):
-    "Whole groups in a pool."
-    if pool_size < 3*group: raise ValueError(f"pool_size: expected at least 3 groups of {group}, {3*group}, got {pool_size}")
-    return pool_size//group
 
 @patch
 def simulate(self: NSGF,
@@ -145,3 +129,21 @@ def _prepare(self: NSGF, source, target, pilot, mean, sigma, seed, workdir, show
     @torch.no_grad()
     def validate(net): return matching_loss(net, *kept).item()
     return rows, knots, units/sigma, dict(validate=validate, floor=loss_floor(self.pool, units).mean().item(), close=moving.close)
+
+# %% ../nbs/11_flow.ipynb #flw-sim
+def _simulate(flow, source, target, pilot, seed, workdir, show):
+    "The pool, and what it is made with."
+    most = min(z.num_points or math.inf for z in (source, target))
+    group = flow.group or max(2, int(min(2048, most/2)))
+    if most < group: raise ValueError(f"group: expected at most {most}, the number of points there are, got {group}")
+    G = _groups(flow.pool_size, group)
+    vels = [SinkhornVelocity(b, self_term=flow.self_term, tol=flow.tol) for b in _blurs(flow, source, pilot, seed)]
+    sim = Simulation(source, target, vels, flow.num_steps, flow.step_size, group, seed, flow.jitter, flow.storage, flow.device)
+    if workdir is None or flow.online: return build_pool(sim, G, show), sim
+    pool = build_shards(sim, Path(workdir)/"pool", G, show)
+    return (pool.in_memory() if pool.nbytes <= 2**30 else pool), sim
+
+def _groups(pool_size, group):
+    "Whole groups in a pool."
+    if pool_size < 3*group: raise ValueError(f"pool_size: expected at least 3 groups of {group}, {3*group}, got {pool_size}")
+    return pool_size//group

@@ -41,7 +41,7 @@ def natural_time(etas: Sequence[float], # step sizes, T of them
     for eta in step_sizes(len(etas), etas): rest.append(rest[-1]*(1 - eta))
     return [1 - r for r in rest]
 
-# %% ../nbs/07_particles.ipynb #prt-flow
+# %% ../nbs/07_particles.ipynb #prt-plumb
 def _velocities(velocity, num_steps, two):
     "One velocity per step, checked."
     vels = list(velocity) if isinstance(velocity, (list, tuple)) else [velocity]*num_steps
@@ -63,6 +63,7 @@ def _steps(num_steps, step_size, B, like):
     rows = step_size if isinstance(step_size, Tensor) and step_size.ndim == 2 else [step_sizes(num_steps, step_size)]*B
     return torch.tensor([step_sizes(num_steps, list(map(float, r))) for r in rows], dtype=torch.float64).to(like)
 
+# %% ../nbs/07_particles.ipynb #prt-flow
 def particle_flow(x0: Tensor,                  # particles, (n, *shape), or (B, n, *shape) when batched
                   y: Tensor,                   # target points, (m, *shape), or (B, m, *shape)
                   velocity: SinkhornVelocity | Sequence | Callable, # one for all steps, or one per step; or any function v(x, y)

@@ -8,7 +8,7 @@ __all__ = ['scatter', 'panels', 'trails', 'quiver', 'image_grid', 'save_gif', 'f
 
 # %% ../nbs/02_plot.ipynb #plot-imports
 import io, math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 import numpy as np
@@ -117,16 +117,23 @@ def image_grid(x: Tensor,            # images in [-1, 1]: (n, C, H, W), (n, H, W
     return ax.figure
 
 # %% ../nbs/02_plot.ipynb #plot-file
-def _point_frames(path, target, limits, pixels=280, num=600):
+def _between(path, between):
+    "Frames on the straight lines of the steps, and the step that each belongs to."
+    s = np.linspace(0, len(path) - 1, (len(path) - 1) * between + 1)
+    low, high = np.floor(s).astype(int), np.ceil(s).astype(int)
+    part = (s - low).reshape(-1, *[1] * (path.ndim - 1))
+    return (1 - part) * path[low] + part * path[high], high
+
+def _point_frames(path, target, limits, titles, pixels=280, num=600):
     from matplotlib.backends.backend_agg import FigureCanvasAgg
-    path, back = _array(path, "path", 3)[:, :num], [] if target is None else [_array(target, "target", 2)]
+    path, back = path[:, :num], [] if target is None else [_array(target, "target", 2)]
     box = _limits(path, *back) if limits is None else [limits, limits]
     fig = panels({"": path[0]}, target=target, width=pixels / 90)
     ax, canvas = fig.axes[0], FigureCanvasAgg(fig)
     ax.set(xlim=box[0], ylim=box[1], title="step"); canvas.draw()
     fig.set_layout_engine("none")  # the axes stay where they are
-    for k, x in enumerate(path):
-        ax.collections[-1].set_offsets(x); ax.set_title(f"step {k}", fontsize=8.5); canvas.draw()
+    for x, title in zip(path, titles):
+        ax.collections[-1].set_offsets(x); ax.set_title(title, fontsize=8.5); canvas.draw()
         yield np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 def _image_frames(path, pixels=280):
@@ -141,10 +148,16 @@ def save_gif(path: Tensor,           # points (T+1, n, 2), or images (T+1, n, C,
              limits: tuple = None,   # (low, high) of both axes, for points; None: fitted
              seconds: float = 2.5,   # length of the motion; the last frame then stays for a second
              target: Tensor = None,  # points drawn in grey behind, (m, 2)
+             between: int = 1,       # frames per step, on its straight line
+             titles: Sequence[str] = None, # of the T+1 positions, for points; None: "step k"
             ) -> Path:
     "An animation of a path."
     from PIL import Image
-    frames = list(_image_frames(path) if path.ndim == 5 else _point_frames(path, target, limits))
+    path = _array(path, "path", None if path.ndim == 5 else 3)
+    titles = titles or [f"step {k}" for k in range(len(path))]
+    if len(titles) != len(path): raise ValueError(f"titles: expected {len(path)}, one per position, got {len(titles)}")
+    path, step = _between(path, check_count(between, "between"))
+    frames = list(_image_frames(path) if path.ndim == 5 else _point_frames(path, target, limits, [titles[k] for k in step]))
     for colors, most in ((64, 60), (16, 30), (8, 15), (4, 6)):
         keep = np.linspace(0, len(frames) - 1, min(most, len(frames))).round().astype(int)
         palette = Image.fromarray(np.concatenate([frames[k] for k in keep[::max(1, len(keep) // 3)]])).quantize(colors)

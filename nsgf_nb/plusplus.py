@@ -171,7 +171,7 @@ def sample(self: NSGFPlusPlus,
     made = torch.cat([first, out[1:] if rtol is None else out]) if return_path else out[-1]
     return (made, SampleInfo(nfe, tau)) if return_info else made
 
-# %% ../nbs/13_plusplus.ipynb #npp-file
+# %% ../nbs/13_plusplus.ipynb #npp-fileh
 @patch
 def _contents(self: NSGFPlusPlus):
     tensors, parts = {}, {}
@@ -192,6 +192,7 @@ def _restore(self: NSGFPlusPlus, path, tensors, facts):
         self.predictor.load_state_dict(cut("predictor")); self.predictor.to(self.device).requires_grad_(False)
     self.velocity, self.source, self.history, self.about = self.straight.velocity, self.sinkhorn.source, facts["history"], facts.get("about")
 
+# %% ../nbs/13_plusplus.ipynb #npp-file
 def _from_pretrained(cls, name="mnist", device=None):
     "A flow that comes with the package; `about` says how it was made and how well it does."
     known = {p.name.removeprefix("nsgfpp-").removesuffix(".safetensors"): p for p in (files("nsgf_nb")/"weights").iterdir() if p.name.startswith("nsgfpp-")}

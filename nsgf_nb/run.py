@@ -130,7 +130,7 @@ def alone(folder: str | Path,     # of a run
         yield
     finally: os.close(fd)
 
-# %% ../nbs/15a_run.ipynb #run-fit
+# %% ../nbs/15a_run.ipynb #run-fith
 def _write_history(file, rows):
     with atomic_path(file) as tmp, open(tmp, "w", newline="") as f:
         out = csv.DictWriter(f, list(dict.fromkeys(k for r in rows for k in r))); out.writeheader(); out.writerows(rows)
@@ -162,6 +162,7 @@ def _forget(folder):
     for name in ("config.json", "history.csv"): (folder/name).unlink(missing_ok=True)
     shutil.rmtree(folder/"parts", ignore_errors=True)
 
+# %% ../nbs/15a_run.ipynb #run-fit
 def fit_run(flow: Flow,              # from make_settings
             settings: dict,          # likewise
             folder: str | Path,      # of the run; must exist

@@ -27,7 +27,7 @@ def softmin(eps: float,   # temperature, blur²
     "Soft minimum of C - g along the columns, in the log domain."
     return -eps*torch.logsumexp((g + eps*log_b - C).div_(eps), 1)
 
-# %% ../nbs/03_sinkhorn.ipynb #snk-pot
+# %% ../nbs/03_sinkhorn.ipynb #snk-potc
 @dataclass(frozen=True)
 class Potentials:
     "Dual potentials, and how well they satisfy the marginals."
@@ -38,6 +38,7 @@ class Potentials:
     n_iter: int      # sweeps at the final temperature
     converged: bool  # err <= tol
 
+# %% ../nbs/03_sinkhorn.ipynb #snk-plumb
 def _log_weights(a, x, name):
     n = len(x)
     return torch.full((n,), -math.log(n), device=x.device, dtype=torch.float64) if a is None else check_weights(a, n, name).detach().double().log()
@@ -58,6 +59,7 @@ def _schedule(C, eps):
 
 def _row_error(f, f_new, la, eps): return ((la + (f - f_new)/eps).exp() - la.exp()).abs().sum().item()
 
+# %% ../nbs/03_sinkhorn.ipynb #snk-pot
 def _newton(f, C, la, lb, eps):
     "A Newton step for the concave dual of f (g eliminated), halved until the dual does not fall."
     a, b = la.exp(), lb.exp()

@@ -2,6 +2,7 @@
 import ast
 import json
 import re
+import runpy
 from pathlib import Path
 
 import pytest
@@ -37,9 +38,20 @@ def test_last_cell_exports(path):
 @every_notebook
 def test_figures_are_described(path):
     drawn = [c["source"] for c in cells(path, "code") if any(k.startswith("image/") for o in c["outputs"] for k in o.get("data", {}))]
-    silent = [s for s in drawn if not re.search(r"^#\| *fig-alt: *\S", s, re.M)]
-    bare = re.findall(r"!\[\]\([^)]*\)", "\n".join(c["source"] for c in cells(path, "markdown")))
+    alt = lambda s: yaml.safe_load("alt: " + m[1]) if (m := re.search(r"^#\| *fig-alt: *(.+)$", s, re.M)) else {}  # YAML: a colon in the text needs quotes around it
+    silent = [s for s in drawn if not isinstance(alt(s).get("alt"), str)]
+    text = "\n".join(c["source"] for c in cells(path, "markdown"))
+    bare = re.findall(r"!\[\]\([^)]*\)", text) + [tag for tag in re.findall(r"<img[^>]*>", text) if not re.search(r'alt="[^"]', tag)]
     assert not silent + bare
+
+
+@every_notebook
+def test_pictures_in_text_are_there(path):
+    "And those that move have one that stands still, for readers who asked for that, and are small"
+    text = "\n".join(c["source"] for c in cells(path, "markdown"))
+    for name in re.findall(r'(?:src|srcset)="([^":]+)"', text) + re.findall(r"!\[[^]]*\]\(([^):]+)\)", text):
+        assert (path.parent / name).exists() and (path.parent / name).stat().st_size <= 500_000, name
+    for name in re.findall(r'src="([^"]+\.gif)"', text): assert f'<source media="(prefers-reduced-motion: reduce)" srcset="{name[:-4]}.png">' in text
 
 
 @every_notebook
@@ -47,6 +59,7 @@ def test_recorded_outputs_are_quiet(path):
     "No error, no warning, no progress bar in what is recorded"
     outputs = [o for c in cells(path, "code") for o in c["outputs"]]
     assert not [o for o in outputs if o["output_type"] == "error" or o.get("name") == "stderr"]
+    assert not [o for o in outputs if any("widget" in k for k in o.get("data", {}))]  # a widget that is stored is a hole in the page
 
 
 @every_notebook
@@ -87,3 +100,26 @@ def test_sidebar_lists_every_notebook():
     def leaves(x): return [x] if isinstance(x, str) else [leaf for y in x for leaf in leaves(y)] if isinstance(x, list) else leaves(x["contents"])
     listed = leaves(yaml.safe_load((NBS / "sidebar.yml").read_text())["website"]["sidebar"]["contents"])
     assert sorted(listed) == sorted(p.relative_to(NBS).as_posix() for p in NOTEBOOKS)
+
+
+LATER = {"12_straight.ipynb", "14_baselines.ipynb"}  # still to be given theirs
+EXERCISED = [p for p in NOTEBOOKS if p.name not in {"index.ipynb", *LATER}]
+
+
+@pytest.mark.parametrize("path", EXERCISED, ids=lambda p: p.relative_to(NBS).as_posix())
+def test_two_exercises_with_folded_answers(path):
+    last = [c["source"] for c in cells(path, "markdown")][-1]
+    assert last.startswith("## Try this") and last.count("<details><summary>Answer</summary>") == last.count("</details>") == 2
+
+
+def test_way_through_is_short():
+    "With optimal transport in hand: from the landing page to the learned flow in three quarters of an hour"
+    read = runpy.run_path(str(ROOT / "tools/nbread.py"))["read"]
+    assert sum(read(NBS / f"{name}.ipynb")["minutes"] for name in ("index", "03_sinkhorn", "04_velocity", "07_particles", "11_flow")) < 45
+
+
+def test_sidebar_groups():
+    groups = {g["section"]: g["contents"] for g in yaml.safe_load((NBS / "sidebar.yml").read_text())["website"]["sidebar"]["contents"]}
+    assert list(groups) == ["Start", "Mathematics", "Model", "Evaluation", "Tutorials", "Reference"]
+    assert all(name.startswith("tutorials/") for name in groups["Tutorials"]) and "glossary.ipynb" in groups["Reference"]
+    for group, low, high in (("Mathematics", 3, 7), ("Model", 8, 14)): assert all(low <= int(name[:2]) <= high for name in groups[group])

@@ -25,6 +25,38 @@ return {formulas: formulas.length, raw: formulas.filter(e => !done(e)).map(e => 
         errors: [...errors].map(e => e.textContent.slice(0, 60)), images: document.images.length,
         missing: [...document.images].filter(i => !i.complete || !i.naturalWidth).map(i => i.src.slice(0, 80))}"""
 
+SEEN = r"""
+const main = document.querySelector('main') || document.body, bad = {contrast: [], headings: [], silent: []};
+// contrast (WCAG 2): each text against what lies behind it
+const rgba = c => { const n = c.match(/[\d.]+/g).map(Number); return n.length < 4 ? [...n.slice(0, 3), 1] : n; };
+const over = (a, b) => { const t = a[3] + b[3]*(1 - a[3]); return t ? [0, 1, 2].map(i => (a[i]*a[3] + b[i]*b[3]*(1 - a[3]))/t).concat(t) : [0, 0, 0, 0]; };
+const back = new Map(), behind = e => {
+  if (!e) return [255, 255, 255, 1];
+  if (!back.has(e)) { const own = rgba(getComputedStyle(e).backgroundColor); back.set(e, own[3] === 1 ? own : over(own, behind(e.parentElement))); }
+  return back.get(e); };
+const light = c => { const f = c.slice(0, 3).map(v => v/255).map(v => v <= .04045 ? v/12.92 : ((v + .055)/1.055)**2.4); return .2126*f[0] + .7152*f[1] + .0722*f[2]; };
+const faint = e => { let o = 1; for (; e; e = e.parentElement) o *= +getComputedStyle(e).opacity; return o; };
+const seen = new Set(), walk = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+for (let n; n = walk.nextNode();) {
+  const e = n.parentElement;
+  if (!n.data.trim() || seen.has(e) || e.closest('script,style,.katex-mathml,.skip-link')) continue;
+  seen.add(e);
+  if (!e.checkVisibility({opacityProperty: true, visibilityProperty: true})) continue;
+  const st = getComputedStyle(e), bg = behind(e), c = rgba(st.color); c[3] *= faint(e);
+  const [hi, lo] = [light(over(c, bg)), light(bg)].sort((p, q) => q - p), ratio = (hi + .05)/(lo + .05), px = parseFloat(st.fontSize);
+  if (ratio < (px >= 24 || px >= 18.66 && st.fontWeight >= 700 ? 3 : 4.5)) bad.contrast.push(`${ratio.toFixed(2)} ${e.tagName.toLowerCase()}.${e.className}: ${n.data.trim().slice(0, 30)}`);
+}
+bad.texts = seen.size;
+// headings: one of level 1, and no level is left out on the way down
+const levels = [...main.querySelectorAll('h1,h2,h3,h4,h5,h6')].filter(h => h.checkVisibility()).map(h => [+h.tagName[1], h.innerText.trim().slice(0, 40)]);
+if (levels.filter(([l]) => l === 1).length !== 1) bad.headings.push(`${levels.filter(([l]) => l === 1).length} headings of level 1`);
+levels.forEach(([l, t], i) => { if (l > (i ? levels[i - 1][0] : 0) + 1) bad.headings.push(`level ${l} after ${i ? levels[i - 1][0] : 0}: ${t}`); });
+bad.silent = [...document.images].filter(i => !(i.alt || '').trim()).map(i => i.src.slice(-60));
+return bad;"""
+FOCUS = """
+const e = document.activeElement, s = getComputedStyle(e), r = e.getBoundingClientRect();
+return [e.className || e.tagName, e.getAttribute('href') || '', s.outlineStyle !== 'none' && parseFloat(s.outlineWidth) > 0 && r.width > 0 && r.bottom > 0];"""
+
 
 class Site:
     "The pages, the processed notebooks behind them, and the index of exported symbols"
@@ -90,6 +122,26 @@ def reference(site):
         if not re.search(rf"\b{re.escape(symbol.split('.')[-1])}\s*\(", section.get_text()): yield f"{symbol}: no signature at {url}"
 
 
+def tables(site):
+    "parameters stand in tables, with their formulas"
+    found = [t for s in site.pages.values() for t in s.select("main table") if t.find("th") and t.find("th").get_text(strip=True) == "parameter"]
+    functions = [name for name, url in site.symbols.items() if url.partition("#")[0] in site.pages and name.count(".") < 3]
+    if len(found) < .5*len(functions): yield f"{len(found)} tables for {len(functions)} definitions"
+    if not any(t.select(".math") for t in found): yield "no formula in any of them"
+
+
+def icon(site):
+    "each page has its icon"
+    for page, soup in site.pages.items():
+        link = soup.find("link", rel=lambda r: r and "icon" in r)
+        if link is None or not (site.folder / page).parent.joinpath(link["href"]).exists(): yield f"{page}: no icon"
+
+
+def small(site):
+    "no picture file over 500 KB"
+    yield from (f"{p}: {p.stat().st_size/1000:.0f} KB" for p in site.folder.rglob("*") if p.suffix in (".png", ".gif", ".svg", ".jpg") and p.stat().st_size > 500_000)
+
+
 def markup(site):
     "no markup left unread"
     for page, soup in site.pages.items():
@@ -121,7 +173,7 @@ class Browser:
         options = webdriver.ChromeOptions()
         options.binary_location = which("chromium") or which("chromium-browser") or which("google-chrome")
         for flag in ("headless", "no-sandbox", "disable-gpu", "disable-dev-shm-usage", "no-first-run", "disable-background-networking",
-                     "disable-component-update", "disable-sync", f"user-data-dir={self.profile.name}"): options.add_argument("--" + flag)
+                     "disable-component-update", "disable-sync", "window-size=1280,900", f"user-data-dir={self.profile.name}"): options.add_argument("--" + flag)
         if not online: options.add_argument("--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1")
         options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
         self.driver = webdriver.Chrome(options=options, service=Service(which("chromedriver")))
@@ -140,7 +192,53 @@ class Browser:
         self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", {"width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": True})
         seen["phone"] = self.driver.execute_script("return document.documentElement.scrollWidth")
         self.driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+        seen |= self.driver.execute_script(SEEN)
+        seen["dark"] = self.dark()
         return seen
+
+    def dark(self):
+        "Contrast complaints of the other theme"
+        toggle = "if (!window.smalldocsToggleScheme) return false; smalldocsToggleScheme(); return true"
+        if not self.driver.execute_script(toggle): return []
+        for _ in range(40):
+            if self.driver.execute_script("return document.documentElement.classList.contains('quarto-dark')"): break
+            time.sleep(.05)
+        self.driver.execute_script("document.head.append(Object.assign(document.createElement('style'), {textContent: '* {transition: none !important}'}))")
+        found = self.driver.execute_script(SEEN)["contrast"]
+        if not self.driver.execute_script("return document.documentElement.classList.contains('quarto-dark')"): found = ["it does not get dark"]
+        self.driver.execute_script("smalldocsToggleScheme(); localStorage.clear()")
+        return found
+
+    def keyboard(self):
+        "What stops the reader who has no mouse, on the home page"
+        from selenium.webdriver.common.by import By
+        from selenium.webdriver.common.keys import Keys
+
+        self.driver.get(self.root + "index.html"); time.sleep(.3)
+        body, stops = self.driver.find_element(By.TAG_NAME, "body"), []
+        for _ in range(25):
+            self.driver.switch_to.active_element.send_keys(Keys.TAB); stops.append(self.driver.execute_script(FOCUS))
+        if "skip-link" not in stops[0][0]: yield f"the first stop is {stops[0][0]}, not the way to the content"
+        yield from (f"no outline on {name} {href}" for name, href, shown in stops if not shown)
+        if not any(href.endswith("sinkhorn.html") for _, href, _ in stops): yield "the menu is not reached in 25 stops"
+        self.driver.get(self.root + "index.html"); time.sleep(.3)
+        self.driver.switch_to.active_element.send_keys(Keys.TAB); self.driver.switch_to.active_element.send_keys(Keys.ENTER); time.sleep(.2)
+        if not self.driver.current_url.endswith("#quarto-document-content"): yield "the skip link leads nowhere"
+
+    def search(self):
+        "What keeps a reader from finding a word"
+        from selenium.webdriver.common.by import By
+        from selenium.webdriver.common.keys import Keys
+
+        self.driver.get(self.root + "index.html"); time.sleep(.3)
+        field = self.driver.find_element(By.CSS_SELECTOR, "input[type=search]")
+        field.send_keys("natural time")
+        for _ in range(40):
+            if hits := self.driver.find_elements(By.CSS_SELECTOR, ".search-result"): break
+            time.sleep(.1)
+        if not any("particles" in h.get_attribute("href") for h in hits): yield f"'natural time' finds {[h.get_attribute('href') for h in hits][:5]}"; return
+        field.send_keys(Keys.ENTER); time.sleep(.5)
+        if self.driver.current_url.endswith("index.html"): yield "Enter does not open the first result"
 
     def close(self): self.driver.quit(); self.server.shutdown(); self.profile.cleanup()
 
@@ -148,7 +246,9 @@ class Browser:
 def browse(site, online):
     "Name and complaints of each check that needs a browser"
     browser = Browser(site.folder, online)
-    try: seen = {page: browser.look(page) for page in sorted(set(site.page_of.values()) & set(site.pages))}
+    try:
+        seen = {page: browser.look(page) for page in sorted(set(site.page_of.values()) & set(site.pages))}
+        keyboard, search = ([], []) if online else (list(browser.keyboard()), list(browser.search()))
     finally: browser.close()
     each = lambda key: [f"{page}: {x}" for page, s in seen.items() for x in s[key]]
     formulas = sum(s["formulas"] for s in seen.values())
@@ -156,16 +256,24 @@ def browse(site, online):
     yield f"{sum(s['images'] for s in seen.values())} pictures load", each("missing")
     if not online: yield "nothing asked of the network", each("external")
     yield "no error in the console", each("console")
-    yield "fits a phone", [f"{page}: {s['phone']} px wide on a 390 px screen" for page, s in seen.items() if s["phone"] > 392]
+    yield "fits a phone", [f"{page}: {s['phone']} px wide on a 390 px screen" for page, s in seen.items() if s["phone"] > 390]
+    yield "every picture is described", each("silent")
+    if online: return  # the rest has been tried with the offline site only
+    yield f"contrast of {sum(s['texts'] for s in seen.values())} texts, light", each("contrast")
+    yield "contrast, dark", each("dark")
+    yield "headings in order", each("headings")
+    yield "the keyboard reaches what the mouse does, and shows where it is", keyboard
+    yield "search finds a word", search
 
 
 def main(folder, online=False):
     site, passed, failed = Site(folder), 0, 0
-    checks = [(f.__doc__, f(site)) for f in (links, one_page_each, navigation, reference, markup, figures)]
+    checks = [(f.__doc__, f(site)) for f in (links, one_page_each, navigation, reference, tables, markup, figures, icon, small)]
     for name, complaints in [*checks, *browse(site, online)]:
         complaints = list(complaints)
         print("FAIL" if complaints else "ok  ", name)
         for c in complaints[:15]: print("      ", c)
+        if len(complaints) > 15: print(f"       … {len(complaints)} in all")
         passed, failed = passed + (not complaints), failed + bool(complaints)
     print(f"{passed} passed, {failed} failed")
     return failed

@@ -25,6 +25,7 @@ def process():
     from nbdev.quarto import nbdev_sidebar, refresh_quarto_yml
     from nbdev.serve import proc_nbs
 
+    sys.path.insert(0, str(Path(__file__).parent))  # settings.ini names a class of showdoc.py
     refresh_quarto_yml()
     nbdev_sidebar.__wrapped__()
     return Path(proc_nbs(n_workers=0, force=True))

@@ -19,7 +19,8 @@ def title(front_matter):
 
 
 def local_links(text):
-    "Links between notebooks, seen from the root of the project"
+    "Links between notebooks and to pictures, seen from the root of the project"
+    text = re.sub(r'((?:src|srcset)=")(?!https?:|/)', r"\1nbs/", text)
     return re.sub(r"\]\((?!https?:|mailto:|[#/])", "](nbs/", text)
 
 
