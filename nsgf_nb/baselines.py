@@ -41,7 +41,7 @@ class Interpolant(StraightFlow):
 def _is_noise(source, mean, sigma):
     "Is this sampler N(mean, σ²I)?"
     p = source.params or {}
-    return p.get("base") == "normal" and not any(k in p["params"] for k in ("mean", "std")) and p["scale"] == sigma.item() and p["shift"] == mean.tolist()
+    return p.get("base") == "normal" and (p["params"]["mean"], p["params"]["std"]) == (0, 1) and p["scale"] == sigma.item() and p["shift"] == mean.tolist()
 
 class DDIM(Interpolant):
     "Diffusion without noise on the way (arXiv 2010.02502), from N(m, σ²I) only."
