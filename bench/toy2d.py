@@ -1,6 +1,6 @@
 """The paper's table on the plane: all methods, six problems, 1 to 100 network calls, the same network and the same number of gradient steps.
 
-    python bench/toy2d.py --part trials       three learning rates for each method, on a validation seed (15 minutes on one core)
+    python bench/toy2d.py --part trials       four learning rates for each method, on a validation seed (20 minutes on one core)
     python bench/toy2d.py --part final        the table, with the settings that the trials chose (2 hours on one core, 3 seeds; --seeds 0 1 2 3 4 for 5)
     python bench/toy2d.py --quick             the table small and without a record: 300 gradient steps, one seed (10 minutes on two cores)
 
@@ -16,7 +16,7 @@ from record import ROOT, facts, revision, write
 
 PROBLEMS = {"8gaussians": ("8gaussians", None), "8gaussians → moons": ("moons", "8gaussians"), "moons": ("moons", None), "scurve": ("scurve", None), "checkerboard": ("checkerboard", None), "swissroll": ("swissroll", None)}
 NFES = (1, 2, 5, 10, 100)
-RATES = (1e-3, 3e-3, 9e-3)
+RATES = (1e-3, 3e-3, 9e-3, 2.7e-2)
 TRIED_ON, TRIAL_SEED = ("8gaussians", "checkerboard"), 90
 # whose trials a method's learning rate comes from
 TRIED = {"NSGF": "NSGF", "NSGF, any steps": "NSGF", "FM": "FM", "OT-CFM": "OT-CFM", "interpolant": "interpolant", "DDIM": "interpolant", "DDPM": "interpolant", "2-RF": "2-RF", "3-RF": "2-RF", "one step": "one step",

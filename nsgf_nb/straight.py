@@ -102,11 +102,11 @@ def _labels(label, network, dropout, generator):
 
 def _pairs(flow, source, target, seed):
     "A function of the batch's number and a seed: x0, y and labels, paired."
-    n = flow.batch_size
+    n, size = flow.batch_size, min(BANK, source.num_points or BANK, flow.batch_size*flow.iterations)
     if isinstance(flow.coupling, Flow):
-        made = simulated(flow.coupling, min(BANK, source.num_points or BANK), seed)
+        made = simulated(flow.coupling, size, seed)
         return lambda s, seed: (*made(n, make_generator(seed, "pairs", s)).unbind(1), None)
-    if flow.start != "source": source = get_sampler(source(min(BANK, source.num_points or BANK), make_generator(seed, "bank")))
+    if flow.start != "source": source = get_sampler(source(size, make_generator(seed, "bank")))
     def draw(s, seed):
         x0, y, label = group_clouds(source, target, n, seed, s)
         if flow.coupling == "independent": return x0, y, label
