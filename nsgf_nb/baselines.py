@@ -33,9 +33,9 @@ class OneStep(StraightFlow):
 # %% ../nbs/14_baselines.ipynb #bsl-int
 class Interpolant(StraightFlow):
     "The trigonometric interpolant (arXiv 2209.15571)."
-    def _line(self, z0, z1, w):
+    def _line(self, x0, y, w, mean):
         c, s = torch.cos(w*math.pi/2), torch.sin(w*math.pi/2)
-        return c*z0 + s*z1, math.pi/2*(c*z1 - s*z0)
+        return mean + c*(x0 - mean) + s*(y - mean), math.pi/2*(c*(y - mean) - s*(x0 - mean))
 
 # %% ../nbs/14_baselines.ipynb #bsl-dif
 def _is_noise(source, mean, sigma):

@@ -91,7 +91,7 @@ class StraightFlow(Flow):
     def _grid(self, num_steps, solver): return [k/(num_steps or self.num_steps) for k in range((num_steps or self.num_steps) + 1)]
     def _rate(self, t): return 1.
     def _times(self, n, g): return torch.rand(n, generator=g)                # when a pair is looked at
-    def _line(self, z0, z1, w): return torch.lerp(z0, z1, w), z1 - z0        # where it is then, and how fast it moves
+    def _line(self, x0, y, w, mean): return torch.lerp(x0, y, w), y - x0     # where it is then, and how fast it moves
 
 def _labels(label, network, dropout, generator):
     "Classes of a batch, some replaced by the one that says nothing; None for a network without classes."
@@ -122,8 +122,8 @@ def _prepare(self: StraightFlow, source, target, pilot, mean, sigma, seed, workd
     def batch(s, seed):
         x0, y, label = pairs(s, seed)
         t, label = self._times(len(y), make_generator(seed, "times", s)), _labels(label, self.network, self.label_dropout, make_generator(seed, "labels", s))
-        z, u = self._line((x0 - mean)/sigma, (y - mean)/sigma, t.view(-1, *[1]*(y.ndim - 1)))
-        return z, t, u, label
+        x, u = self._line(x0, y, t.view(-1, *[1]*(y.ndim - 1)), mean)
+        return (x - mean)/sigma, t, u/sigma, label
     def rows(s, part=(0, 1), seed=seed): return tuple(z if z is None else z[batch_part(self.batch_size, part)].to(self.device) for z in batch(s, seed))
     other = make_generator(seed, "validation").initial_seed()
     kept = [rows(s, seed=other) for s in range(max(1, num_held_out(target.shape)//self.batch_size))]

@@ -46,5 +46,5 @@ def test_the_interpolant_is_that_of_torchcfm():
     x0, y = get_sampler("8gaussians")(64, make_generator(0, "x0")), get_sampler("8gaussians")(64, make_generator(0, "y"))
     t = torch.rand(64, generator=make_generator(0, "t"))
     theirs = cfm.VariancePreservingConditionalFlowMatcher(sigma=0.0)
-    xt, ut = Interpolant()._line(x0, y, t[:, None])
+    xt, ut = Interpolant()._line(x0, y, t[:, None], 0.0)
     assert (theirs.compute_mu_t(x0, y, t) - xt).abs().max() < 1e-5 and (theirs.compute_conditional_flow(x0, y, t, xt) - ut).abs().max() < 1e-5
