@@ -12,7 +12,7 @@ import torch
 from record import facts, revision, write
 
 TIMES, CELLS, SMALL, STEPS = (0., .25, .5, .75, 1.), 1000, .3, 10
-METHODS = ("NSGF", "NSGF, blur .1", "OT-CFM")
+METHODS = ("NSGF", "NSGF, blur 1", "OT-CFM")
 
 
 def centre(s, branch):
@@ -42,7 +42,7 @@ def flows(seed, d, iterations):
     from nsgf_nb.straight import StraightFlow
     with keep_random_state(seed): nets = {m: MLP((d,), hidden=128) for m in METHODS}
     sinkhorn = dict(num_steps=STEPS, group=500, pool_size=4000, iterations=iterations)
-    return {"NSGF": NSGF(network=nets["NSGF"], **sinkhorn), "NSGF, blur .1": NSGF(network=nets["NSGF, blur .1"], relative_blur=.1, **sinkhorn),
+    return {"NSGF": NSGF(network=nets["NSGF"], relative_blur=(.5, .2), **sinkhorn), "NSGF, blur 1": NSGF(network=nets["NSGF, blur 1"], relative_blur=1., **sinkhorn),
             "OT-CFM": StraightFlow("ot", num_steps=STEPS, network=nets["OT-CFM"], iterations=iterations)}
 
 
@@ -78,7 +78,7 @@ def one(d, seed, iterations):
 def main():
     p = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     p.add_argument("--out", type=Path, default=Path(__file__).parent/"results"/"trajectories.json"); p.add_argument("--seeds", type=int, nargs="+", default=[80, 81, 82])
-    p.add_argument("--dims", type=int, nargs="+", default=[5, 50]); p.add_argument("--iterations", type=int, default=2000)
+    p.add_argument("--dims", type=int, nargs="+", default=[5, 50]); p.add_argument("--iterations", type=int, default=1500)
     a = p.parse_args(); torch.set_num_threads(1)
     rows = json.loads(a.out.read_text())["rows"] if a.out.exists() else []
     done, code = {(r["d"], r["seed"]) for r in rows}, revision()
