@@ -3,7 +3,7 @@
     python bench/trajectories.py [--out bench/results/trajectories.json] [--seeds 80 81 82] [--dims 5 50]
 
 For each dimension, seed and inner time j: fit from time j-1 to time j+1 (1000 cells each), and hold the flow's marginal half way against 1000 other cells of time j. Half way is step 5 of
-10 for all: natural time 1/2 for NSGF, time 1/2 for OT-CFM. The same network (MLP 3 × 128) and number of steps for all. One thread; rows that are in the file already are kept."""
+10 for all: natural time 1/2 for NSGF, time 1/2 for OT-CFM. The same network (MLP 3 × 128), batches of 128 and number of steps for all. One thread; rows that are in the file already are kept."""
 import argparse, json, math, sys, time, warnings
 from pathlib import Path
 
@@ -41,9 +41,9 @@ def flows(seed, d, iterations):
     from nsgf_nb.nets import MLP
     from nsgf_nb.straight import StraightFlow
     with keep_random_state(seed): nets = {m: MLP((d,), hidden=128) for m in METHODS}
-    sinkhorn = dict(num_steps=STEPS, group=500, pool_size=4000, iterations=iterations)
+    sinkhorn = dict(num_steps=STEPS, group=500, pool_size=4000, iterations=iterations, batch_size=128)
     return {"NSGF": NSGF(network=nets["NSGF"], relative_blur=(.5, .2), **sinkhorn),      # down to .05, the default, takes a thousand passes and more a step at d = 5
-            "OT-CFM": StraightFlow("ot", num_steps=STEPS, network=nets["OT-CFM"], iterations=iterations)}
+            "OT-CFM": StraightFlow("ot", num_steps=STEPS, network=nets["OT-CFM"], iterations=iterations, batch_size=128)}
 
 
 def one(d, seed, iterations):
