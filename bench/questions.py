@@ -14,7 +14,8 @@ from record import facts, revision, write
 SMALL = dict(pool_size=8192, group=256, iterations=2000)
 PARTS = {"steps": {f"{name} × {T}": dict(num_steps=T, step_size=eta) for name, eta in (("equal", None), ("η = .5", .5), ("η = .2", .2)) for T in (2, 5, 10)},
          "eps": {f"{r:g}": dict(num_steps=10, relative_blur=r) for r in (.05, .1, .2, .4)},
-         "near": {f"{s} × {T}": dict(num_steps=T, relative_blur=.05, source=s) for s in ("normal", "8gaussians-cfm") for T in (1, 5)},
+         "near": {f"{s} × {T}": dict(num_steps=T, relative_blur=.05, source=s) for s in ("normal", "8gaussians-cfm") for T in (1, 5)}
+                 | {f"{s}, groups of 2048 × 5": dict(num_steps=5, relative_blur=.05, source=s, group=2048, pool_size=16384) for s in ("normal", "8gaussians-cfm")},
          "along": {"equal × 10": dict(num_steps=10, iterations=4000)}}
 CHECKS = (1, 2, 3, 5, 8, 12, 20, 35, 60, 100)   # rows of the history, of a hundred
 
