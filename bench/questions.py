@@ -78,22 +78,21 @@ def drift(flow, sim, made, v, unit):
     """Step by step: does the learned cloud keep to the law of the pool, and how wrong is the frozen field where it is? error_learned: on the
     learned cloud, against the converged velocity of that very cloud towards fresh targets; error_fresh: on clouds of the pool, towards fresh targets; error_pool: towards their own."""
     from nsgf_nb.core import make_generator
-    from nsgf_nb.data import points_and_labels
     from nsgf_nb.distances import w2
-    n, T, rows = sim.group, sim.num_steps, []
-    path = [flow.sample(x0=points_and_labels(sim.source, n, make_generator(sim.seed, "drift", r))[0], return_path=True) for r in range(4)]
-    y = sim.target(n, make_generator(sim.seed, "drift target"))
+    T, rows = sim.num_steps, []
+    path = [flow.sample(x0=x0, return_path=True) for x0 in made["x"][:4, 0]]               # from the same points as the pool's
+    y = [sim.target(sim.group, make_generator(sim.seed, "drift target", r)) for r in range(4)]
     t, t0 = made["times"][0].tolist(), None
     for k in range(T + 1):
         z = made["x"][:, k]
         pairs = lambda a, b: math.sqrt(sum(w2(p, q)**2 for p, q in zip(a, b))/len(a))
-        row = dict(t=t[k], learned=pairs([p[k] for p in path], z[:4]), floor=pairs(z[4:8], z[:4]), variance=[path[0][k].var(0).mean().item(), z[0].var(0).mean().item()])
+        row = dict(t=t[k], learned=pairs([p[k] for p in path], z[4:8]), floor=pairs(z[:4], z[4:8]), variance=[path[0][k].var(0).mean().item(), z[0].var(0).mean().item()])
         if k < T:
             def error(clouds):
                 nonlocal t0
                 out = []
-                for w in clouds:
-                    u = sim.velocities[k](w, y, scale=t0); t0 = t0 or rms(u)
+                for w, fresh in zip(clouds, y):
+                    u = sim.velocities[k](w, fresh, scale=t0); t0 = t0 or rms(u)
                     out.append((rms(flow.velocity(w, t[k]) - u)/unit[k].item())**2/2)
                 return math.sqrt(sum(out)/len(out))
             row |= dict(error_learned=error([p[k] for p in path]), error_fresh=error(z[:4]), error_pool=math.sqrt(sum((rms(flow.velocity(made["x"][r, k], t[k]) - v[r][k])/unit[k].item())**2/2 for r in range(4))/4))
