@@ -41,7 +41,7 @@ def flows(seed, d, iterations):
     from nsgf_nb.nets import MLP
     from nsgf_nb.straight import StraightFlow
     with keep_random_state(seed): nets = {m: MLP((d,), hidden=128) for m in METHODS}
-    sinkhorn = dict(num_steps=STEPS, group=500, pool_size=4000, iterations=iterations, batch_size=128)
+    sinkhorn = dict(num_steps=STEPS, group=500, pool_size=3000, iterations=iterations, batch_size=128)
     return {"NSGF": NSGF(network=nets["NSGF"], relative_blur=(.5, .2), **sinkhorn),      # down to .05, the default, takes a thousand passes and more a step at d = 5
             "OT-CFM": StraightFlow("ot", num_steps=STEPS, network=nets["OT-CFM"], iterations=iterations, batch_size=128)}
 
@@ -78,7 +78,7 @@ def one(d, seed, iterations):
 def main():
     p = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     p.add_argument("--out", type=Path, default=Path(__file__).parent/"results"/"trajectories.json"); p.add_argument("--seeds", type=int, nargs="+", default=[80, 81, 82])
-    p.add_argument("--dims", type=int, nargs="+", default=[5, 50]); p.add_argument("--iterations", type=int, default=1500)
+    p.add_argument("--dims", type=int, nargs="+", default=[5, 50]); p.add_argument("--iterations", type=int, default=1000)
     a = p.parse_args(); torch.set_num_threads(1)
     rows = json.loads(a.out.read_text())["rows"] if a.out.exists() else []
     done, code = {(r["d"], r["seed"]) for r in rows}, revision()
