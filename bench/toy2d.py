@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from record import ROOT, facts, revision, write
+from record import ROOT, facts, modules, revision, write
 
 PROBLEMS = {"8gaussians": ("8gaussians", None), "8gaussians → moons": ("moons", "8gaussians"), "moons": ("moons", None), "scurve": ("scurve", None), "checkerboard": ("checkerboard", None), "swissroll": ("swissroll", None)}
 NFES = (1, 2, 5, 10, 100)
@@ -182,7 +182,7 @@ class Locked:
         self.before = len(self.table["rows"]), len(self.table["trials"])
         return self.table
     def __exit__(self, *_):
-        if (len(self.table["rows"]), len(self.table["trials"])) != self.before: write(self.path, self.table | facts())
+        if (len(self.table["rows"]), len(self.table["trials"])) != self.before: write(self.path, self.table | facts() | dict(modules=modules("flow", "baselines", "discrepancies", "distances")))
         self.lock.close()
 
 
