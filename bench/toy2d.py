@@ -2,7 +2,7 @@
 
     python bench/toy2d.py --part trials       four learning rates for each method, on a validation seed (20 minutes on one core)
     python bench/toy2d.py --part final        the table, with the settings that the trials chose (2 hours on one core, 3 seeds; --seeds 0 1 2 3 4 for 5)
-    python bench/toy2d.py --quick             the table small and without a record: 300 gradient steps, one seed (10 minutes on two cores)
+    python bench/toy2d.py --quick             the table of the networks, small and without a record: 300 gradient steps, one seed (10 minutes on two cores)
 
 Each fit is a row of bench/results/toy2d.json, written when it is done; rows that are there are kept, so a stopped run goes on. Flows that others are made from stay in --folder.
 Times are CPU seconds of one thread. Trials draw from seed 90, final runs from --seeds; samples are judged against draws that no fit has seen."""
@@ -98,7 +98,7 @@ def networks(problem, seed, steps, folder, chosen, put):
     "All rows of a problem and a seed that have a network"
     from nsgf_nb.baselines import DDIM, DDPM
     from nsgf_nb.straight import StraightFlow
-    judge, start = Judge(PROBLEMS[problem][0], seed + 5000), seed + 1000
+    judge, start = Judge(PROBLEMS[problem][0], seed + 5000, pairs=5 if steps > 1000 else 2), seed + 1000
     def row(method, make):
         put(problem, seed, method, make)
     def plain(method, name=None, nfes=NFES):
@@ -123,7 +123,7 @@ def networks(problem, seed, steps, folder, chosen, put):
         flow.fit(*PROBLEMS[problem], seed=seed, progress=False)
         return dict(seconds=time.process_time() - begin, gradient_steps=more, scores=scores(flow, judge, (5, 10), start))
     row("FM, same time", lambda: same_time("FM", "independent")); row("OT-CFM, same time", lambda: same_time("OT-CFM", "ot"))
-    particles(problem, seed, judge, row)
+    if steps > 1000: particles(problem, seed, judge, row)
 
 
 def particles(problem, seed, judge, row):
@@ -216,6 +216,17 @@ def show(table):
             print(f"{m:18}" + "".join(f"{statistics.mean(c):15.2f}" if c else f"{'–':>15}" for c in cells) + ("  {:.2f} [{:.2f}, {:.2f}]".format(*against[m][:3]).rjust(24) if m in against else ""))
 
 
+def pictures(seed, steps, folder, chosen, out):
+    "800 samples each with five calls, for the figure of tutorial 20"
+    from safetensors.torch import save_file
+    points = {}
+    for problem in TRIED_ON:
+        for method in ("NSGF", "OT-CFM", "FM", "interpolant", "2-RF"):
+            flow = fitted("NSGF 5" if method == "NSGF" else method, problem, seed, rates(method, chosen), steps, folder)[0]
+            points[f"{problem} {method}"] = flow.sample(800, num_steps=5, seed=seed + 1000).half().contiguous()
+    save_file(points, out.with_name("toy2d-samples.safetensors"))
+
+
 def main():
     p = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     p.add_argument("--part", choices=("trials", "final", "all"), default="all"); p.add_argument("--out", type=Path, default=ROOT/"bench"/"results"/"toy2d.json")
@@ -234,6 +245,7 @@ def main():
         chosen = dict.fromkeys(set(TRIED.values()), 2e-3) if a.quick else choose(trials())
         if a.part != "trials": run([("final", q, s, a.steps, a.folder, a.out, chosen) for s in a.seeds for q in a.problems])
     table = json.loads(a.out.read_text())
+    if not a.quick and a.part != "trials": pictures(a.seeds[0], a.steps, a.folder, chosen, a.out)
     if not a.quick: write(a.out, table | dict(chosen=chosen, steps=a.steps, compare={str(n): compare(table["rows"], n) for n in (5, 10)}))
     show(table)
 
