@@ -37,7 +37,7 @@ bench-toy2d: $(INSTALLED)  ## the table of the plane: 90 minutes on two cores, g
 	OMP_NUM_THREADS=1 $(BIN)/python bench/toy2d.py $(if $(QUICK),--quick)
 
 bench-mnist: $(INSTALLED)  ## NSGF++ beside flow matching and OT-CFM on digits and MNIST: three hours on two cores, goes on where it was stopped
-	for part in digits trials final extras ship; do OMP_NUM_THREADS=1 $(BIN)/python bench/mnist.py --part $$part || exit 1; done
+	for part in digits trials final extras sixty ship; do OMP_NUM_THREADS=1 $(BIN)/python bench/mnist.py --part $$part || exit 1; done
 
 dist: $(INSTALLED)  ## sdist and wheel in dist/; the wheel, without extras, installed in a clean environment and used there
 	$(BIN)/python tools/dist.py

@@ -4,6 +4,7 @@
     python bench/mnist.py --part trials                  short runs of the settings in TRIALS, the same number for each method (40 minutes on one core)
     python bench/mnist.py --part final [--folder runs/mnist] [--methods FM OT-CFM NSGF++]   equal CPU time, scores, samples
     python bench/mnist.py --part extras [--folder runs/mnist]  transition times, samples to look at, and what 10 000 samples of NSGF++ say
+    python bench/mnist.py --part sixty [--folder runs/mnist]   10 000 samples with 60 calls, and a control of the test for mirrored digits (15 minutes on one core)
     python bench/mnist.py --part ship [--folder runs/mnist]    the weights of the package, in bfloat16
 
 Each part goes on where it was stopped: rows that bench/results/digits.json or mnist.json hold are kept, an unfinished fit is resumed. Times are CPU seconds of
@@ -207,6 +208,29 @@ def extras(folder):
     print(f"tau {tau.mean():.3f} ± {tau.std():.3f}; FID-LeNet of 10 000 {model['scores']['FID-LeNet']:.2f}, least class {min(model['shares']):.3f}, mirrored {model['mirrored']['share']:.3f} ± {model['mirrored']['error']:.3f}, copies {model['nearest']}")
 
 
+def sixty(folder):
+    "The final NSGF++ with sixty calls, and what the test for mirrored digits says of all methods and where every twentieth sample is mirrored"
+    from nsgf_nb.base import Flow
+    from nsgf_nb.classifier import class_shares, mirrored_share
+    from nsgf_nb.core import make_generator
+    from nsgf_nb.fid import image_scores
+    file, flows = RESULTS/"mnist.json", {m: Flow.load(folder/m.replace("+", "p")/"model.safetensors", device="cpu") for m in FINAL}
+    test_images = mnist(train=False)(10_000, make_generator(0, "test"))[0]
+    out = {}
+    for m, flow in flows.items():
+        x = flow.sample(2000, seed=0, batch_size=250, **calls(flow, 10, "euler"))
+        out[m] = mirrored_share(x, test_images)
+        turned = x.clone(); turned[::20] = turned[::20].flip(-1)
+        out[f"{m}, one in twenty mirrored"] = mirrored_share(turned, test_images)
+    note(file, out | dict(revision=revision()), "mirrored")
+    print({k: f"{v['share']:.3f} ± {v['error']:.3f}, flagged {v['flagged']:.3f}" for k, v in out.items()}, flush=True)
+    flow = flows["NSGF++"]
+    x, seconds = cpu(lambda: flow.sample(10_000, seed=0, batch_size=250, **calls(flow, 60, "euler")))
+    scores = image_scores(x, test_images)
+    note(file, dict(nfe=60, n=10_000, sampling=seconds, scores=scores, shares=class_shares(x).tolist(), revision=revision()), "sixty")
+    print({k: round(v, 3) for k, v in scores.items()})
+
+
 def ship(folder):
     "The final NSGF++ as it comes with the package: weights of the networks in bfloat16, the rest as it is"
     from nsgf_nb.files import load_tensors, save_tensors
@@ -220,7 +244,7 @@ def ship(folder):
 
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("--part", choices=("digits", "trials", "final", "extras", "ship"), required=True)
+    p.add_argument("--part", choices=("digits", "trials", "final", "extras", "sixty", "ship"), required=True)
     p.add_argument("--seeds", type=int, default=3)
     p.add_argument("--folder", type=Path, default=Path("runs/mnist"))
     p.add_argument("--methods", nargs="+", default=["FM", "OT-CFM", "NSGF++"])
@@ -229,6 +253,7 @@ def main():
     torch.set_num_threads(1); warnings.simplefilter("ignore")
     if a.part == "digits": digits(a.seeds)
     if a.part == "extras": extras(a.folder)
+    if a.part == "sixty": sixty(a.folder)
     if a.part == "ship": ship(a.folder)
     if a.part == "trials": trials(a.methods, a.only, a.folder)
     if a.part == "final": final(a.methods, a.folder)
