@@ -168,7 +168,7 @@ def test_a_full_disk(home, here):
 
 WRONG = [  # words after nsgf, exit code, what standard error says
     ("fit moon", 2, "nsgf: unknown data set 'moon': did you mean 'moons'?"),
-    ("fit moons --method otcfm", 2, "nsgf: unknown method 'otcfm': did you mean 'ot-cfm'? known: nsgf, nsgf++, fm, ot-cfm"),
+    ("fit moons --method otcfm", 2, "nsgf: unknown method 'otcfm': did you mean 'ot-cfm'? known: nsgf, nsgf++, ot-cfm, fm, si, ddim, ddpm"),
     ("fit moons --set itertions=5", 2, "nsgf: unknown option 'itertions': did you mean 'iterations'?"),
     ("fit moons --method fm --set pool_size=512", 2, "nsgf: unknown option 'pool_size'"),
     ("fit moons --set iterations", 2, "nsgf: --set: expected key=value, got 'iterations'"),
