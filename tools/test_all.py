@@ -103,7 +103,7 @@ def flagged(path):
 
 def alone(path, flag, log):
     "What the process of a notebook does: `nbdev_test`, with all that it says in a file"
-    os.environ.update(environment(ROOT)); os.chdir(ROOT)
+    os.chdir(ROOT)
     out = os.open(log, os.O_WRONLY | os.O_APPEND)
     for stream in (1, 2): os.dup2(out, stream)
     from nbdev.test import nbdev_test
@@ -181,6 +181,7 @@ def main(flag=None):
     if flag not in (None, *FLAGS): sys.exit(__doc__)
     if flag == "cuda" and run(sys.executable, "-c", "import sys, torch; sys.exit(not torch.cuda.is_available())")[0]: sys.exit("no CUDA device here")
     start, nbs = time.time(), notebooks()
+    os.environ.update(environment(ROOT))  # before the process starts from which notebooks are forked: its torch reads the number of threads once
     if flag: nbs = [p for p in nbs if flagged(p)[flag]]
     with tempfile.TemporaryDirectory() as tmp, ThreadPoolExecutor(WORKERS) as pool:
         copy = copy_of_project(Path(tmp) / ROOT.name)
