@@ -67,7 +67,8 @@ def modules(*names, at=None):
 
 def changed(hashes):
     "Names of the modules that have another hash today"
-    return [name for name, h in hashes.items() if _source(name) is None or modules(name)[name] != h]
+    now = modules(*(name for name in hashes if _source(name) is not None))
+    return [name for name, h in hashes.items() if now.get(name) != h]
 
 
 class stamp(dict):

@@ -11,6 +11,7 @@ import math
 import torch
 from torch import Tensor
 
+from .base import Flow
 from .core import check_points
 from .straight import StraightFlow
 
@@ -25,6 +26,9 @@ def straightness(path: Tensor, # positions at equal steps of time, (T+1, n, *sha
 # %% ../nbs/14_baselines.ipynb #bsl-one
 class OneStep(StraightFlow):
     "The distillation of a flow, its `coupling`, into one step (arXiv 2209.03003, section 2.2)."
+    def _start(self, source):
+        if not isinstance(self.coupling, Flow): raise ValueError(f"coupling: expected a fitted flow to distil, got {self.coupling!r}")
+        return super()._start(source)
     def _times(self, n, g): return torch.zeros(n)
     def _grid(self, num_steps, solver):
         if (num_steps or 1) != 1 or solver != "euler": raise ValueError("num_steps and solver: this flow knows one step of Euler only")

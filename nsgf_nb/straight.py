@@ -131,3 +131,6 @@ def _prepare(self: StraightFlow, source, target, pilot, mean, sigma, seed, workd
     @torch.no_grad()
     def validate(net): return sum(matching_loss(net, *r).item() for r in kept)/len(kept)
     return rows, torch.zeros(1), torch.ones(1), dict(validate=validate)
+
+# %% ../nbs/12_straight.ipynb #str-density
+import nsgf_nb.likelihood

@@ -48,3 +48,11 @@ def test_the_interpolant_is_that_of_torchcfm():
     theirs = cfm.VariancePreservingConditionalFlowMatcher(sigma=0.0)
     xt, ut = Interpolant()._line(x0, y, t[:, None], 0.0)
     assert (theirs.compute_mu_t(x0, y, t) - xt).abs().max() < 1e-5 and (theirs.compute_conditional_flow(x0, y, t, xt) - ut).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("first", ["straight", "likelihood", "baselines"])
+def test_log_prob_is_there_whatever_is_imported_first(first):
+    import subprocess
+    import sys
+
+    subprocess.run([sys.executable, "-c", f"import nsgf_nb.{first}; from nsgf_nb.straight import StraightFlow; StraightFlow.log_prob"], check=True)
