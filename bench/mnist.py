@@ -1,15 +1,15 @@
 """NSGF++ beside flow matching and OT-CFM on images: the choices on digits, the settings and the final runs on MNIST.
 
     python bench/mnist.py --part digits [--seeds 3]      ablations of NSGF++ on the 8 × 8 digits (20 minutes on one core)
-    python bench/mnist.py --part trials                  short runs of the settings in TRIALS, the same number for each method (40 minutes on one core)
-    python bench/mnist.py --part final [--folder runs/mnist] [--methods FM OT-CFM NSGF++]   equal CPU time, scores, samples
+    python bench/mnist.py --part trials                  short runs of the settings in TRIALS, the same number for each method (65 minutes on one core)
+    python bench/mnist.py --part final [--folder runs/mnist] [--methods FM OT-CFM NSGF++] [--seed 0]   equal CPU time, scores, samples
     python bench/mnist.py --part extras [--folder runs/mnist]  transition times, samples to look at, and what 10 000 samples of NSGF++ say
     python bench/mnist.py --part sixty [--folder runs/mnist]   10 000 samples with 60 calls, and a control of the test for mirrored digits (15 minutes on one core)
     python bench/mnist.py --part ship [--folder runs/mnist]    the weights of the package, in bfloat16
 
 Each part goes on where it was stopped: rows that bench/results/digits.json or mnist.json hold are kept, an unfinished fit is resumed. Times are CPU seconds of
 one thread, so that other work on the machine does not count. Trials are judged against training images with samples of seed 90, final runs against the test set with
-samples of seed 0. The images are read from $NSGF_DATA (else ./data)."""
+samples of their own seed. The images are read from $NSGF_DATA (else ./data)."""
 import argparse, fcntl, json, os, shutil, time, warnings
 from pathlib import Path
 
@@ -99,12 +99,17 @@ def two_phases(total, T, step_size, start, coupling, first=600, lr=2e-3, ema=.99
                 straight=dict(coupling=coupling, iterations=total, lr=lr, ema=ema, batch_size=128), start=start)
 
 
-def one_phase(total, coupling, lr=2e-3, ema=.99): return dict(coupling=coupling, iterations=total, lr=lr, ema=ema, batch_size=128)
+def one_phase(total, coupling, lr=2e-3, ema=.99, batch_size=128): return dict(coupling=coupling, iterations=total, lr=lr, ema=ema, batch_size=batch_size)
 
 
-TRIALS = {"FM": {f"lr {lr:g}": one_phase(500, "independent", lr) for lr in (2e-3, 4e-3, 1e-3)},
-          "OT-CFM": {f"lr {lr:g}": one_phase(500, "ot", lr) for lr in (2e-3, 4e-3, 1e-3)},
-          "NSGF++": {f"T = {T}, step {e:g}": two_phases(460, T, e, "source", "ot", lr=4e-3) for T, e in ((1, .36), (2, .2), (1, .2))}}
+def _short(coupling):
+    "Trials of a straight flow: learning rates, then batches of another size for the same cost"
+    return {f"lr {lr:g}": one_phase(500, coupling, lr) for lr in (2e-3, 4e-3, 1e-3, 8e-3)} | {f"lr 0.004, batches of {b}": one_phase(64000//b, coupling, 4e-3, batch_size=b) for b in (64, 256)}
+
+
+TRIALS = {"FM": _short("independent"), "OT-CFM": _short("ot"),
+          "NSGF++": {f"T = {T}, step {e:g}": two_phases(460, T, e, "source", "ot", lr=4e-3) for T, e in ((1, .36), (2, .2), (1, .2))}
+                    | {f"T = {T}, step {e:g}, start sinkhorn": two_phases(460, T, e, "sinkhorn", "ot", lr=4e-3) for T, e in ((1, .3), (1, .5), (2, .2))}}
 STEPS = 2400                                                                 # of FM and OT-CFM; NSGF++ takes fewer, for its pool's sake
 FINAL = {"FM": one_phase(STEPS, "independent", 4e-3, ema=.998), "OT-CFM": one_phase(STEPS, "ot", 4e-3, ema=.998), "NSGF++": two_phases(STEPS - 100, 1, .3, "sinkhorn", "ot", lr=4e-3, ema=.998)}  # lr by the trials; the start by their verdict on "source", the step by digits
 
@@ -143,8 +148,8 @@ def trials(methods, only, folder):
             if only not in name or name in read(file).get("trials", {}).get(method, {}): continue
             flow, at = make(method, arguments), folder/"trials"/method.replace("+", "p")
             at.mkdir(parents=True, exist_ok=True)
-            if method != "NSGF++": _, seconds = cpu(lambda: flow.fit(mnist(), seed=7, progress=False))
-            else:                                                            # trials differ in the first phase only: the straight one, which starts at the source, is fitted once
+            if arguments.get("start") != "source": _, seconds = cpu(lambda: flow.fit(mnist(), seed=7, progress=False))
+            else:                                                            # these differ in the first phase only: the straight one, which starts at the source, is fitted once
                 shutil.rmtree(at/"parts"/"sinkhorn", ignore_errors=True)
                 _, seconds = cpu(lambda: flow.fit(mnist(), seed=7, workdir=at, resume=True, progress=False))
             scores = scored(flow, real, NFES, 1000, 90)
@@ -152,22 +157,25 @@ def trials(methods, only, folder):
             print(f"{method:8} {name:34} {seconds:4.0f} s   FID-LeNet " + ", ".join(f"{v['FID-LeNet']:.1f} at {k}" for k, v in scores.items()), flush=True)
 
 
-def final(methods, folder):
+def place(folder, method, seed): return folder/f"{method.replace('+', 'p')}-{seed}"
+
+
+def final(methods, folder, seed):
     from nsgf_nb.base import Flow
     from nsgf_nb.core import make_generator
     for method in methods:
-        at = folder/method.replace("+", "p"); at.mkdir(parents=True, exist_ok=True)
+        at = place(folder, method, seed); at.mkdir(parents=True, exist_ok=True)
         done, clock = at/"model.safetensors", at/"seconds.json"
         if not done.exists():
             flow, before = make(method, FINAL[method]), read(clock).get("seconds", 0.)
-            _, seconds = cpu(lambda: flow.fit(mnist(), seed=0, workdir=at, resume=True, progress=False))
+            _, seconds = cpu(lambda: flow.fit(mnist(), seed=seed, workdir=at, resume=True, progress=False))
             write(clock, dict(seconds=before + seconds)); flow.save(done)
         flow = Flow.load(done, device="cpu")
         real = mnist(train=False)(10_000, make_generator(0, "test"))[0]
-        scores = scored(flow, real[:2000], NFES, 2000, 0, full=True)
+        scores = scored(flow, real[:2000], NFES, 2000, seed, full=True)
         rows = [{k: round(v, 5) if isinstance(v, float) else v for k, v in r.items() if k != "rate"} for r in flow.history]
-        note(RESULTS/"mnist.json", dict(arguments=FINAL[method], seconds=read(clock)["seconds"], scores=scores, history=rows, revision=revision(), modules=modules("plusplus", "fid", "floors")), "final", method)
-        print(f"{method:8} {read(clock)['seconds']:4.0f} s   FID-LeNet " + ", ".join(f"{v['FID-LeNet']:.1f} at {k}" for k, v in scores.items()), flush=True)
+        note(RESULTS/"mnist.json", dict(arguments=FINAL[method], seconds=read(clock)["seconds"], scores=scores, history=rows, revision=revision(), modules=modules("plusplus", "fid", "floors")), "final", method, str(seed))
+        print(f"{method:8} seed {seed} {read(clock)['seconds']:4.0f} s   FID-LeNet " + ", ".join(f"{v['FID-LeNet']:.1f} at {k}" for k, v in scores.items()), flush=True)
 
 
 def extras(folder):
@@ -184,7 +192,7 @@ def extras(folder):
     from nsgf_nb.simulation import ends, group_clouds
     from nsgf_nb.straight import StraightFlow
     from nsgf_nb.training import train
-    file, flows = RESULTS/"mnist.json", {m: Flow.load(folder/m.replace("+", "p")/"model.safetensors", device="cpu") for m in FINAL}
+    file, flows = RESULTS/"mnist.json", {m: Flow.load(place(folder, m, 0)/"model.safetensors", device="cpu") for m in FINAL}
     byte = lambda x: ((x.clamp(-1, 1) + 1)*127.5).round().to(torch.uint8)
     samples = {m: byte(flow.sample(100, seed=0, **calls(flow, 10, "euler"))) for m, flow in flows.items()}
     samples["Sinkhorn phase"] = byte(flows["NSGF++"].sinkhorn.sample(100, seed=0))
@@ -214,7 +222,7 @@ def sixty(folder):
     from nsgf_nb.classifier import class_shares, mirrored_share
     from nsgf_nb.core import make_generator
     from nsgf_nb.fid import image_scores
-    file, flows = RESULTS/"mnist.json", {m: Flow.load(folder/m.replace("+", "p")/"model.safetensors", device="cpu") for m in FINAL}
+    file, flows = RESULTS/"mnist.json", {m: Flow.load(place(folder, m, 0)/"model.safetensors", device="cpu") for m in FINAL}
     test_images = mnist(train=False)(10_000, make_generator(0, "test"))[0]
     out = {}
     for m, flow in flows.items():
@@ -234,10 +242,10 @@ def sixty(folder):
 def ship(folder):
     "The final NSGF++ as it comes with the package: weights of the networks in bfloat16, the rest as it is"
     from nsgf_nb.files import load_tensors, save_tensors
-    tensors, known = load_tensors(folder/"NSGFpp"/"model.safetensors", "flow")
+    tensors, known = load_tensors(place(folder, "NSGF++", 0)/"model.safetensors", "flow")
     small = {k: v.bfloat16() if ".net." in k else v for k, v in tensors.items()}
     result = read(RESULTS/"mnist.json")
-    about = dict(seed=0, seconds=result["final"]["NSGF++"]["seconds"], script="bench/mnist.py", revision=result["final"]["NSGF++"]["revision"], metrics=result["model"])
+    about = dict(seed=0, seconds=result["final"]["NSGF++"]["0"]["seconds"], script="bench/mnist.py", revision=result["final"]["NSGF++"]["0"]["revision"], metrics=result["model"])
     path = save_tensors(ROOT/"nsgf_nb"/"weights"/"nsgfpp-mnist.safetensors", small, known | dict(about=about))
     print(f"{path}: {path.stat().st_size/1e6:.1f} MB")
 
@@ -248,6 +256,7 @@ def main():
     p.add_argument("--seeds", type=int, default=3)
     p.add_argument("--folder", type=Path, default=Path("runs/mnist"))
     p.add_argument("--methods", nargs="+", default=["FM", "OT-CFM", "NSGF++"])
+    p.add_argument("--seed", type=int, default=0, help="of a final run")
     p.add_argument("--only", default="", help="trials whose name holds this")
     a = p.parse_args()
     torch.set_num_threads(1); warnings.simplefilter("ignore")
@@ -256,7 +265,7 @@ def main():
     if a.part == "sixty": sixty(a.folder)
     if a.part == "ship": ship(a.folder)
     if a.part == "trials": trials(a.methods, a.only, a.folder)
-    if a.part == "final": final(a.methods, a.folder)
+    if a.part == "final": final(a.methods, a.folder, a.seed)
 
 
 if __name__ == "__main__": main()
