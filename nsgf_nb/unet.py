@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .core import check_count
-from .nets import time_features
+from .nets import class_index, time_features
 
 # %% ../nbs/08a_unet.ipynb #une-res
 def _zero(layer):
@@ -101,14 +101,6 @@ def _sizes(shape, channels, multipliers, attention, heads, groups, patch_size):
     return short
 
 # %% ../nbs/08a_unet.ipynb #une-net
-def _class_of(self, label, x):
-    "The class of each row, K for none."
-    K = self.config["num_classes"]
-    if label is None: return torch.full((len(x),), K, device=x.device)
-    if label.shape != (len(x),) or label.is_floating_point(): raise ValueError(f"label: expected {len(x)} integers, got {label.dtype} of shape {tuple(label.shape)}")
-    if label.device.type == "cpu" and not torch.compiler.is_compiling() and not ((label >= 0) & (label <= K)).all(): raise ValueError(f"label: expected 0 … {K - 1}, or {K} for no label, got {label.min()} … {label.max()}")
-    return label
-
 class UNet(nn.Module):
     "A U-Net v(x, t, label) for images (arXiv 2006.11239)."
     def __init__(self,
@@ -152,9 +144,8 @@ class UNet(nn.Module):
         "The field at (x, t)."
         p = self.config["patch_size"]
         if x.shape[1:] != self.config["shape"]: raise ValueError(f"x: expected images of shape {self.config['shape']}, got {tuple(x.shape[1:])}")
-        if label is not None and self.label is None: raise ValueError("label: expected none, the network has no num_classes")
-        e = self.time(time_features(t, self.config["channels"]))
-        if self.label is not None: e = e + self.label(_class_of(self, label, x))
+        e, k = self.time(time_features(t, self.config["channels"])), class_index(label, x, self.config["num_classes"])
+        if k is not None: e = e + self.label(k)
         e, h = F.silu(e), rearrange(x, "n c (h p) (w q) -> n (c p q) h w", p=p, q=p)
         h = self.stem(h.contiguous(memory_format=self.memory_format))
         maps = [h]
