@@ -13,6 +13,7 @@ from torch import Tensor
 
 from .base import Flow
 from .core import check_points
+from .simulation import normal_moments
 from .straight import StraightFlow
 
 # %% ../nbs/14_baselines.ipynb #bsl-straight
@@ -44,8 +45,9 @@ class Interpolant(StraightFlow):
 # %% ../nbs/14_baselines.ipynb #bsl-dif
 def _is_noise(source, mean, sigma):
     "Is this sampler N(mean, σ²I)?"
-    p = source.params or {}
-    return p.get("base") == "normal" and (p["params"]["mean"], p["params"]["std"]) == (0, 1) and p["scale"] == sigma.item() and p["shift"] == mean.tolist()
+    if (moments := normal_moments(source)) is None: return False
+    m, s = (z.float().expand_as(mean) for z in moments)
+    return torch.equal(m, mean) and bool((s == sigma).all())
 
 class DDIM(Interpolant):
     "Diffusion without noise on the way (arXiv 2010.02502), from N(m, σ²I) only."

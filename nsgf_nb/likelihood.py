@@ -14,6 +14,7 @@ from torch import Tensor
 
 from .base import integrate
 from .core import check_count, check_points, make_generator, patch
+from .simulation import normal_moments
 from .straight import StraightFlow
 
 # %% ../nbs/12b_likelihood.ipynb #lik-div
@@ -33,14 +34,8 @@ def divergence(f: Callable,                  # u = f(x), points by points
 # %% ../nbs/12b_likelihood.ipynb #lik-log
 def _log_normal(source, x):
     "log p0(x) of a normal source."
-    p = (source.params or {}) if source else {}
-    moved = p.get("base") == "normal"
-    if not (moved or (source and source.name == "normal")): raise ValueError("source: expected a normal one, because its density must be known")
-    inner = p["params"] if moved else p
-    mean, std = (torch.as_tensor(inner.get(k, d), dtype=x.dtype, device=x.device) for k, d in (("mean", 0.), ("std", 1.)))
-    if moved:
-        scale, shift = (torch.as_tensor(p[k], dtype=x.dtype, device=x.device) for k in ("scale", "shift"))
-        mean, std = scale*mean + shift, scale.abs()*std
+    if (moments := normal_moments(source)) is None: raise ValueError("source: expected a normal one, because its density must be known")
+    mean, std = (m.to(x) for m in moments)
     z = (x - mean)/std
     return -(z.square()/2 + std.log().expand_as(z) + math.log(2*math.pi)/2).flatten(1).sum(1)
 
