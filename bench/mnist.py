@@ -10,12 +10,12 @@
 Each part goes on where it was stopped: rows that bench/results/digits.json or mnist.json hold are kept, an unfinished fit is resumed. Times are CPU seconds of
 one thread, so that other work on the machine does not count. Trials are judged against training images with samples of seed 90, final runs against the test set with
 samples of their own seed. The images are read from $NSGF_DATA (else ./data)."""
-import argparse, fcntl, json, os, shutil, time, warnings
+import argparse, json, os, shutil, time, warnings
 from pathlib import Path
 
 import torch
 
-from record import ROOT, facts, modules, revision, write
+from record import ROOT, locked, modules, revision, write
 
 RESULTS = ROOT/"bench"/"results"
 NFES = (5, 10, 20)
@@ -26,12 +26,9 @@ def read(path): return json.loads(path.read_text()) if path.exists() else {}
 
 def note(file, value, *keys):
     "Put a value into a JSON file that other processes write into as well"
-    with open(file.with_suffix(".lock"), "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        out = read(file) | facts()
-        inner = out
+    with locked(file) as inner:
         for k in keys[:-1]: inner = inner.setdefault(k, {})
-        inner[keys[-1]] = value; write(file, out)
+        inner[keys[-1]] = value
 
 
 def cpu(f):

@@ -1,5 +1,6 @@
 "What every result says about how it was made, and how it is written."
-import ast, hashlib, json, os, platform, subprocess
+import ast, fcntl, hashlib, json, os, platform, subprocess
+from contextlib import contextmanager
 from datetime import date
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -28,6 +29,18 @@ def facts(*packages, device=None):
 def write(path, result):
     "JSON under a temporary name, then renamed"
     tmp = Path(path).with_suffix(".tmp"); tmp.write_text(json.dumps(result, indent=1)); os.replace(tmp, path)
+
+
+@contextmanager
+def locked(path, **empty):
+    "What a JSON file holds, for one process at a time; what is changed inside is written, with the facts"
+    path = Path(path)
+    with open(path.with_suffix(".lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        result = json.loads(path.read_text()) if path.exists() else empty
+        before = json.dumps(result)
+        yield result
+        if json.dumps(result) != before: write(path, result | facts())
 
 
 # --- stamps: what a recorded tutorial was made with ---------------------------------------------------------------------------------

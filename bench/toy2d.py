@@ -6,21 +6,20 @@
 
 Each fit is a row of bench/results/toy2d.json, written when it is done; rows that are there are kept, so a stopped run goes on. Flows that others are made from stay in --folder.
 Times are CPU seconds of one thread. Trials draw from seed 90, final runs from --seeds; samples are judged against draws that no fit has seen."""
-import argparse, fcntl, json, math, statistics, sys, tempfile, time
+import argparse, json, math, statistics, sys, tempfile, time
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import torch
 
-from record import ROOT, facts, modules, revision, write
+from record import ROOT, locked, modules, revision, write
 
 PROBLEMS = {"8gaussians": ("8gaussians", None), "8gaussians → moons": ("moons", "8gaussians"), "moons": ("moons", None), "scurve": ("scurve", None), "checkerboard": ("checkerboard", None), "swissroll": ("swissroll", None)}
 NFES = (1, 2, 5, 10, 100)
 RATES = (1e-3, 3e-3, 9e-3, 2.7e-2)
 TRIED_ON, TRIAL_SEED = ("8gaussians", "checkerboard"), 90
-# whose trials a method's learning rate comes from
-TRIED = {"NSGF": "NSGF", "NSGF, any steps": "NSGF", "FM": "FM", "OT-CFM": "OT-CFM", "interpolant": "interpolant", "DDIM": "interpolant", "DDPM": "interpolant", "2-RF": "2-RF", "3-RF": "2-RF", "one step": "one step",
-         "FM, same time": "FM", "OT-CFM, same time": "OT-CFM"}
+EMPTY = dict(rows=[], trials=[])
+TRIED = ("FM", "NSGF", "OT-CFM", "interpolant"), ("2-RF", "one step")  # the second are made from the first
 ORDER = ["NSGF", "NSGF, any steps", "OT-CFM", "FM", "interpolant", "DDIM", "DDPM", "2-RF", "3-RF", "one step", "OT-CFM, same time", "FM, same time", "Sinkhorn particles", "energy particles", "sliced particles"]
 
 
@@ -28,13 +27,11 @@ class Judge:
     "Distances of samples to a target, and its floors on the same draws"
     def __init__(self, name, seed, n=1000, pairs=5):
         from nsgf_nb.core import make_generator
-        from nsgf_nb.data import get_sampler
+        from nsgf_nb.data import get_sampler, points_and_labels
         from nsgf_nb.distances import mmd, w2
         self.target, self.n, self.pairs, self.seed = get_sampler(name), n, pairs, seed
-        draw = lambda kind, r: self.target(n, make_generator(seed, f"judge {kind}", r))
-        draw_x = lambda kind, r: (z if torch.is_tensor(z := draw(kind, r)) else z[0])
-        self.y = [draw_x("target", r) for r in range(pairs)]
-        other = [draw_x("floor", r) for r in range(pairs)]
+        draw = lambda kind, r: points_and_labels(self.target, n, make_generator(seed, f"judge {kind}", r))[0]
+        self.y, other = ([draw(kind, r) for r in range(pairs)] for kind in ("target", "floor"))
         self.sigma = self.y[0].std(0).square().mean().sqrt()
         self.floor = dict(w2=[w2(a, b) for a, b in zip(other, self.y)], mmd=[mmd(a, b) for a, b in zip(other, self.y)])
         self.floor["sinkhorn"] = self._divergence(other)
@@ -76,12 +73,11 @@ def fitted(method, problem, seed, rate, steps, folder):
     return flow, seconds
 
 
-CHAIN = {"2-RF": ("2-RF", "FM"), "3-RF": ("2-RF", "2-RF", "FM"), "one step": ("one step", "2-RF", "FM")}
+# whose trials the learning rates come from, of a method and of the flows that it is made from; of the others their own
+CHAIN = {"NSGF, any steps": ("NSGF",), "2-RF": ("2-RF", "FM"), "3-RF": ("2-RF", "2-RF", "FM"), "one step": ("one step", "2-RF", "FM")}
 
 
-def rates(method, chosen):
-    "Learning rates of a method and of the flows that it is made from"
-    return tuple(chosen[m] for m in CHAIN.get(method, (TRIED[method],)))
+def rates(method, chosen): return tuple(chosen[m] for m in CHAIN.get(method, (method,)))
 
 
 def scores(flow, judge, nfes, seed):
@@ -158,32 +154,21 @@ def worker(task):
     torch.set_num_threads(1)
     kind, problem, key, steps, folder, out, chosen = task
     code = dict(revision=revision())
-    def put(problem, seed, method, make, **more):
-        with Locked(out) as table:
+    def add(kind, r):
+        with locked(out, **EMPTY) as table: table[kind].append(r); table["modules"] = modules("flow", "baselines", "discrepancies", "distances")
+    def put(problem, seed, method, make):
+        with locked(out, **EMPTY) as table:
             if any((r["problem"], r["seed"], r["method"]) == (problem, seed, method) for r in table["rows"]): return
         r = dict(problem=problem, seed=seed, method=method, **code, **make())
-        with Locked(out) as table: table["rows"].append(r)
+        add("rows", r)
         print(f"{problem:20} seed {seed}  {method:18} {r['seconds']:6.0f} s  " + "  ".join(f"{k}: {v['ratio'] or math.nan:.2f}" for k, v in r["scores"].items()), flush=True)
     if kind == "final": return networks(problem, key, steps, folder, chosen, put)
     for rate in RATES:
-        with Locked(out) as table:
+        with locked(out, **EMPTY) as table:
             if any((r["problem"], r["method"], r["lr"]) == (problem, key, rate) for r in table["trials"]): continue
         r = dict(problem=problem, method=key, lr=rate, **code, **trial(problem, key, rate, steps, folder, chosen))
-        with Locked(out) as table: table["trials"].append(r)
+        add("trials", r)
         print(f"trial {problem:13} {key:12} lr {rate:g}  {r['seconds']:5.0f} s  {r['ratio'] or math.nan:.3f}", flush=True)
-
-
-class Locked:
-    "The table in the file; what is changed inside is written"
-    def __init__(self, path): self.path = path
-    def __enter__(self):
-        self.lock = open(self.path.with_suffix(".lock"), "w"); fcntl.flock(self.lock, fcntl.LOCK_EX)
-        self.table = json.loads(self.path.read_text()) if self.path.exists() else dict(rows=[], trials=[])
-        self.before = len(self.table["rows"]), len(self.table["trials"])
-        return self.table
-    def __exit__(self, *_):
-        if (len(self.table["rows"]), len(self.table["trials"])) != self.before: write(self.path, self.table | facts() | dict(modules=modules("flow", "baselines", "discrepancies", "distances")))
-        self.lock.close()
 
 
 def choose(trials):
@@ -239,10 +224,10 @@ def main():
         run = lambda tasks: [f.result() for f in [pool.submit(worker, t) for t in tasks]]
         trials = lambda: json.loads(a.out.read_text())["trials"] if a.out.exists() else []
         if a.part != "final" and not a.quick:
-            first, then = ("FM", "NSGF", "OT-CFM", "interpolant"), ("2-RF", "one step")
+            first, then = TRIED
             run([("trials", q, m, a.steps, a.folder, a.out, {m: 0}) for m in first for q in TRIED_ON])
             for m in then: run([("trials", q, m, a.steps, a.folder, a.out, choose(trials())) for q in TRIED_ON])
-        chosen = dict.fromkeys(set(TRIED.values()), 2e-3) if a.quick else choose(trials())
+        chosen = dict.fromkeys(sum(TRIED, ()), 9e-3) if a.quick else choose(trials())
         if a.part != "trials": run([("final", q, s, a.steps, a.folder, a.out, chosen) for s in a.seeds for q in a.problems])
     table = json.loads(a.out.read_text())
     if not a.quick and a.part != "trials": pictures(a.seeds[0], a.steps, a.folder, chosen, a.out)
