@@ -73,7 +73,7 @@ def simulated(flow: Flow, # fitted
 class StraightFlow(Flow):
     "Flow matching (arXiv 2210.02747) and, with coupling='ot', OT-CFM (arXiv 2302.00482)."
     def __init__(self,
-        coupling: str | Flow = "independent", # or "ot": an optimal assignment in each minibatch; or a fitted flow that makes the pairs (reflow)
+        coupling: str | Flow = "independent", # or "ot": an optimal assignment in each minibatch; or a fitted flow that makes the pairs from its own source (reflow)
         start: str | Flow = "source",     # where lines begin: the source, or what a fitted flow makes of it
         num_steps: int = 10,              # steps when sampling, unless told otherwise
         network: nn.Module | str | None = None, # net(x, t, label=None), or a name: make_network
@@ -115,6 +115,8 @@ def _labels(label, network, dropout, generator):
 def _pairs(flow, source, target, seed):
     "A function of the batch's number and a seed: x0, y and labels, paired."
     n, size, classes = flow.batch_size, min(BANK, source.num_points or BANK, flow.batch_size*flow.iterations), _classes(flow.network)
+    for known in (flow.coupling, flow.start):
+        if isinstance(known, Flow) and known.source.shape != target.shape: raise ValueError(f"target: expected points of shape {known.source.shape}, as {known!r} knows them, got {target.shape}")
     if isinstance(flow.coupling, Flow):
         made = simulated(flow.coupling, size, seed)
         return lambda s, seed: (*made(n, make_generator(seed, "pairs", s)).unbind(1), None)
