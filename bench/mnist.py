@@ -3,9 +3,10 @@
     python bench/mnist.py --part digits [--seeds 3]      ablations of NSGF++ on the 8 × 8 digits (20 minutes on one core)
     python bench/mnist.py --part trials                  short runs of the settings in TRIALS, the same number for each method (90 minutes on one core)
     python bench/mnist.py --part final [--folder runs/mnist] [--methods FM OT-CFM NSGF++] [--seed 0]   equal CPU time, scores, samples
-    python bench/mnist.py --part extras [--folder runs/mnist]  transition times, samples to look at, and what 10 000 samples of NSGF++ say
-    python bench/mnist.py --part sixty [--folder runs/mnist]   10 000 samples with 60 calls, and a control of the test for mirrored digits (15 minutes on one core)
-    python bench/mnist.py --part ship [--folder runs/mnist]    the weights of the package, in bfloat16
+    python bench/mnist.py --part extras [--folder runs/mnist]  samples to look at, transition times, a control of the test for mirrored digits
+    nsgf fit mnist --method nsgf++ --seed 0 --out runs/nsgfpp-mnist     the model that comes with the package
+    python bench/mnist.py --part model [--run runs/nsgfpp-mnist]   what 10 000 samples of it say, at ten and at sixty calls (15 minutes on one core)
+    python bench/mnist.py --part ship [--run runs/nsgfpp-mnist]    its weights into the package, in bfloat16
 
 Each part goes on where it was stopped: rows that bench/results/digits.json or mnist.json hold are kept, an unfinished fit is resumed. Times are CPU seconds of
 one thread, so that other work on the machine does not count. Trials are judged against training images with samples of seed 90, final runs against the test set with
@@ -213,25 +214,37 @@ def final(methods, folder, seed):
         print(f"{method:8} seed {seed} {read(clock)['seconds']:4.0f} s   FID-LeNet " + ", ".join(f"{v['FID-LeNet']:.1f} at {k}" for k, v in scores.items()), flush=True)
 
 
-def extras(folder):
-    "Transition times of particles, samples to look at, and what is known of the final NSGF++"
+def byte(x): return ((x.clamp(-1, 1) + 1)*127.5).round().to(torch.uint8)
+
+
+def finals(folder):
     from nsgf_nb.base import Flow
-    from nsgf_nb.classifier import class_shares, mirrored_share
+    return {m: Flow.load(place(folder, m, 0)/"model.safetensors", device="cpu") for m in FINAL}
+
+
+def extras(folder):
+    "Samples to look at, transition times of particles, and what the test for mirrored digits says where every twentieth sample is mirrored, and where none is"
+    from nsgf_nb.classifier import mirrored_share
     from nsgf_nb.core import make_generator
     from nsgf_nb.estimator import SinkhornVelocity
-    from nsgf_nb.fid import image_scores
     from nsgf_nb.files import save_tensors
-    from nsgf_nb.floors import nearest_distance
     from nsgf_nb.particles import particle_flow
     from nsgf_nb.phase import PhasePredictor
     from nsgf_nb.simulation import ends, group_clouds
     from nsgf_nb.straight import StraightFlow
     from nsgf_nb.training import train
-    file, flows = RESULTS/"mnist.json", {m: Flow.load(place(folder, m, 0)/"model.safetensors", device="cpu") for m in FINAL}
-    byte = lambda x: ((x.clamp(-1, 1) + 1)*127.5).round().to(torch.uint8)
-    samples = {m: byte(flow.sample(100, seed=0, **calls(flow, 10, "euler"))) for m, flow in flows.items()}
+    file, flows, test_images = RESULTS/"mnist.json", finals(folder), mnist(train=False)(10_000, make_generator(0, "test"))[0]
+    drawn = {m: flow.sample(2000, seed=0, batch_size=250, **calls(flow, 10, "euler")) for m, flow in flows.items()}
+    samples = {m: byte(x[:100]) for m, x in drawn.items()}
     samples["Sinkhorn phase"] = byte(flows["NSGF++"].sinkhorn.sample(100, seed=0))
     save_tensors(RESULTS/"mnist-samples.safetensors", samples, dict(kind="samples"))
+    seen = {}
+    for m, x in drawn.items():
+        seen[m] = mirrored_share(x, test_images)
+        x[::20] = x[::20].flip(-1)
+        seen[f"{m}, one in twenty mirrored"] = mirrored_share(x, test_images)
+    note(file, seen | dict(revision=revision()), "mirrored")
+    print({k: f"{v['share']:.3f} ± {v['error']:.3f}, flagged {v['flagged']:.3f}" for k, v in seen.items()}, flush=True)
 
     source, target, pilot, mean, sigma = ends(mnist(), None, 0)
     rows = StraightFlow(batch_size=128)._prepare(source, target, pilot, mean, sigma, 0, None, False)[0]
@@ -243,53 +256,42 @@ def extras(folder):
         return particle_flow(x0, y, SinkhornVelocity(relative_blur=.15, tol=1e-2), 5, .2)
     with torch.no_grad(): tau = torch.cat([net((after(b) - mean)/sigma) for b in range(4)])
     note(file, dict(tau=[round(t, 4) for t in tau.tolist()], loss=history[-1]["loss"], revision=revision()), "tau")
-
-    flow, nfe, train_images, test_images = flows["NSGF++"], 10, mnist()(20_000, make_generator(0, "train"))[0], mnist(train=False)(10_000, make_generator(0, "test"))[0]
-    x, seconds = cpu(lambda: flow.sample(10_000, seed=0, batch_size=250, **calls(flow, nfe, "euler")))
-    model = dict(nfe=nfe, sampling=seconds, scores=image_scores(x, test_images), shares=class_shares(x).tolist(), mirrored=mirrored_share(x, test_images), nearest=nearest_distance(x[:2000], train_images, test_images[:2000]))
-    note(file, model | dict(revision=revision()), "model")
-    print(f"tau {tau.mean():.3f} ± {tau.std():.3f}; FID-LeNet of 10 000 {model['scores']['FID-LeNet']:.2f}, least class {min(model['shares']):.3f}, mirrored {model['mirrored']['share']:.3f} ± {model['mirrored']['error']:.3f}, copies {model['nearest']}")
+    print(f"tau {tau.mean():.3f} ± {tau.std():.3f}")
 
 
-def sixty(folder):
-    "The final NSGF++ with sixty calls, and what the test for mirrored digits says of all methods and where every twentieth sample is mirrored"
+def model(run):
+    "10 000 samples of a run of `nsgf fit mnist --method nsgf++`, at ten and at sixty calls"
     from nsgf_nb.base import Flow
     from nsgf_nb.classifier import class_shares, mirrored_share
     from nsgf_nb.core import make_generator
     from nsgf_nb.fid import image_scores
-    file, flows = RESULTS/"mnist.json", {m: Flow.load(place(folder, m, 0)/"model.safetensors", device="cpu") for m in FINAL}
-    test_images = mnist(train=False)(10_000, make_generator(0, "test"))[0]
-    out = {}
-    for m, flow in flows.items():
-        x = flow.sample(2000, seed=0, batch_size=250, **calls(flow, 10, "euler"))
-        out[m] = mirrored_share(x, test_images)
-        turned = x.clone(); turned[::20] = turned[::20].flip(-1)
-        out[f"{m}, one in twenty mirrored"] = mirrored_share(turned, test_images)
-    note(file, out | dict(revision=revision()), "mirrored")
-    print({k: f"{v['share']:.3f} ± {v['error']:.3f}, flagged {v['flagged']:.3f}" for k, v in out.items()}, flush=True)
-    flow = flows["NSGF++"]
-    x, seconds = cpu(lambda: flow.sample(10_000, seed=0, batch_size=250, **calls(flow, 60, "euler")))
-    scores = image_scores(x, test_images)
-    note(file, dict(nfe=60, n=10_000, sampling=seconds, scores=scores, shares=class_shares(x).tolist(), revision=revision()), "sixty")
-    print({k: round(v, 3) for k, v in scores.items()})
+    from nsgf_nb.floors import nearest_distance
+    file, flow = RESULTS/"mnist.json", Flow.load(run/"model.safetensors", device="cpu")
+    train_images, test_images = mnist()(20_000, make_generator(0, "train"))[0], mnist(train=False)(10_000, make_generator(0, "test"))[0]
+    for nfe in (10, 60):
+        if str(nfe) in read(file).get("model", {}): continue
+        x, seconds = cpu(lambda: flow.sample(10_000, seed=0, batch_size=250, **(calls(flow, nfe, "midpoint") or calls(flow, nfe, "euler"))))
+        out = dict(nfe=nfe, sampling=seconds, scores=image_scores(x, test_images), shares=class_shares(x).tolist(), mirrored=mirrored_share(x, test_images), nearest=nearest_distance(x[:2000], train_images, test_images[:2000]), revision=revision())
+        note(file, out, "model", str(nfe))
+        print(f"{nfe} calls: FID-LeNet of 10 000 {out['scores']['FID-LeNet']:.2f}, least class {min(out['shares']):.3f}, mirrored {out['mirrored']['share']:.3f} ± {out['mirrored']['error']:.3f}, copies {out['nearest']}", flush=True)
 
 
-def ship(folder):
-    "The final NSGF++ as it comes with the package: weights of the networks in bfloat16, the rest as it is"
+def ship(run):
+    "The flow of that run as it comes with the package: weights of the networks in bfloat16, the rest as it is"
     from nsgf_nb.files import load_tensors, save_tensors
-    tensors, known = load_tensors(place(folder, "NSGF++", 0)/"model.safetensors", "flow")
+    tensors, known = load_tensors(run/"model.safetensors", "flow")
     small = {k: v.bfloat16() if ".net." in k else v for k, v in tensors.items()}
-    result = read(RESULTS/"mnist.json")
-    about = dict(seed=0, seconds=result["final"]["NSGF++"]["0"]["seconds"], script="bench/mnist.py", revision=result["final"]["NSGF++"]["0"]["revision"], metrics=result["model"])
+    about = read(run/"config.json") | dict(script="nsgf fit mnist --method nsgf++ --seed 0", seconds=sum(read(run/"metrics.json")["seconds"].values()), metrics=read(RESULTS/"mnist.json")["model"])
     path = save_tensors(ROOT/"nsgf_nb"/"weights"/"nsgfpp-mnist.safetensors", small, known | dict(about=about))
     print(f"{path}: {path.stat().st_size/1e6:.1f} MB")
 
 
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("--part", choices=("digits", "trials", "final", "extras", "sixty", "ship"), required=True)
+    p.add_argument("--part", choices=("digits", "trials", "final", "extras", "model", "ship"), required=True)
     p.add_argument("--seeds", type=int, default=3)
     p.add_argument("--folder", type=Path, default=Path("runs/mnist"))
+    p.add_argument("--run", type=Path, default=Path("runs/nsgfpp-mnist"))
     p.add_argument("--methods", nargs="+", default=["FM", "OT-CFM", "NSGF++"])
     p.add_argument("--seed", type=int, default=0, help="of a final run")
     p.add_argument("--only", default="", help="trials whose name holds this")
@@ -297,8 +299,8 @@ def main():
     torch.set_num_threads(1); warnings.simplefilter("ignore")
     if a.part == "digits": digits(a.seeds)
     if a.part == "extras": extras(a.folder)
-    if a.part == "sixty": sixty(a.folder)
-    if a.part == "ship": ship(a.folder)
+    if a.part == "model": model(a.run)
+    if a.part == "ship": ship(a.run)
     if a.part == "trials": trials(a.methods, a.only, a.folder)
     if a.part == "final": final(a.methods, a.folder, a.seed)
 
