@@ -43,8 +43,8 @@ _paper = lambda network, group, groups, steps, lr, **rest: dict(start="source", 
     sinkhorn=dict(num_steps=5, step_size=.2, relative_blur=.15, network=network, group=group, pool_size=group*groups, iterations=steps, batch_size=128, lr=lr, **rest),
     straight=dict(coupling="independent", network=network, iterations=steps, batch_size=128, lr=lr, **rest))
 
-SETTINGS = {"mnist": dict(start="sinkhorn", sinkhorn=dict(num_steps=1, step_size=.3, relative_blur=.15, network="mlp", group=1024, pool_size=16384, iterations=600, batch_size=128, lr=4e-3),
-                          straight=dict(coupling="ot", network="mnist", iterations=6000, batch_size=128, lr=4e-3)),
+SETTINGS = {"mnist": dict(start="sinkhorn", sinkhorn=dict(num_steps=1, step_size=.5, relative_blur=.15, network="mlp", group=1024, pool_size=16384, iterations=600, batch_size=128, lr=4e-3),
+                          straight=dict(coupling="ot", network="mnist", iterations=8000, batch_size=64, lr=4e-3)),
             "mnist-paper": _paper("mnist", 256, 1500, 100_000, 1e-4),
             "cifar10-paper": _paper("cifar10", 128, 2500, 200_000, 2e-4, clip=1., ema=.9999)}
 
