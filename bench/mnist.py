@@ -223,25 +223,26 @@ def finals(folder):
 
 def extras(folder):
     "Samples to look at, transition times of particles, and what the test for mirrored digits says where every twentieth sample is mirrored, and where none is"
-    from nsgf_nb.classifier import mirrored_share
     from nsgf_nb.core import make_generator
     from nsgf_nb.estimator import SinkhornVelocity
     from nsgf_nb.files import save_tensors
+    from nsgf_nb.mirrored import mirrored_share
     from nsgf_nb.particles import particle_flow
     from nsgf_nb.phase import PhasePredictor
     from nsgf_nb.simulation import ends, group_clouds
     from nsgf_nb.straight import StraightFlow
     from nsgf_nb.training import train
     file, flows, test_images = RESULTS/"mnist.json", finals(folder), mnist(train=False)(10_000, make_generator(0, "test"))[0]
+    train_images = mnist()(20_000, make_generator(0, "train"))[0]
     drawn = {m: flow.sample(2000, seed=0, batch_size=250, **calls(flow, 10, "euler")) for m, flow in flows.items()}
     samples = {m: byte(x[:100]) for m, x in drawn.items()}
     samples["Sinkhorn phase"] = byte(flows["NSGF++"].sinkhorn.sample(100, seed=0))
     save_tensors(RESULTS/"mnist-samples.safetensors", samples, dict(kind="samples"))
     seen = {}
     for m, x in drawn.items():
-        seen[m] = mirrored_share(x, test_images)
+        seen[m] = mirrored_share(x, test_images, train_images)
         x[::20] = x[::20].flip(-1)
-        seen[f"{m}, one in twenty mirrored"] = mirrored_share(x, test_images)
+        seen[f"{m}, one in twenty mirrored"] = mirrored_share(x, test_images, train_images)
     note(file, seen | dict(revision=revision()), "mirrored")
     print({k: f"{v['share']:.3f} ± {v['error']:.3f}, flagged {v['flagged']:.3f}" for k, v in seen.items()}, flush=True)
 
@@ -261,16 +262,17 @@ def extras(folder):
 def model(run):
     "10 000 samples of a run of `nsgf fit mnist --method nsgf++`, at ten and at sixty calls"
     from nsgf_nb.base import Flow
-    from nsgf_nb.classifier import class_shares, mirrored_share
+    from nsgf_nb.classifier import class_shares
     from nsgf_nb.core import make_generator
     from nsgf_nb.fid import image_scores
     from nsgf_nb.floors import nearest_distance
+    from nsgf_nb.mirrored import mirrored_share
     file, flow = RESULTS/"mnist.json", Flow.load(run/"model.safetensors", device="cpu")
     train_images, test_images = mnist()(20_000, make_generator(0, "train"))[0], mnist(train=False)(10_000, make_generator(0, "test"))[0]
     for nfe in (10, 60):
         if str(nfe) in read(file).get("model", {}): continue
         x, seconds = cpu(lambda: flow.sample(10_000, seed=0, batch_size=250, **calls(flow, nfe, "midpoint")))
-        out = dict(nfe=nfe, sampling=seconds, scores=image_scores(x, test_images), shares=class_shares(x).tolist(), mirrored=mirrored_share(x, test_images), nearest=nearest_distance(x[:2000], train_images, test_images[:2000]), revision=revision())
+        out = dict(nfe=nfe, sampling=seconds, scores=image_scores(x, test_images), shares=class_shares(x).tolist(), mirrored=mirrored_share(x, test_images, train_images), nearest=nearest_distance(x[:2000], train_images, test_images[:2000]), revision=revision())
         note(file, out, "model", str(nfe))
         print(f"{nfe} calls: FID-LeNet of 10 000 {out['scores']['FID-LeNet']:.2f}, least class {min(out['shares']):.3f}, mirrored {out['mirrored']['share']:.3f} ± {out['mirrored']['error']:.3f}, copies {out['nearest']}", flush=True)
 
