@@ -94,7 +94,8 @@ def fit(self: Flow,
 def _spec(sampler): return None if sampler.params is None else dict(name=sampler.name, params=sampler.params)
 
 # %% ../nbs/10b_base.ipynb #flw-sample
-def _starts(self, n, x0, seed):
+def _starts(self, n, x0, seed, label):
+    if label is not None and (many := n if x0 is None else len(x0)) not in (None, len(label)): raise ValueError(f"label: expected {many} classes, one for each point, got {len(label)}")
     if x0 is not None:
         if n is not None and n != len(x0): raise ValueError(f"n and x0: expected one of them, or n = len(x0) = {len(x0)}, got n = {n}")
         check_points(x0, "x0")
@@ -138,7 +139,7 @@ def sample(self: Flow,
     "Carry points from the source to the target."
     if self.velocity is None: raise ValueError("sample: the flow is not fitted, call fit or load first")
     times = self._grid(None if num_steps is None else check_count(num_steps, "num_steps"), check_name(solver, SOLVERS, "solver"))
-    x, noise = _starts(self, n, x0, seed), make_generator(fresh_seed() if seed is None else seed, "noise")
+    x, noise = _starts(self, n, x0, seed, label), make_generator(fresh_seed() if seed is None else seed, "noise")
     size, out = check_count(batch_size or chunk_size(x), "batch_size"), []
     for i in range(0, len(x), size):
         part = x[i:i + size].to(self.device, self.velocity.mean.dtype)

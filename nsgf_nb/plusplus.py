@@ -151,7 +151,7 @@ def sample(self: NSGFPlusPlus,
     if self.velocity is None: raise ValueError("sample: the flow is not fitted, call fit or load first")
     omega = check_positive(self.step if step is None else step, "step"); check_name(solver, SOLVERS, "solver")
     if num_steps is not None: check_count(num_steps, "num_steps")
-    x0 = _starts(self, n, x0, seed)
+    x0 = _starts(self, n, x0, seed, label)
     size = check_count(batch_size or chunk_size(x0), "batch_size")
     first = self.sinkhorn.sample(x0=x0, return_path=True, batch_size=size)
     x, field = first[-1], self.velocity
