@@ -50,7 +50,8 @@ BASE = dict(T=1, step_size=.2, start="sinkhorn", relative_blur=.15, self_term="s
 ABLATIONS = {"FM": None, "OT-CFM": None} | {f"T = {T}, start {start}": dict(T=T, start=start) for T in (1, 3, 5) for start in ("source", "sinkhorn")} | {
     "blur .05": dict(relative_blur=.05), "blur .5": dict(relative_blur=.5), "blur 1": dict(relative_blur=1.), "self term masked": dict(self_term="masked"),
     "self term two_batch": dict(self_term="two_batch"), "independent pairs": dict(coupling="independent")} | {
-    f"one network, T = {T}, start {start}": dict(T=T, start=start, one=True) for T, start in ((1, "source"), (3, "source"), (1, "sinkhorn"))}
+    f"one network, T = {T}, start {start}": dict(T=T, start=start, one=True) for T, start in ((1, "source"), (3, "source"), (1, "sinkhorn"))} | {
+    f"two networks, 2000 steps of 32 and of 96, T = 1, start {start}": dict(start=start, small=True) for start in ("source", "sinkhorn")}  # the batches that one network has of each kind
 
 
 def digits_split():
@@ -64,11 +65,11 @@ def digits_split():
 def digits_flow(name, change, iterations=2000, first=500):
     from nsgf_nb.plusplus import NSGFPlusPlus
     from nsgf_nb.straight import StraightFlow
-    shared = dict(batch_size=128, lr=2e-3)
-    if change is None: return StraightFlow("ot" if name == "OT-CFM" else "independent", iterations=iterations, **shared)
+    if change is None: return StraightFlow("ot" if name == "OT-CFM" else "independent", iterations=iterations, batch_size=128, lr=2e-3)
     c = BASE | change
-    return NSGFPlusPlus(dict(num_steps=c["T"], step_size=c["step_size"], relative_blur=c["relative_blur"], self_term=c["self_term"], group=512, pool_size=8192, iterations=first, **shared),
-                        dict(coupling=c["coupling"], iterations=iterations - first, **shared), start=c["start"])
+    (first, rows), (second, lines) = ((iterations, 32), (iterations, 96)) if "small" in c else ((first, 128), (iterations - first, 128))
+    return NSGFPlusPlus(dict(num_steps=c["T"], step_size=c["step_size"], relative_blur=c["relative_blur"], self_term=c["self_term"], group=512, pool_size=8192, iterations=first, batch_size=rows, lr=2e-3),
+                        dict(coupling=c["coupling"], iterations=second, batch_size=lines, lr=2e-3), start=c["start"])
 
 
 class Entered(torch.nn.Module):
