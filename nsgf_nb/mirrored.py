@@ -13,15 +13,21 @@ from .core import check_fraction, check_pair, pick_device
 from .floors import _nearest
 
 # %% ../nbs/15e_mirrored.ipynb #mir-look
+def _distances(x, train, device):
+    "Of images and of their mirror images to the nearest training image."
+    check_pair(x, train, ("x", "train"))
+    a, b, c = (z.flatten(1).float().to(pick_device(device)) for z in (x, x.flip(-1), train))
+    return _nearest(a, c), _nearest(b, c)
+
 def looks_mirrored(x: Tensor,                                # images, (n, C, H, W)
                    train: Tensor,                            # images that are not mirrored, (N, C, H, W)
                    margin: float = .9,                       # κ
                    device: str | torch.device | None = None, # where the distances are computed
                   ) -> Tensor:                               # bool, (n,)
     "Images whose mirror image is nearer to the training images, by more than the margin."
-    check_pair(x, train, ("x", "train")); check_fraction(margin, "margin")
-    a, b, c = (z.flatten(1).float().to(pick_device(device)) for z in (x, x.flip(-1), train))
-    return _nearest(b, c) < margin*_nearest(a, c)
+    check_fraction(margin, "margin")
+    own, mirrored = _distances(x, train, device)
+    return mirrored < margin*own
 
 # %% ../nbs/15e_mirrored.ipynb #mir-share
 def mirrored_share(x: Tensor,                                # samples, (n, C, H, W)
@@ -31,8 +37,9 @@ def mirrored_share(x: Tensor,                                # samples, (n, C, H
                    device: str | torch.device | None = None, # where the distances are computed
                   ) -> dict:                                 # share, its standard error, flagged (of x), false_alarms (of real), found (of real, mirrored)
     "The share of mirrored images among samples."
-    rates = [looks_mirrored(z, train, margin, device).double().mean().item() for z in (x, real, real.flip(-1))]
-    r, a, b = rates
+    check_fraction(margin, "margin")
+    (d, e), (f, g) = (_distances(z, train, device) for z in (x, real))
+    rates = r, a, b = [(v < margin*u).double().mean().item() for u, v in ((d, e), (f, g), (g, f))]  # a mirrored image has the distances of its original, exchanged
     if b <= a: raise ValueError("real: these images are as near to the training images as their mirror images")
     share = (r - a)/(b - a)
     var = [p*(1 - p)/len(z) for p, z in zip(rates, (x, real, real))]

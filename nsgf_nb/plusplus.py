@@ -59,7 +59,7 @@ class NSGFPlusPlus(Flow):
         if not isinstance(predictor, nn.Module): check_name(predictor, ("clock", "network"), "predictor")
         if step > 1: raise ValueError(f"step: expected at most 1, got {step:g}")
         self.predictor, self.predictor_iterations = predictor, check_count(predictor_iterations, "predictor_iterations")
-        self.config = dict(sinkhorn=self.sinkhorn._plain(), straight=self.straight._plain(), start=start, predictor=predictor, step=step, predictor_iterations=predictor_iterations, device=device)
+        self.config = dict(sinkhorn=self.sinkhorn._plain(), straight={k: v for k, v in self.straight._plain().items() if k != "start"}, start=start, predictor=predictor, step=step, predictor_iterations=predictor_iterations, device=device)
         self.iterations = self.sinkhorn.iterations + self.straight.iterations + (predictor_iterations if predictor == "network" else 0)
 
     def __repr__(self): return f"NSGF++ of {self.sinkhorn}, then {self.straight}"

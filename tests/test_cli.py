@@ -129,6 +129,19 @@ def test_a_finished_run_is_not_fitted_again(here, done):
     assert here("fit", "8gaussians", "--resume")[0] == 0 and (done[0]/"model.safetensors").read_bytes() == before
 
 
+def test_a_run_of_two_phases_goes_on(home, here):
+    "Stopped in its second phase and resumed: the same weights as without, and no second fit when it is done"
+    words = ("fit", "moons", "--method", "nsgf++", "--set", "sinkhorn.iterations=30", "sinkhorn.group=64", "sinkhorn.pool_size=512", "straight.iterations=300")
+    assert here(*words, "--out", "whole")[0] == 0
+    rc, said = stop_at(start(*words, "--out", "stopped", cwd=home), "straight: step", signal.SIGINT)
+    assert rc == 130 and "--resume" in said
+    rc, _, said = here("fit", "moons", "--out", "stopped", "--resume")
+    assert rc == 0, said
+    assert all(torch.equal(v, weights(home/"whole")[k]) for k, v in weights(home/"stopped").items())
+    before = (home/"stopped"/"model.safetensors").read_bytes()
+    assert here("fit", "moons", "--out", "stopped", "--resume")[0] == 0 and (home/"stopped"/"model.safetensors").read_bytes() == before
+
+
 def test_ctrl_c_and_kill_lose_nothing(home, done, here):
     "Stopped with Ctrl-C, resumed, killed, resumed: the same weights as without, bit by bit"
     again = ["fit", "8gaussians", *TINY, "--out", "b"]
