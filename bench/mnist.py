@@ -46,12 +46,12 @@ def calls(flow, nfe, solver):
 
 # --- digits --------------------------------------------------------------------------------------------------------------------------
 
-BASE = dict(T=1, step_size=.2, start="sinkhorn", relative_blur=.15, self_term="same", coupling="ot")
+BASE = dict(T=1, step_size=.2, start="sinkhorn", relative_blur=.15, self_term="same", coupling="ot", share=None)
 ABLATIONS = {"FM": None, "OT-CFM": None} | {f"T = {T}, start {start}": dict(T=T, start=start) for T in (1, 3, 5) for start in ("source", "sinkhorn")} | {
     "blur .05": dict(relative_blur=.05), "blur .5": dict(relative_blur=.5), "blur 1": dict(relative_blur=1.), "self term masked": dict(self_term="masked"),
     "self term two_batch": dict(self_term="two_batch"), "independent pairs": dict(coupling="independent")} | {
-    f"one network, T = {T}, start {start}": dict(T=T, start=start, one=True) for T, start in ((1, "source"), (3, "source"), (1, "sinkhorn"))} | {
-    f"two networks, 2000 steps of 32 and of 96, T = 1, start {start}": dict(start=start, small=True) for start in ("source", "sinkhorn")}  # the batches that one network has of each kind
+    f"one network, {share:g} of a batch for the first phase": dict(share=share) for share in (.125, .25, .5)} | {
+    "one network, T = 3": dict(T=3, share=.25)}
 
 
 def digits_split():
@@ -67,47 +67,11 @@ def digits_flow(name, change, iterations=2000, first=500):
     from nsgf_nb.straight import StraightFlow
     if change is None: return StraightFlow("ot" if name == "OT-CFM" else "independent", iterations=iterations, batch_size=128, lr=2e-3)
     c = BASE | change
-    (first, rows), (second, lines) = ((iterations, 32), (iterations, 96)) if "small" in c else ((first, 128), (iterations - first, 128))
-    return NSGFPlusPlus(dict(num_steps=c["T"], step_size=c["step_size"], relative_blur=c["relative_blur"], self_term=c["self_term"], group=512, pool_size=8192, iterations=first, batch_size=rows, lr=2e-3),
-                        dict(coupling=c["coupling"], iterations=second, batch_size=lines, lr=2e-3), start=c["start"])
+    return NSGFPlusPlus(dict(num_steps=c["T"], step_size=c["step_size"], relative_blur=c["relative_blur"], self_term=c["self_term"], group=512, pool_size=8192, iterations=first, batch_size=128, lr=2e-3),
+                        dict(coupling=c["coupling"], iterations=iterations - first, batch_size=128, lr=2e-3), start=c["start"], share=c["share"])
 
 
-class Entered(torch.nn.Module):
-    "A network of natural time, asked with the time of the straight phase"
-    def __init__(self, net, tau): super().__init__(); self.net, self.tau = net, tau
-    def forward(self, x, t): return self.net(x, self.tau + (1 - self.tau)*t)
-
-
-def one_network(flow, data, seed, iterations=2000):
-    """Fit both phases of flow with one network in natural time: below the transition it learns rows of the pool, above it rows of lines, as many of each kind as two networks
-    see. The lines of start="sinkhorn" begin at what a first phase of its own makes of the source, which is fitted before and costs extra"""
-    from nsgf_nb.nets import Field
-    from nsgf_nb.particles import natural_time, step_sizes
-    from nsgf_nb.presets import make_network
-    from nsgf_nb.simulation import ends
-    from nsgf_nb.training import train
-    first, straight = flow.sinkhorn, flow.straight
-    tau = natural_time(step_sizes(first.num_steps, first.step_size))[-1]
-    straight.start = first.fit(data, seed=seed, progress=False) if flow.start == "sinkhorn" else "source"
-    source, *rest = ends(data, None, seed)
-    first.batch_size, straight.batch_size = 32, 96
-    if flow.start == "source": straight._times = lambda n, g: tau + (1 - tau)*torch.rand(n, generator=g)
-    enter = lambda t: t if flow.start == "source" else tau + (1 - tau)*t
-    below, knots, units, _ = first._prepare(source, *rest, seed, None, False)
-    above = straight._prepare(straight._start(source), *rest, seed, None, False)[0]
-    def rows(s, part=(0, 1)):
-        (x, t, v, _), (z, r, u, _) = below(s), above(s)
-        return torch.cat([x, z]), torch.cat([t, enter(r)]), torch.cat([v, u]), None
-    torch.manual_seed(seed)
-    net, mean, sigma = make_network(None, rest[0].shape), *rest[2:]
-    train(net, rows, iterations, 2e-3, .999, seed, show=False)
-    first.velocity = Field(net, mean, sigma, knots, units).eval()
-    flow.velocity = straight.velocity = Field(net if flow.start == "source" else Entered(net, tau), mean, sigma, torch.zeros(1), torch.ones(1)).eval()
-    flow.source = source
-    return flow
-
-
-def digits(seeds):
+def digits(seeds, only=""):
     from nsgf_nb.core import make_generator
     from nsgf_nb.distances import w2
     file = RESULTS/"digits.json"
@@ -116,10 +80,11 @@ def digits(seeds):
     floor = [w2(pick(train, r), test) for r in range(5)]
     note(file, floor, "floor"); note(file, BASE, "base")
     for name, change in ABLATIONS.items():
+        if only not in name: continue
         for seed in range(seeds):
             if f"{name}/{seed}" in read(file).get("rows", {}): continue
             flow = digits_flow(name, change)
-            _, seconds = cpu(lambda: one_network(flow, train, seed) if change and "one" in change else flow.fit(train, seed=seed, progress=False))
+            _, seconds = cpu(lambda: flow.fit(train, seed=seed, progress=False))
             row = {str(nfe): w2(flow.sample(500, seed=1000 + seed, **calls(flow, nfe, "euler")), test) for nfe in (6, 10, 20)}
             note(file, dict(w2=row, seconds=seconds, revision=revision()), "rows", f"{name}/{seed}")
             print(f"{name:24} seed {seed}   W2 " + ", ".join(f"{v:.3f} at {k}" for k, v in row.items()) + f"   floor {sum(floor)/5:.3f}   {seconds:.0f} s", flush=True)
@@ -296,10 +261,10 @@ def main():
     p.add_argument("--run", type=Path, default=Path("runs/nsgfpp-mnist"))
     p.add_argument("--methods", nargs="+", default=["FM", "OT-CFM", "NSGF++"])
     p.add_argument("--seed", type=int, default=0, help="of a final run")
-    p.add_argument("--only", default="", help="trials whose name holds this")
+    p.add_argument("--only", default="", help="trials, or rows of digits, whose name holds this")
     a = p.parse_args()
     torch.set_num_threads(1); warnings.simplefilter("ignore")
-    if a.part == "digits": digits(a.seeds)
+    if a.part == "digits": digits(a.seeds, a.only)
     if a.part == "extras": extras(a.folder)
     if a.part == "model": model(a.run)
     if a.part == "ship": ship(a.run)
