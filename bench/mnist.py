@@ -110,7 +110,8 @@ def _short(coupling):
 TRIALS = {"FM": _short("independent"), "OT-CFM": _short("ot"),
           "NSGF++": {f"T = {T}, step {e:g}": two_phases(460, T, e, "source", "ot", lr=4e-3) for T, e in ((1, .36), (2, .2), (1, .2))}
                     | {f"T = {T}, step {e:g}, start sinkhorn": two_phases(460, T, e, "sinkhorn", "ot", lr=4e-3) for T, e in ((1, .3), (1, .5), (2, .2))}
-                    | {f"T = {T}, step {e:g}, start sinkhorn, batches of 64": two_phases(920, T, e, "sinkhorn", "ot", lr=4e-3, batch_size=64) for T, e in ((1, .5), (2, .2))}}
+                    | {f"T = {T}, step {e:g}, start sinkhorn, batches of 64": two_phases(920, T, e, "sinkhorn", "ot", lr=4e-3, batch_size=64) for T, e in ((1, .5), (2, .2))},
+          "one network": {f"share {s:g}": two_phases(920, 1, .5, "sinkhorn", "ot", lr=4e-3, batch_size=64) | dict(share=s) for s in (.125, .25, .5)}}  # the best of NSGF++, both phases in the network of the second
 # the best trials, by the geometric mean over 5, 10 and 20 calls; numbers of steps for ten minutes of one core each, NSGF++ with its pool
 FINAL = {"FM": one_phase(4300, "independent", 4e-3, ema=.998, batch_size=32), "OT-CFM": one_phase(2500, "ot", 4e-3, ema=.998, batch_size=64),
          "NSGF++": two_phases(2380, 1, .5, "sinkhorn", "ot", lr=4e-3, ema=.998, batch_size=64)}
