@@ -125,7 +125,7 @@ def mnist(train=True):
 def make(method, arguments):
     from nsgf_nb.plusplus import NSGFPlusPlus
     from nsgf_nb.straight import StraightFlow
-    return (NSGFPlusPlus if method == "NSGF++" else StraightFlow)(**arguments, device="cpu")
+    return (NSGFPlusPlus if "sinkhorn" in arguments else StraightFlow)(**arguments, device="cpu")
 
 
 def scored(flow, real, nfes, n, seed, full=False):
