@@ -3,6 +3,7 @@
     python bench/mnist.py --part digits [--seeds 3]      ablations of NSGF++ on the 8 × 8 digits (20 minutes on one core)
     python bench/mnist.py --part trials                  short runs of the settings in TRIALS, the same number for each method (90 minutes on one core)
     python bench/mnist.py --part final [--folder runs/mnist] [--methods FM OT-CFM NSGF++] [--seed 0]   equal CPU time, scores, samples
+    python bench/mnist.py --part transport [--folder runs/mnist] [--methods FM OT-CFM NSGF++]   digits of MNIST carried to FashionMNIST: scores, and what the transport costs
     python bench/mnist.py --part extras [--folder runs/mnist]  samples to look at, transition times, a control of the test for mirrored digits
     nsgf fit mnist --method nsgf++ --seed 0 --out runs/nsgfpp-mnist     the model that comes with the package
     python bench/mnist.py --part model [--run runs/nsgfpp-mnist]   what 10 000 samples of it say, at ten and at sixty calls (15 minutes on one core)
@@ -117,9 +118,9 @@ FINAL = {"FM": one_phase(4300, "independent", 4e-3, ema=.998, batch_size=32), "O
          "NSGF++": two_phases(2380, 1, .5, "sinkhorn", "ot", lr=4e-3, ema=.998, batch_size=64)}
 
 
-def mnist(train=True):
+def mnist(train=True, name="mnist"):
     from nsgf_nb.data import get_sampler
-    return get_sampler("mnist", root=os.environ.get("NSGF_DATA", "data"), train=train, download=False)
+    return get_sampler(name, root=os.environ.get("NSGF_DATA", "data"), train=train, download=False)
 
 
 def make(method, arguments):
@@ -162,22 +163,51 @@ def trials(methods, only, folder):
 def place(folder, method, seed): return folder/f"{method.replace('+', 'p')}-{seed}"
 
 
-def final(methods, folder, seed):
+def fitted(at, method, seed, target, source=None):
+    "The fit of a method in a folder, begun, gone on with or only read, and its CPU seconds"
     from nsgf_nb.base import Flow
+    at.mkdir(parents=True, exist_ok=True)
+    done, clock = at/"model.safetensors", at/"seconds.json"
+    if not done.exists():
+        flow, before = make(method, FINAL[method]), read(clock).get("seconds", 0.)
+        _, seconds = cpu(lambda: flow.fit(target, source, seed=seed, workdir=at, resume=True, progress=False))
+        write(clock, dict(seconds=before + seconds)); flow.save(done)
+    return Flow.load(done, device="cpu"), read(clock)["seconds"]
+
+
+def final(methods, folder, seed):
     from nsgf_nb.core import make_generator
     for method in methods:
-        at = place(folder, method, seed); at.mkdir(parents=True, exist_ok=True)
-        done, clock = at/"model.safetensors", at/"seconds.json"
-        if not done.exists():
-            flow, before = make(method, FINAL[method]), read(clock).get("seconds", 0.)
-            _, seconds = cpu(lambda: flow.fit(mnist(), seed=seed, workdir=at, resume=True, progress=False))
-            write(clock, dict(seconds=before + seconds)); flow.save(done)
-        flow = Flow.load(done, device="cpu")
+        flow, seconds = fitted(place(folder, method, seed), method, seed, mnist())
         real = mnist(train=False)(10_000, make_generator(0, "test"))[0]
         scores = scored(flow, real[:2000], NFES, 2000, seed, full=True)
         rows = [{k: round(v, 5) if isinstance(v, float) else v for k, v in r.items() if k != "rate"} for r in flow.history]
-        note(RESULTS/"mnist.json", dict(arguments=FINAL[method], seconds=read(clock)["seconds"], scores=scores, history=rows, revision=revision(), modules=modules("plusplus", "fid", "floors")), "final", method, str(seed))
-        print(f"{method:8} seed {seed} {read(clock)['seconds']:4.0f} s   FID-LeNet " + ", ".join(f"{v['FID-LeNet']:.1f} at {k}" for k, v in scores.items()), flush=True)
+        note(RESULTS/"mnist.json", dict(arguments=FINAL[method], seconds=seconds, scores=scores, history=rows, revision=revision(), modules=modules("plusplus", "fid", "floors")), "final", method, str(seed))
+        print(f"{method:8} seed {seed} {seconds:4.0f} s   FID-LeNet " + ", ".join(f"{v['FID-LeNet']:.1f} at {k}" for k, v in scores.items()), flush=True)
+
+
+def transport(methods, folder):
+    "Digits carried to FashionMNIST by a flow that has MNIST as its source: scores of 2000, and mean squares of the way beside those of optimal and of independent pairs"
+    from nsgf_nb.classifier import class_shares
+    from nsgf_nb.core import make_generator
+    from nsgf_nb.fid import image_scores
+    from nsgf_nb.files import load_tensors, save_tensors
+    from nsgf_nb.straight import assign
+    digits, items = (mnist(False, name)(2000, make_generator(0, "transport"))[0] for name in ("mnist", "fashionmnist"))
+    square = lambda x, y: float((x - y).square().flatten(1).sum(1).mean())
+    file, pictures = RESULTS/"mnist.json", RESULTS/"mnist-transport.safetensors"
+    note(file, dict(optimal=square(digits, items[assign(digits, items)]), independent=square(digits, items)), "transport", "pairs")
+    for method in methods:
+        flow, seconds = fitted(folder/f"{method.replace('+', 'p')}-fashion", method, 0, mnist(name="fashionmnist"), mnist())
+        scores, drawn = {}, load_tensors(pictures, "samples")[0] if pictures.exists() else dict(MNIST=byte(digits[:20]))
+        for nfe in NFES:
+            y = flow.sample(x0=digits, batch_size=250, **calls(flow, nfe, "euler"))
+            scores[str(nfe)] = image_scores(y, items, "lenet-fashionmnist") | dict(cost=square(digits, y), least_class=float(class_shares(y, "lenet-fashionmnist").min()))
+            if nfe == 10: drawn[method] = byte(y[:20])
+        if method == "NSGF++": drawn["Sinkhorn phase"] = byte(flow.sinkhorn.sample(x0=digits[:20]))
+        save_tensors(pictures, drawn, dict(kind="samples"))
+        note(file, dict(seconds=seconds, scores=scores, revision=revision()), "transport", method)
+        print(f"{method:8} {seconds:4.0f} s   FID-LeNet " + ", ".join(f"{v['FID-LeNet']:.1f} at {k}, cost {v['cost']:.0f}" for k, v in scores.items()) + f"   {read(file)['transport']['pairs']}", flush=True)
 
 
 def byte(x): return ((x.clamp(-1, 1) + 1)*127.5).round().to(torch.uint8)
@@ -256,7 +286,7 @@ def ship(run):
 
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("--part", choices=("digits", "trials", "final", "extras", "model", "ship"), required=True)
+    p.add_argument("--part", choices=("digits", "trials", "final", "transport", "extras", "model", "ship"), required=True)
     p.add_argument("--seeds", type=int, default=3)
     p.add_argument("--folder", type=Path, default=Path("runs/mnist"))
     p.add_argument("--run", type=Path, default=Path("runs/nsgfpp-mnist"))
@@ -270,6 +300,7 @@ def main():
     if a.part == "model": model(a.run)
     if a.part == "ship": ship(a.run)
     if a.part == "trials": trials(a.methods, a.only, a.folder)
+    if a.part == "transport": transport(a.methods, a.folder)
     if a.part == "final": final(a.methods, a.folder, a.seed)
 
 
