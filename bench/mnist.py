@@ -126,7 +126,8 @@ TRIALS = {"FM": _short("independent"), "OT-CFM": _short("ot"),
                        for T, e, share in ((1, .5, .125), (1, .5, .25), (1, .5, .5), (2, .3, .25))}}
 # the best trials, by the geometric mean over 5, 10 and 20 calls; numbers of steps for ten minutes of one core each, NSGF++ with its pool
 FINAL = {"FM": one_phase(4300, "independent", 4e-3, ema=.998, batch_size=32), "OT-CFM": one_phase(2500, "ot", 4e-3, ema=.998, batch_size=64),
-         "NSGF++": two_phases(2380, 1, .5, "sinkhorn", "ot", lr=4e-3, ema=.998, batch_size=64)}
+         "NSGF++": two_phases(2380, 1, .5, "sinkhorn", "ot", lr=4e-3, ema=.998, batch_size=64) | dict(share=.25)}
+FINAL["NSGF++, two networks"] = FINAL["NSGF++"] | dict(share=None)
 
 
 def mnist(train=True, name="mnist"):
@@ -160,7 +161,7 @@ def trials(methods, only, folder):
     for method in methods:
         for name, arguments in TRIALS[method].items():
             if only not in name or name in read(file).get("trials", {}).get(method, {}): continue
-            flow, at = make(method, arguments), folder/"trials"/method.replace("+", "p")
+            flow, at = make(method, arguments), place(folder, method, "trials")
             at.mkdir(parents=True, exist_ok=True)
             if arguments.get("start") != "source": _, seconds = cpu(lambda: flow.fit(mnist(), seed=7, progress=False))
             else:                                                            # these differ in the first phase only: the straight one, which starts at the source, is fitted once
@@ -171,7 +172,7 @@ def trials(methods, only, folder):
             print(f"{method:8} {name:34} {seconds:4.0f} s   FID-LeNet " + ", ".join(f"{v['FID-LeNet']:.1f} at {k}" for k, v in scores.items()), flush=True)
 
 
-def place(folder, method, seed): return folder/f"{method.replace('+', 'p')}-{seed}"
+def place(folder, method, what): return folder/f"{method.replace('+', 'p').replace(', ', '-').replace(' ', '-')}-{what}"
 
 
 def fitted(at, method, seed, target, source=None):
@@ -209,7 +210,7 @@ def transport(methods, folder):
     file, pictures = RESULTS/"mnist.json", RESULTS/"mnist-transport.safetensors"
     note(file, dict(optimal=square(digits, items[assign(digits, items)]), independent=square(digits, items)), "transport", "pairs")
     for method in methods:
-        flow, seconds = fitted(folder/f"{method.replace('+', 'p')}-fashion", method, 0, mnist(name="fashionmnist"), mnist())
+        flow, seconds = fitted(place(folder, method, "fashion"), method, 0, mnist(name="fashionmnist"), mnist())
         scores, drawn = {}, load_tensors(pictures, "samples")[0] if pictures.exists() else dict(MNIST=byte(digits[:20]))
         for nfe in NFES:
             y = flow.sample(x0=digits, batch_size=250, **calls(flow, nfe, "euler"))
