@@ -114,22 +114,17 @@ def simulate(self: NSGF,
 
 @patch
 def _prepare(self: NSGF, source, target, pilot, mean, sigma, seed, workdir, show):
-    "The pool, and what is trained on it."
-    self.pool, self._sim = _simulate(self, source, target, pilot, seed, workdir, show)
-    return self._batches(mean, sigma, seed)
-
-@patch
-def _batches(self: NSGF, mean, sigma, seed):
     "Rows, units and floor."
+    self.pool, sim = _simulate(self, source, target, pilot, seed, workdir, show)
     G = len(self.pool.groups)
     (main, held_out), (knots, units) = self.pool.split(max(1, G//16)), _units(self.pool, self.unit)
     if self.online: main = main.in_memory()
-    draw, moving = BlockShuffle(main, self.batch_size, seed), Online(main, self._sim, self.online, self.batch_size, first=G)
+    draw, moving = BlockShuffle(main, self.batch_size, seed), Online(main, sim, self.online, self.batch_size, first=G)
 
     def pick(x, t, v, _):
         return tuple(z.to(self.device) for z in ((x - mean)/sigma, t, v/unit_at(t, knots, units).view(-1, *[1]*(v.ndim - 1)))) + (None,)
     def rows(s, part=(0, 1)): moving.at(s); return pick(*draw.rows(s, batch_part(self.batch_size, part)))
-    kept = pick(*held_out.rows(torch.randint(len(held_out), (num_held_out(mean.shape),), generator=make_generator(seed, "validation"))))
+    kept = pick(*held_out.rows(torch.randint(len(held_out), (num_held_out(target.shape),), generator=make_generator(seed, "validation"))))
 
     @torch.no_grad()
     def validate(net): return matching_loss(net, *kept).item()

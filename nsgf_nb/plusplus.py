@@ -16,11 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from .base import SOLVERS, Flow, _begin, _starts
-from .both import end_time, fit_both
-from .core import check_count, check_fraction, check_name, check_positive, keep_random_state, make_generator, patch, pick_device
+from .core import check_count, check_name, check_positive, keep_random_state, make_generator, patch, pick_device
 from .files import load_tensors
 from .flow import NSGF
 from .nets import chunk_size, guided
+from .particles import natural_time, step_sizes
 from .phase import PhasePredictor, straight_adaptive, straight_steps
 from .processes import shared
 from .simulation import ends
@@ -51,7 +51,6 @@ class NSGFPlusPlus(Flow):
         predictor: str | nn.Module = "clock", # τ by the "clock", by a "network" (PhasePredictor), or by a module of yours, x -> (n,)
         step: float = .1,                    # ω, Euler step of s when sampling, unless told otherwise
         predictor_iterations: int = 2000,    # optimiser steps of the predictor
-        share: float | None = None,          # one network for both phases: the first one's share of a batch of the second; None: a network each
         device: str | None = None,           # None: CUDA where there is one
     ):
         self.device, self.velocity, self.history, self.nfe, self.source = pick_device(device), None, [], None, None
@@ -59,11 +58,8 @@ class NSGFPlusPlus(Flow):
         self.start, self.step = check_name(start, ("source", "sinkhorn"), "start"), check_positive(step, "step")
         if not isinstance(predictor, nn.Module): check_name(predictor, ("clock", "network"), "predictor")
         if step > 1: raise ValueError(f"step: expected at most 1, got {step:g}")
-        if share is not None:
-            if not 0 < check_fraction(share, "share") < 1: raise ValueError(f"share: expected 0 < share < 1, got {share:g}")
-            if start != "sinkhorn" or predictor != "clock" or self.sinkhorn.jitter: raise ValueError("share: expected start='sinkhorn', predictor='clock' and a first phase without jitter, because one network knows one time of entry")
-        self.predictor, self.predictor_iterations, self.share = predictor, check_count(predictor_iterations, "predictor_iterations"), share
-        self.config = dict(sinkhorn=self.sinkhorn._plain(), straight={k: v for k, v in self.straight._plain().items() if k != "start"}, start=start, predictor=predictor, step=step, predictor_iterations=predictor_iterations, share=share, device=device)
+        self.predictor, self.predictor_iterations = predictor, check_count(predictor_iterations, "predictor_iterations")
+        self.config = dict(sinkhorn=self.sinkhorn._plain(), straight={k: v for k, v in self.straight._plain().items() if k != "start"}, start=start, predictor=predictor, step=step, predictor_iterations=predictor_iterations, device=device)
         self.iterations = self.sinkhorn.iterations + self.straight.iterations + (predictor_iterations if predictor == "network" else 0)
 
     def __repr__(self): return f"NSGF++ of {self.sinkhorn}, then {self.straight}"
@@ -90,16 +86,8 @@ def _fit_part(self, name, both, seed, workdir, resume, callbacks, progress):
     else:
         if folder: folder.mkdir(parents=True, exist_ok=True)
         flow.fit(both[1], both[0], seed=seed, workdir=folder, resume=resume, callbacks=callbacks, progress=progress)
-        if folder: shared(lambda: [flow.save(done), (folder/"training.safetensors").unlink(missing_ok=True)] and None)
+        if folder: shared(lambda: [flow.save(done), (folder/"training.safetensors").unlink(missing_ok=True), shutil.rmtree(folder/"pool", ignore_errors=True)] and None)
     self.history = self.history + [whole(row) for row in flow.history]
-
-def _fit_share(self, both, seed, workdir, resume, callbacks, progress):
-    "The second phase, and the first once more, in one network."
-    whole, callbacks = _told("both", self.history, callbacks)
-    parts = workdir and Path(workdir)/"parts"
-    if parts: (parts/"both").mkdir(exist_ok=True)
-    self.velocity, history = fit_both(self.sinkhorn, self.straight, both, self.share, seed, parts and parts/"sinkhorn", progress, checkpoint=parts and parts/"both"/"training.safetensors", resume=resume, callbacks=callbacks)
-    self.sinkhorn.velocity, self.history = self.velocity, self.history + [whole(row) for row in history]
 
 def _fit_predictor(self, both, seed, workdir, resume, callbacks, progress):
     "t(X_t) on the straight flow's own points."
@@ -128,20 +116,17 @@ def fit(self: NSGFPlusPlus,
     seed = shared(lambda: _begin(seed, workdir, resume))
     both, self.history, self.velocity, self.predictor = ends(target, source, seed), [], None, self.config["predictor"]
     rest = seed, workdir, resume, callbacks, progress
-    self.sinkhorn.pool = None
     _fit_part(self, "sinkhorn", both, *rest)
     self.straight.start = self.sinkhorn if self.start == "sinkhorn" else "source"
-    if self.share: _fit_share(self, both, *rest)
-    else: _fit_part(self, "straight", both, *rest); self.velocity = self.straight.velocity
+    _fit_part(self, "straight", both, *rest)
     if self.predictor == "network": _fit_predictor(self, both, *rest)
-    if workdir: shared(lambda: shutil.rmtree(Path(workdir)/"parts"/"sinkhorn"/"pool", ignore_errors=True))
-    self.source = both[0]
+    self.velocity, self.source = self.straight.velocity, both[0]
     return self
 
 # %% ../nbs/13_plusplus.ipynb #npp-sample
 def _tau(self, x):
     "Time of entry, (n,)."
-    if self.predictor == "clock": return x.new_full((len(x),), end_time(self.sinkhorn) if self.start == "source" or self.share else 0.)
+    if self.predictor == "clock": return x.new_full((len(x),), natural_time(step_sizes(self.sinkhorn.num_steps, self.sinkhorn.step_size))[-1] if self.start == "source" else 0.)
     field = self.straight.velocity
     return self.predictor.to(x.device).eval()((x - field.mean)/field.sigma).clamp(0, 1)
 
@@ -190,7 +175,7 @@ def sample(self: NSGFPlusPlus,
 @patch
 def _contents(self: NSGFPlusPlus):
     tensors, parts = {}, {}
-    for name in ("sinkhorn",) if self.share else ("sinkhorn", "straight"):   # one network is written once
+    for name in ("sinkhorn", "straight"):
         some, parts[name] = getattr(self, name)._contents()
         tensors |= {f"{name}.{k}": v for k, v in some.items()}
     if own := isinstance(self.predictor, nn.Module): tensors |= {f"predictor.{k}": v for k, v in self.predictor.state_dict().items()}
@@ -205,7 +190,7 @@ def _restore(self: NSGFPlusPlus, path, tensors, facts):
     if self.predictor == "network":
         with keep_random_state(): self.predictor = PhasePredictor(self.straight.velocity.mean.shape)
         self.predictor.load_state_dict(cut("predictor")); self.predictor.to(self.device).requires_grad_(False)
-    self.velocity, self.source, self.history, self.about = self.sinkhorn.velocity if self.share else self.straight.velocity, self.sinkhorn.source, facts["history"], facts.get("about")
+    self.velocity, self.source, self.history, self.about = self.straight.velocity, self.sinkhorn.source, facts["history"], facts.get("about")
 
 # %% ../nbs/13_plusplus.ipynb #npp-file
 def _from_pretrained(cls, name="mnist", device=None):
