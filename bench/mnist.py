@@ -248,28 +248,24 @@ def final(methods, folder, seed):
         print(f"{method:8} seed {seed} {seconds:4.0f} s   FID-LeNet " + ", ".join(f"{v['FID-LeNet']:.1f} at {k}" for k, v in scores.items()), flush=True)
 
 
-def transport(methods, folder):
-    "Digits carried to FashionMNIST by a flow that has MNIST as its source: scores of 2000, and mean squares of the way beside those of optimal and of independent pairs"
+def transport(folder):
+    "Digits carried to FashionMNIST by a flow that has MNIST as its source: scores of 2000, and mean squares of the way beside those of independent and of optimal pairs"
     from nsgf_nb.classifier import class_shares
     from nsgf_nb.core import make_generator
     from nsgf_nb.fid import image_scores
-    from nsgf_nb.files import load_tensors, save_tensors
+    from nsgf_nb.files import save_tensors
     from nsgf_nb.straight import assign
     digits, items = (mnist(False, name)(2000, make_generator(0, "transport"))[0] for name in ("mnist", "fashionmnist"))
     square = lambda x, y: float((x - y).square().flatten(1).sum(1).mean())
-    file, pictures = RESULTS/"mnist.json", RESULTS/"mnist-transport.safetensors"
-    note(file, dict(optimal=square(digits, items[assign(digits, items)]), independent=square(digits, items)), "transport", "pairs")
-    for method in methods:
-        flow, seconds = fitted(place(folder, method, "fashion"), FINAL[method], 0, mnist(name="fashionmnist"), mnist())
-        scores, drawn = {}, load_tensors(pictures, "samples")[0] if pictures.exists() else dict(MNIST=byte(digits[:20]))
-        for nfe in NFES:
-            y = flow.sample(x0=digits, batch_size=250, **calls(flow, nfe, "euler"))
-            scores[str(nfe)] = image_scores(y, items, "lenet-fashionmnist") | dict(cost=square(digits, y), least_class=float(class_shares(y, "lenet-fashionmnist").min()))
-            if nfe == 10: drawn[method] = byte(y[:20])
-        if method == "NSGF++": drawn["Sinkhorn phase"] = byte(flow.sinkhorn.sample(x0=digits[:20]))
-        save_tensors(pictures, drawn, dict(kind="samples"))
-        note(file, dict(seconds=seconds, scores=scores, revision=revision()), "transport", method)
-        print(f"{method:8} {seconds:4.0f} s   FID-LeNet " + ", ".join(f"{v['FID-LeNet']:.1f} at {k}, cost {v['cost']:.0f}" for k, v in scores.items()) + f"   {read(file)['transport']['pairs']}", flush=True)
+    flow, seconds = fitted(place(folder, "NSGF++", "fashion"), FINAL["NSGF++"], 0, mnist(name="fashionmnist"), mnist())
+    scores, drawn = {}, {"MNIST": byte(digits[:20]), "Sinkhorn phase": byte(flow.sinkhorn.sample(x0=digits[:20]))}
+    for nfe in NFES:
+        y = flow.sample(x0=digits, batch_size=250, **calls(flow, nfe, "euler"))
+        scores[str(nfe)] = image_scores(y, items, "lenet-fashionmnist") | dict(way=square(digits, y), least_class=float(class_shares(y, "lenet-fashionmnist").min()))
+        drawn[f"{nfe} calls"] = byte(y[:20])
+    save_tensors(RESULTS/"mnist-transport.safetensors", drawn, dict(kind="samples"))
+    note(RESULTS/"mnist.json", dict(seconds=seconds, scores=scores, independent=square(digits, items), optimal=square(digits, items[assign(digits, items)]), revision=revision()), "transport")
+    print(f"{seconds:4.0f} s   FID-LeNet " + ", ".join(f"{v['FID-LeNet']:.1f} at {k}, way {v['way']:.0f}" for k, v in scores.items()), flush=True)
 
 
 def byte(x): return ((x.clamp(-1, 1) + 1)*127.5).round().to(torch.uint8)
@@ -362,7 +358,7 @@ def main():
     if a.part == "model": model(a.run)
     if a.part == "ship": ship(a.run)
     if a.part == "trials": trials(a.methods, a.only, a.folder)
-    if a.part == "transport": transport(a.methods, a.folder)
+    if a.part == "transport": transport(a.folder)
     if a.part == "finalists": finalists(a.methods, a.folder)
     if a.part == "final": final(a.methods, a.folder, a.seed)
 
