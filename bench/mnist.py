@@ -1,8 +1,8 @@
 """NSGF++ beside flow matching and OT-CFM on images: the choices on digits, the settings and the final runs on MNIST.
 
-    python bench/mnist.py --part digits [--seeds 3]      ablations of NSGF++ on the 8 × 8 digits (20 minutes on one core)
+    python bench/mnist.py --part digits [--seeds 3]      ablations of NSGF++ on the 8 × 8 digits (half an hour on one core)
     python bench/mnist.py --part trials                  short runs of the settings in TRIALS, the same number for each method (two hours and a half on one core)
-    python bench/mnist.py --part finalists [--folder runs/mnist]   two of them for each method at full length (one hour on one core)
+    python bench/mnist.py --part finalists [--folder runs/mnist]   the best of them at full length (an hour on one core)
     python bench/mnist.py --part final [--folder runs/mnist] [--methods FM OT-CFM NSGF++] [--seed 0]   equal CPU time, scores, samples
     python bench/mnist.py --part transport [--folder runs/mnist]   digits of MNIST carried to FashionMNIST: scores, and what the transport costs
     python bench/mnist.py --part extras [--folder runs/mnist]  samples to look at, transition times, a control of the test for mirrored digits
@@ -159,13 +159,13 @@ TRIALS = {"FM": _short("independent"), "OT-CFM": _short("ot"),
                     | {f"T = {T}, step {e:g}, start sinkhorn, batches of 64": two_phases(920, T, e, "sinkhorn", "ot", lr=4e-3, batch_size=64) for T, e in ((1, .5), (2, .2))}
                     | {f"T = 1, step {e:g}, start sinkhorn, lr {lr:g}, batches of {b}": two_phases(58880//b, 1, e, "sinkhorn", "ot", lr=lr, batch_size=b)
                        for e, lr, b in ((.7, 4e-3, 64), (.5, 2e-3, 64), (.5, 4e-3, 32), (.5, 2e-3, 32))}}
-# two trials of each method at full length: the best of the first eight and the best of all, by the geometric mean over 5, 10 and 20 calls; numbers of steps for ten minutes of one core, NSGF++ with its pool
+# two trials of each method at full length: the best of the first eight and the best of all, by the geometric mean over 5, 10 and 20 calls, and what is best on digits; numbers of steps for ten minutes of one core, NSGF++ with its pool
 FINALISTS = {"FM": {"lr 0.004, batches of 32": one_phase(4300, "independent", 4e-3, ema=.998, batch_size=32), "lr 0.002, batches of 32": one_phase(4300, "independent", 2e-3, ema=.998, batch_size=32)},
              "OT-CFM": {"lr 0.004, batches of 64": one_phase(2500, "ot", 4e-3, ema=.998, batch_size=64), "lr 0.002, batches of 32": one_phase(4300, "ot", 2e-3, ema=.998, batch_size=32)},
              "NSGF++": {"T = 1, step 0.5, start sinkhorn, batches of 64": two_phases(2380, 1, .5, "sinkhorn", "ot", lr=4e-3, ema=.998, batch_size=64),
-                        "T = 1, step 0.5, start sinkhorn, lr 0.002, batches of 32": two_phases(4150, 1, .5, "sinkhorn", "ot", lr=2e-3, ema=.998, batch_size=32)}}
+                        "T = 1, step 0.5, start sinkhorn, lr 0.002, batches of 32": two_phases(4150, 1, .5, "sinkhorn", "ot", lr=2e-3, ema=.998, batch_size=32),
+                        "T = 3, step 0.2, start sinkhorn, batches of 64": two_phases(2380, 3, .2, "sinkhorn", "ot", lr=4e-3, ema=.998, batch_size=64)}}
 FINAL = {m: FINALISTS[m][name] for m, name in (("FM", "lr 0.002, batches of 32"), ("OT-CFM", "lr 0.004, batches of 64"), ("NSGF++", "T = 1, step 0.5, start sinkhorn, batches of 64"))}  # the better finalists
-WINNER = {"T = 3, step 0.2, start sinkhorn, batches of 64": two_phases(2380, 3, .2, "sinkhorn", "ot", lr=4e-3, ema=.998, batch_size=64)}  # of the digits, at full length as well
 
 
 def mnist(train=True, name="mnist"):
@@ -192,10 +192,16 @@ def scored(flow, real, nfes, n, seed, full=False):
     return out
 
 
-def trials(methods, only, folder):
+def validated(kind, method, name, arguments, flow, seconds):
+    "Note what 1000 samples of a seed of their own score against training images"
     from nsgf_nb.core import make_generator
+    scores = scored(flow, mnist()(10_000, make_generator(1, "real"))[0], NFES, 1000, 90)
+    note(RESULTS/"mnist.json", dict(arguments=arguments, seconds=seconds, scores=scores, revision=revision()), kind, method, name)
+    print(f"{method:8} {name:56} {seconds:4.0f} s   FID-LeNet " + ", ".join(f"{v['FID-LeNet']:.1f} at {k}" for k, v in scores.items()), flush=True)
+
+
+def trials(methods, only, folder):
     file = RESULTS/"mnist.json"
-    real = mnist()(10_000, make_generator(1, "real"))[0]
     for method in methods:
         for name, arguments in TRIALS[method].items():
             if only not in name or name in read(file).get("trials", {}).get(method, {}): continue
@@ -205,9 +211,7 @@ def trials(methods, only, folder):
             else:                                                            # these differ in the first phase only: the straight one, which starts at the source, is fitted once
                 shutil.rmtree(at/"parts"/"sinkhorn", ignore_errors=True)
                 _, seconds = cpu(lambda: flow.fit(mnist(), seed=7, workdir=at, resume=True, progress=False))
-            scores = scored(flow, real, NFES, 1000, 90)
-            note(file, dict(arguments=arguments, seconds=seconds, scores=scores, revision=revision()), "trials", method, name)
-            print(f"{method:8} {name:34} {seconds:4.0f} s   FID-LeNet " + ", ".join(f"{v['FID-LeNet']:.1f} at {k}" for k, v in scores.items()), flush=True)
+            validated("trials", method, name, arguments, flow, seconds)
 
 
 def place(folder, method, what): return folder/f"{method.replace('+', 'p')}-{what}"
@@ -226,16 +230,12 @@ def fitted(at, arguments, seed, target, source=None):
 
 
 def finalists(methods, folder):
-    "Fits of full length judged as the trials were, and what is best on digits; that of the setting in FINAL is the final fit of seed 0"
-    from nsgf_nb.core import make_generator
-    real = mnist()(10_000, make_generator(1, "real"))[0]
+    "Fits of full length judged as the trials were; that of the setting in FINAL is the final fit of seed 0"
     for method in methods:
-        for name, arguments in (FINALISTS[method] | (WINNER if method == "NSGF++" else {})).items():
+        for i, (name, arguments) in enumerate(FINALISTS[method].items()):
             if name in read(RESULTS/"mnist.json").get("finalists", {}).get(method, {}): continue
-            flow, seconds = fitted(place(folder, method, 0 if arguments == FINAL[method] else "winner" if name in WINNER else "other"), arguments, 0, mnist())
-            scores = scored(flow, real, NFES, 1000, 90)
-            note(RESULTS/"mnist.json", dict(arguments=arguments, seconds=seconds, scores=scores, revision=revision()), "finalists", method, name)
-            print(f"{method:8} {name:54} {seconds:4.0f} s   FID-LeNet " + ", ".join(f"{v['FID-LeNet']:.1f} at {k}" for k, v in scores.items()), flush=True)
+            flow, seconds = fitted(place(folder, method, 0 if arguments == FINAL[method] else f"finalist-{i}"), arguments, 0, mnist())
+            validated("finalists", method, name, arguments, flow, seconds)
 
 
 def final(methods, folder, seed):
