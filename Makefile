@@ -6,7 +6,7 @@ KATEX := tools/site/node_modules/.package-lock.json
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow test-gpu bench-toy2d bench-mnist dist docs docs-check readme export clean lock
+.PHONY: help install demo test test-slow test-gpu bench-toy2d bench-mnist bench-gpu dist docs docs-check readme export clean lock
 
 help:           ## this list
 	@grep -E '^[a-z-]+: .*##|^[a-z-]+:  *##' Makefile | sed -E 's/:.*##/\t/' | expand -t 14
@@ -40,6 +40,10 @@ bench-mnist: $(INSTALLED)  ## NSGF++ beside flow matching and OT-CFM on digits a
 	for part in digits trials finalists "final --seed 0" "final --seed 1" "final --seed 2" transport extras; do OMP_NUM_THREADS=1 $(BIN)/python bench/mnist.py --part $$part || exit 1; done
 	$(BIN)/nsgf fit mnist --method nsgf++ --seed 0 --out runs/nsgfpp-mnist --resume
 	for part in model ship; do OMP_NUM_THREADS=1 $(BIN)/python bench/mnist.py --part $$part || exit 1; done
+
+bench-gpu: $(INSTALLED)  ## what a GPU does: agreement, pairs a second, training, then MNIST: a quarter of an hour
+	$(BIN)/python bench/gpu.py --minutes 7
+	$(BIN)/python bench/gpu.py --part images --minutes 8
 
 dist: $(INSTALLED)  ## sdist and wheel in dist/; the wheel, without extras, installed in a clean environment and used there
 	$(BIN)/python tools/dist.py

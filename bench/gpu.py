@@ -1,0 +1,512 @@
+"""What the package does on a GPU: agreement, speed, training, images. One script that needs no package index.
+
+    python bench/gpu.py --minutes 6                 all parts but the images, as far as the minutes reach
+    python bench/gpu.py --part images --minutes 8   NSGF++, OT-CFM and FM on MNIST, the same seconds each
+    python bench/gpu.py --quick --device cpu        every part to its end on a CPU, small: a test of the script
+
+A part gives rows, and each row is written to --out (bench/results/gpu.json) when it is there: a run that is cut off
+loses one row. A part that fails says so in the file, and the next one begins. A part begins only while there is time, and it stops
+between two rows when its share is used up. Seconds are medians between synchronisations. The images are read from $NSGF_DATA
+(else ./data), as torchvision keeps them; `bench/gpu_pack.sh FOLDER` gathers what a machine without a network needs."""
+import argparse
+import json
+import math
+import os
+import subprocess
+import time
+import traceback
+import warnings
+from importlib.util import find_spec
+from pathlib import Path
+from statistics import median
+
+import torch
+
+import make_reference as reference
+from record import ROOT, facts, write
+
+OUT = ROOT / "bench" / "results" / "gpu.json"
+PACKAGES = ("numpy", "triton", "POT", "geomloss", "flash-sinkhorn")
+
+
+# --- clocks -----------------------------------------------------------------------------------
+
+
+def synchronize(device):
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def seconds_of(f, device, repeats=5, inner=1):
+    "Median seconds of one call of f, measured over `inner` calls at a time, after a warm-up."
+    f()
+    took = []
+    for _ in range(repeats):
+        synchronize(device)
+        start = time.perf_counter()
+        for _ in range(inner):
+            f()
+        synchronize(device)
+        took.append((time.perf_counter() - start) / inner)
+    return median(took)
+
+
+# --- what the machine can do ------------------------------------------------------------------
+
+
+def maximum_clock():
+    "SM clock in Hz that the driver allows; None where there is no driver."
+    query = ["nvidia-smi", "--query-gpu=clocks.max.sm", "--format=csv,noheader,nounits"]
+    try:
+        said = subprocess.run(query, capture_output=True, text=True, timeout=20).stdout
+        return 1e6 * float(said.splitlines()[0])
+    except (OSError, ValueError, IndexError, subprocess.TimeoutExpired):
+        return None
+
+
+def machine(device, quick):
+    "Peaks of this machine, measured, and the exponentials that its data sheet promises."
+    big = 2**20 if quick else 2**28
+    a, b = torch.rand(big, device=device), torch.empty(big, device=device)
+    copied = seconds_of(lambda: b.copy_(a), device)
+    yield dict(what="copy, bytes read and written a second", value=8 * big / copied)
+    size = 256 if quick else 8192
+    for name, dtype, tf32 in (
+        ("float32", torch.float32, False),
+        *([("TF32", torch.float32, True)] if device.type == "cuda" else []),
+        ("bfloat16", torch.bfloat16, False),
+        ("float64", torch.float64, False),
+    ):
+        torch.backends.cuda.matmul.allow_tf32 = tf32
+        p = torch.randn(size, size, device=device).to(dtype)
+        q = torch.randn(size, size, device=device).to(dtype)
+        took = seconds_of(lambda: p @ q, device)
+        yield dict(what=f"product of matrices, {name}, operations a second", value=2 * size**3 / took)
+    torch.backends.cuda.matmul.allow_tf32 = False
+    if device.type == "cuda":
+        some = torch.rand(2**20, device=device)
+        launch = seconds_of(lambda: some[:32].add_(1.0), device, inner=200)
+        yield dict(what="seconds of a small operation", value=launch)
+        count = torch.cuda.get_device_properties(device).multi_processor_count
+        clock = maximum_clock()
+        limit = None if clock is None else 16 * count * clock
+        yield dict(what="exponentials a second, 16 a clock and multiprocessor", value=limit)
+
+
+# --- agreement with float64 -------------------------------------------------------------------
+
+
+def clouds(n, m, d, seed, device, shift=1.0):
+    "A normal cloud, and a narrower one beside it."
+    g = torch.Generator().manual_seed(seed)
+    x = torch.randn(n, d, generator=g)
+    y = 0.5 * torch.randn(m, d, generator=g)
+    y[:, 0] += shift
+    return x.to(device), y.to(device)
+
+
+def agreement(device, quick):
+    "The true error of each backend against the plain float64 solution on the CPU, beside the stated one."
+    from nsgf_nb.estimator import SinkhornVelocity
+    from nsgf_nb.terms import inner_scale
+    from nsgf_nb.velocity import sinkhorn_velocity
+
+    sizes = ((200, 200, 2), (300, 170, 2), (256, 256, 64), (200, 256, 784))
+    rivals = ["geomloss"] if find_spec("geomloss") else []
+    if device.type == "cuda" and find_spec("flash_sinkhorn"):
+        rivals.append("flash")
+    for backends in (("dense", "stream"), rivals):  # the rivals last: flash-sinkhorn tunes itself for half a minute a shape
+        for n, m, d in sizes[:2] if quick else sizes:
+            x, y = clouds(n, m, d, seed=n + d, device=device)
+            for r in (0.5, 0.2):
+                blur = r * math.sqrt(inner_scale(x.cpu(), y.cpu()))
+                exact = sinkhorn_velocity(x.cpu().double(), y.cpu().double(), blur)
+                unit = exact.square().sum(1).mean().sqrt()
+                for backend in backends:
+                    for dtype in (torch.float32, torch.float64):
+                        if backend == "flash" and dtype == torch.float64:
+                            continue
+                        velocity = SinkhornVelocity(blur, backend=backend)
+                        v, info = velocity(x.to(dtype), y.to(dtype), return_info=True)
+                        off = (v.cpu().double() - exact).square().sum(1).mean().sqrt()
+                        yield dict(
+                            n=n, m=m, d=d, relative_blur=r, backend=backend, dtype=str(dtype)[6:],
+                            error=(off / unit).item(), stated=info.err_v / unit.item(),
+                            converged=info.converged, passes=info.n_iter,
+                        )  # fmt: skip
+
+
+def batch(device, quick):
+    "Many small problems in one call, against one call each; each answer against its own call."
+    from nsgf_nb.estimator import SinkhornVelocity
+
+    for count, n, blur in ((4, 64, 0.5),) if quick else ((132, 512, 0.5), (32, 256, 0.5)):
+        pairs = [clouds(n, n, 2, seed, device) for seed in range(count)]
+        x, y = (torch.stack(z) for z in zip(*pairs))
+        velocity = SinkhornVelocity(blur)
+        together = seconds_of(lambda: velocity(x, y, batched=True), device, repeats=3)
+        v = velocity(x, y, batched=True)
+        few = min(count, 12)
+        single = seconds_of(lambda: [velocity(p, q) for p, q in pairs[:few]], device, repeats=1) / few
+        off = max((v[i] - velocity(*pairs[i])).abs().max().item() for i in range(few))
+        yield dict(
+            problems=count, n=n, blur=blur, seconds=together, seconds_of_one=single,
+            share_of_a_call_each=together / (count * single), difference=off,
+        )  # fmt: skip
+
+
+# --- half iterations: pairs a second ----------------------------------------------------------
+
+
+def limit_of(d, machine_rows):
+    "Pairs a second of a half iteration that this machine's peaks allow, and what binds (gpu.md's count)."
+    peak = {row["what"]: row["value"] for row in machine_rows}
+    exponentials = peak.get("exponentials a second, 16 a clock and multiprocessor")
+    products = peak.get("product of matrices, TF32, operations a second")
+    if not exponentials or not products:
+        return None, None
+    by_products = math.inf if d <= 8 else products / (2 * d)
+    if exponentials <= by_products:
+        return exponentials, "exponentials"
+    return by_products, "TF32 products"
+
+
+def our_pass(x, y, eps, stored):
+    "One evaluation of the dual's state (two half iterations) by the kernel of the package."
+    from nsgf_nb.dual import start
+    from nsgf_nb.kernel import Kernel
+
+    mid = y.mean(0)
+    n, m = len(x), len(y)
+    a, b = x.new_full((1, n), 1 / n), x.new_full((1, m), 1 / m)
+    rows = None if stored else max(1, 2**21 // m)
+    kernel = Kernel((x - mid)[None], (y - mid)[None], a, b, rows, stored)
+    state = start(kernel, x.new_tensor([eps]), x.new_zeros(1, m))
+    return lambda: kernel.both(state.v, lambda t, s: kernel.a[:, s] / t)
+
+
+def flash_seconds(x, y, eps, tf32, device, few=5, many=25):
+    "Seconds of one half iteration of flash-sinkhorn: the difference of two runs, so that set-up cancels."
+    from flash_sinkhorn import SamplesLoss
+
+    def run(iterations):
+        loss = SamplesLoss(
+            "sinkhorn", backend="alternating", use_epsilon_scaling=False, eps=eps, n_iters=iterations,
+            half_cost=True, allow_tf32=tf32, potentials=True, last_extrapolation=False,
+        )  # fmt: skip
+        return lambda: loss(x, y)
+
+    short, long = (seconds_of(run(k), device, repeats=3) for k in (few, many))
+    return (long - short) / (2 * (many - few))
+
+
+def pairs(device, quick):
+    "Pairs a second of a half iteration: the package's kernels and flash-sinkhorn's, beside the limit."
+    bounds = list(machine(device, True)) if quick else _rows_of("machine")
+
+    def row(n, d, method, seconds):
+        rate = n * n / seconds
+        limit, binds = limit_of(d, bounds)
+        share = None if limit is None else rate / limit
+        return dict(n=n, d=d, method=method, seconds=seconds, pairs=rate, limit=limit, binds=binds, share=share)
+
+    def problem(n, d):
+        return *clouds(n, n, d, seed=d, device=device), 0.25 * d / 2
+
+    for d in (2, 64, 784):
+        for n in (300,) if quick else (1000, 10_000, 50_000):
+            x, y, eps = problem(n, d)
+            if 12 * n * n < 2**35:
+                yield row(n, d, "stored kernel", seconds_of(our_pass(x, y, eps, True), device) / 2)
+            streamed = our_pass(x, y, eps, False)
+            yield row(n, d, "streamed kernel", seconds_of(streamed, device, repeats=3) / 2)
+    if device.type == "cuda" and find_spec("flash_sinkhorn"):
+        for n, d in ((10_000, 64), (50_000, 64), (10_000, 2), (50_000, 2), (10_000, 784)):
+            x, y, eps = problem(n, d)
+            for tf32 in (False, True):
+                name = "flash-sinkhorn, TF32" if tf32 else "flash-sinkhorn, float32"
+                yield row(n, d, name, flash_seconds(x, y, eps, tf32, device))
+
+
+# --- seconds to a converged velocity ----------------------------------------------------------
+
+
+def converged(device, quick):
+    "Cold, to the default tolerance and the package's own statement of its error."
+    from nsgf_nb.estimator import SinkhornVelocity
+
+    sizes = (300,) if quick else (1000, 10_000, 50_000)
+    for n in sizes:
+        for d, r in ((2, 0.3), (64, 0.5), (784, 0.5)):
+            if n > 10_000 and d > 2:
+                continue
+            x, y = clouds(n, n, d, seed=n, device=device)
+            for backend in ("dense", "stream"):
+                if backend == "dense" and 12 * n * n > 2**35:
+                    continue
+                velocity = SinkhornVelocity(relative_blur=r, backend=backend)
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")
+                    took = seconds_of(lambda: velocity(x, y), device, repeats=1)
+                    info = velocity(x, y, return_info=True)[1]
+                yield dict(
+                    n=n, d=d, relative_blur=r, backend=backend, seconds=took,
+                    converged=info.converged, passes=info.n_iter, stated=info.err_v,
+                )  # fmt: skip
+
+
+def clustered(device, quick):
+    """Two clustered clouds in the plane, 400 points each, eps = .09: what a fixed number of symmetric iterations leaves of
+    the error of the debiased gradient, beside a solution that states its own."""
+    from nsgf_nb.estimator import SinkhornVelocity
+    from nsgf_nb.velocity import sinkhorn_velocity
+
+    n, eps = (80 if quick else 400), 0.09
+    g = torch.Generator().manual_seed(0)
+    middles = 3 * torch.rand(2, 8, 2, generator=g)
+    pick = torch.randint(8, (2, n), generator=g)
+    x, y = (middles[k][pick[k]] + 0.05 * torch.randn(n, 2, generator=g) for k in range(2))
+    exact = sinkhorn_velocity(x.double(), y.double(), math.sqrt(eps))
+    unit = exact.norm()
+    x, y = x.to(device), y.to(device)
+
+    def row(method, seconds, v, **more):
+        error = ((v.cpu().double() - exact).norm() / unit).item()
+        return dict(n=n, eps=eps, method=method, seconds=seconds, error=error, **more)
+
+    for tol in (1e-3, 1e-5):
+        velocity = SinkhornVelocity(math.sqrt(eps), tol=tol)
+        took = seconds_of(lambda: velocity(x, y), device, repeats=3)
+        v, info = velocity(x, y, return_info=True)
+        yield row(f"ours, tol {tol:g}", took, v, converged=info.converged, passes=info.n_iter)
+    if device.type != "cuda" or not find_spec("flash_sinkhorn"):
+        return
+    from flash_sinkhorn import SamplesLoss
+
+    for iterations in (100, 1000, 10_000):
+        loss = SamplesLoss(
+            "sinkhorn", use_epsilon_scaling=False, eps=eps, n_iters=iterations,
+            half_cost=True, debias=True, allow_tf32=False,
+        )  # fmt: skip
+
+        def gradient():
+            z = x.clone().requires_grad_(True)
+            return -n * torch.autograd.grad(loss(z, y), z)[0]
+
+        took = seconds_of(gradient, device, repeats=1)
+        yield row(f"flash-sinkhorn, {iterations} symmetric iterations", took, gradient())
+
+
+def trajectories(device, quick):
+    "Tier 1 of bench/estimator.py: whole flows, time and error of the end point, all solvers at hand."
+    import estimator
+    from safetensors.torch import load_file
+
+    ends = load_file(reference.FILE)
+    for case in reference.cases():
+        data, n, blur = case
+        if reference.key(*case) not in ends or (quick and (n > 512 or blur != 0.5)):
+            continue
+        x, y = (z.to(device) for z in reference.inputs(data, n))
+        end = ends[reference.key(*case)].to(device)
+        steps, eta = reference.STEPS[data]
+        for name, run in estimator.methods(data, blur, n, device).items():
+            if quick and name not in ("ours auto", "GeomLoss 0.8"):
+                continue
+            try:
+                took = seconds_of(lambda: run(x, y, steps, eta), device, repeats=1 if quick else 3)
+                out = run(x, y, steps, eta)
+            except Exception as problem:
+                said = f"{type(problem).__name__}: {str(problem)[:200]}"
+                yield dict(case=reference.key(*case), method=name, failed=said)
+                continue
+            error = ((out - end).norm() / (end - x).norm()).item()
+            yield dict(case=reference.key(*case), method=name, seconds=took, error=error)
+
+
+# --- training ---------------------------------------------------------------------------------
+
+
+def training(device, quick):
+    "Optimiser steps a second: the MLP of the plane, the U-Nets of the images; float32, bfloat16, compiled."
+    from nsgf_nb.nets import MLP
+    from nsgf_nb.optimiser import adamw, under
+    from nsgf_nb.presets import preset_unet
+
+    makers = {"MLP 3 × 256, 256 rows": (lambda: MLP((2,)), 256), "U-Net mnist, 128 images": (lambda: preset_unet("mnist"), 128)}
+    if not quick:
+        makers["U-Net cifar10, 128 images"] = (lambda: preset_unet("cifar10"), 128)
+    shapes = {"MLP": (2,), "U-Net mnist": (1, 28, 28), "U-Net cifar10": (3, 32, 32)}
+    for name, (make, rows) in makers.items():
+        shape = next(s for k, s in shapes.items() if name.startswith(k))
+        x, t = torch.randn(rows, *shape, device=device), torch.rand(rows, device=device)
+        for precision in ("float32", "bfloat16"):
+            for compiled in (False,) if quick else (False, True):
+                net = make().to(device)
+                if compiled:
+                    net.compile()
+                call, optimiser = under(net, precision), adamw(net, 1e-3)
+
+                def step():
+                    optimiser.zero_grad()
+                    (call(x, t) - x).square().mean().backward()
+                    optimiser.step()
+
+                begin = time.perf_counter()
+                step()
+                synchronize(device)
+                first = time.perf_counter() - begin
+                took = seconds_of(step, device, repeats=3, inner=2 if quick else 20)
+                yield dict(what=name, precision=precision, compiled=compiled, steps=1 / took, first_step=first)
+
+
+# --- images -----------------------------------------------------------------------------------
+
+IMAGE_SECONDS = 60  # of training a method gets: three methods, their samples and scores in eight minutes
+IMAGE_CALLS = (5, 10, 20, 60)
+
+
+def image_methods(iterations):
+    "Arguments of each method for so many optimiser steps of the U-Net; the same network and batch for all."
+    common = dict(iterations=iterations, batch_size=128, lr=1e-3, ema=0.999, precision="bfloat16")
+    first = dict(num_steps=1, step_size=0.5, relative_blur=0.15, network="mlp", lr=4e-3, batch_size=128)
+    first |= dict(group=1024, pool_size=16384, iterations=600) if iterations > 10 else dict(group=64, pool_size=192, iterations=4)
+    return {
+        "FM": dict(coupling="independent", **common),
+        "OT-CFM": dict(coupling="ot", **common),
+        "NSGF++": dict(sinkhorn=first, straight=dict(coupling="ot", **common), start="sinkhorn"),
+    }
+
+
+def image_flow(arguments, device):
+    "A flow whose U-Net is compiled on a GPU."
+    from nsgf_nb.plusplus import NSGFPlusPlus
+    from nsgf_nb.presets import preset_unet
+    from nsgf_nb.straight import StraightFlow
+
+    net = preset_unet("mnist")
+    if device.type == "cuda":
+        net.compile()
+    if "sinkhorn" in arguments:
+        return NSGFPlusPlus(**arguments | dict(straight=dict(arguments["straight"], network=net)), device=str(device))
+    return StraightFlow(**arguments, network=net, device=str(device))
+
+
+def fit_seconds(arguments, data, device, iterations):
+    flow = image_flow(arguments, device)
+    synchronize(device)
+    begin = time.perf_counter()
+    flow.fit(data, seed=0, progress=False)
+    synchronize(device)
+    return flow, time.perf_counter() - begin
+
+
+def images(device, quick):
+    """MNIST: each method gets the same seconds, pool included. A short fit tells its steps a second, and the learning rate's
+    schedule is laid out for the steps that the seconds allow. Scores: FID-LeNet of 10 000 samples against the test images."""
+    import mnist
+    from nsgf_nb.classifier import lenet_features
+    from nsgf_nb.core import make_generator
+    from nsgf_nb.data import get_sampler
+    from nsgf_nb.frechet import frechet
+
+    if quick:
+        digits = get_sampler("digits")(1797, make_generator(0, "split"))[0]
+        data = test = torch.nn.functional.pad(digits, (10, 10, 10, 10), value=-1.0)
+    else:
+        data, test = mnist.mnist(), mnist.mnist(train=False)(10_000, make_generator(1, "real"))[0]
+    seconds, n = (2.0, 100) if quick else (IMAGE_SECONDS, 10_000)
+    features = lenet_features(test)
+    floor = frechet(lenet_features(data[:500] if quick else data(10_000, make_generator(2, "real"))[0]), features)
+    yield dict(method="floor", scores={"FID-LeNet": float(floor)}, n=n)
+    for method in image_methods(1):
+        few, many = (2, 4) if quick else (20, 120)
+        fit_seconds(image_methods(few)[method], data, device, few)  # compiles
+        short = fit_seconds(image_methods(few)[method], data, device, few)[1]
+        long = fit_seconds(image_methods(many)[method], data, device, many)[1]
+        step = max(1e-4, (long - short) / (many - few))
+        iterations = max(many, int((seconds - short) / step) + few)
+        if quick:
+            iterations = many
+        flow, took = fit_seconds(image_methods(iterations)[method], data, device, iterations)
+        scores = {}
+        for calls in IMAGE_CALLS[:1] if quick else IMAGE_CALLS:
+            x = flow.sample(n, seed=1, batch_size=1000, **mnist.calls(flow, calls, "euler"))
+            x = x.float().cpu().clamp(-1, 1)
+            fid = float(frechet(lenet_features(x), features))
+            scores[str(calls)] = {"FID-LeNet": fid, "variance": x.flatten(1).var(0).sum().item()}
+        yield dict(method=method, seconds=took, steps=iterations, steps_a_second=1 / step, n=n, scores=scores,
+                   data_variance=test.flatten(1).var(0).sum().item())  # fmt: skip
+
+
+# --- the run ----------------------------------------------------------------------------------
+
+PARTS = dict(
+    machine=machine, agreement=agreement, batch=batch, pairs=pairs, clustered=clustered,
+    converged=converged, trajectories=trajectories, training=training, images=images,
+)  # fmt: skip
+SHARE = dict(machine=20, agreement=30, batch=30, pairs=60, clustered=30, converged=45, trajectories=60, training=60, images=480)
+_result, _out = {}, OUT
+
+
+def _rows_of(part):
+    return _result.get(part, {}).get("rows", [])
+
+
+def run_part(name, device, quick, until):
+    "All rows of a part, each written when it is there; True where it came to its end."
+    part = dict(facts(*PACKAGES, device=device), quick=quick, complete=False, rows=[])
+    _result[name] = part
+    part["stopped"] = "before its first row"
+    begin = time.monotonic()
+    end = min(until, begin + SHARE[name])
+    try:
+        for row in PARTS[name](device, quick):
+            part["rows"].append(row)
+            part["stopped"] = "in the row after these"
+            print(f"{name:12} " + "  ".join(f"{k} {_short(v)}" for k, v in row.items()), flush=True)
+            write(_out, _result)
+            if time.monotonic() > end and not quick:
+                part["stopped"] = "its share of the time was used up"
+                break
+        else:
+            part["complete"] = True
+            del part["stopped"]
+    except Exception as problem:
+        part["failed"] = f"{type(problem).__name__}: {problem}"[:500]
+        traceback.print_exc()
+    part["seconds"] = time.monotonic() - begin
+    write(_out, _result)
+    return part["complete"]
+
+
+def _short(value):
+    return f"{value:.4g}" if isinstance(value, float) else value
+
+
+def main():
+    global _out
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--minutes", type=float, default=6.0, help="after which no further part begins")
+    p.add_argument("--part", nargs="+", choices=PARTS, help="these only; default: all but images, with --quick all")
+    p.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    p.add_argument("--quick", action="store_true", help="small, every part to its end")
+    p.add_argument("--out", type=Path, default=OUT)
+    a = p.parse_args()
+    device, _out = torch.device(a.device), a.out
+    if _out.exists():
+        _result.update(json.loads(_out.read_text()))
+    until = time.monotonic() + 60 * a.minutes
+    parts = a.part or [name for name in PARTS if a.quick or name != "images"]
+    done = []
+    for name in parts:
+        if time.monotonic() > until:
+            print(f"{name}: no time left", flush=True)
+            continue
+        done.append(run_part(name, device, a.quick, until))
+    print(f"{sum(done)} of {len(parts)} parts complete, in {_out}", flush=True)
+    return not all(done) if a.quick else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
