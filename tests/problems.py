@@ -522,7 +522,8 @@ def finish(rng, number, stratum, draft):
     if dtype == torch.float64 and rng.uniform() < 0.1:
         tol = 1e-8
     scale = distance if rng.uniform() < 0.1 and "batched" not in settings else None
-    if rng.uniform() < 0.2 and draft.blur is None and -4 < draft.blurs[0] < 0:
+    wanted = rng.uniform() < 0.2 and draft.blur is None and -4 < draft.blurs[0] < 0
+    if wanted and (stratum == "coincident" or spread_out(draft)):
         blur, relative_blur = None, power(rng, max(draft.blurs[0], -2), min(draft.blurs[1], 1))
     backend = BACKENDS[number % 3]
     chunk = 7 if backend == "stream" and number % 2 else None
@@ -551,11 +552,21 @@ def finish(rng, number, stratum, draft):
     return new
 
 
+def one_place(z, w):
+    "Are all points that have weight at one place?"
+    heavy = z if w is None else z[w > 0]
+    return bool((heavy == heavy[:1]).all())
+
+
+def spread_out(draft):
+    "Has a relative blur a meaning?"
+    return not (one_place(draft.x, draft.a) or one_place(draft.y, draft.b))
+
+
 def refusal(p):
-    "Why a ValueError would be right: what the dtype, or float64 for a square, cannot hold."
+    "Why a ValueError would be right: what float64 cannot hold, or a relative blur of a point mass."
     if p.relative_blur is not None:
-        points = p.x.double(), p.y.double()
-        if any((z == z[:1]).all() for z in points):
+        if one_place(p.x, p.a) or one_place(p.y, p.b):
             return "a relative blur of a point mass"
     elif not 1e-300 < p.blur * p.blur < 1e300:
         return "blur² leaves float64"

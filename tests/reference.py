@@ -1,10 +1,10 @@
 """The right velocity, found by another way than the package's: log-domain sweeps on explicit costs.
 
-What the package does and this file does not: float32, the expanded square, absorbed kernels, conjugate gradients, over-relaxation.
+What the package does and this file does not: float32, the expanded square, absorbed kernels, conjugate gradients.
 What this file does: costs from differences and potentials, both kept to twice the digits of float64, so that a
 temperature of 1e-12 of the largest cost is still resolved. Sweeps come first; where they are too slow a dense Newton
-step follows them. The answer is judged by the marginals of a last log-domain pass, and by what a further step would
-change. Only NumPy is used, and nothing of the package.
+step follows them, solved as a network of conductances, so that a weight of 1e-30 keeps its digits. The answer is judged
+by the marginals of a last log-domain pass, and by what a further step would change. Only NumPy is used.
 
 Conventions: cost |x - y|²/2, eps = blur², P_ij = a_i b_j exp((f_i + g_j - C_ij)/eps).
 """
@@ -16,10 +16,11 @@ from dataclasses import dataclass
 import numpy as np
 
 MARGINAL = 1e-10  # L1 error of the marginals of an answer
-BUDGET = 10.0  # seconds for a problem; what needs more stays unchecked
+BUDGET = 10.0  # CPU seconds for a problem; what needs more stays unchecked
 STAGE = 1e-3  # marginal error at which an intermediate temperature is left
 FACTOR = 4.0  # between two temperatures
-RIDGES = (1e-14, 1e-10, 1e-6, 1e-3, 1e-1, 1.0)  # a Newton step that fails is tried again with the next
+RIDGES = (1e-40, 1e-14, 1e-6, 1e-2, 1.0)  # a Newton step that fails is tried again with the next
+STEP = 8.0  # largest change of a potential in a Newton step, in units of eps
 
 
 # --- twice the digits of float64 --------------------------------------------------------------
@@ -163,32 +164,53 @@ def gain(new, old, a, b):
     return (a @ df + b @ dg) / new.eps
 
 
+def network(W, ground, sources):
+    """Solve the equations of a network of conductances: Σ_j W_ij (z_i - z_j) + ground_i z_i = sources_i.
+
+    Elimination adds and multiplies and never subtracts (Grassmann, Taksar and Heyman), so a conductance of 1e-30
+    beside one of 1 keeps all its digits."""
+    W, ground, sources = W.copy(), ground.copy(), sources.copy()
+    n = len(sources)
+    pivots = np.empty(n)
+    for k in range(n - 1, -1, -1):
+        pivots[k] = ground[k] + W[k, :k].sum()
+        ratio = W[k, :k] / pivots[k]
+        ground[:k] += ratio * ground[k]
+        sources[:k] += ratio * sources[k]
+        W[:k, :k] += np.outer(ratio, W[k, :k])
+    z = np.empty(n)
+    for k in range(n):
+        z[k] = (sources[k] + W[k, :k] @ z[:k]) / pivots[k]
+    return z
+
+
 def newton_direction(st, a, ridge):
-    "The Newton step of the dual of f (g eliminated), scaled by the row sums, with a ridge."
+    "The Newton step of the dual of f, g eliminated; the heaviest point keeps its potential."
+    heaviest = a.argmax()
+    others = np.delete(np.arange(len(a)), heaviest)
     rows = st.plan.sum(1)
-    root = np.sqrt(np.maximum(rows, 1e-300))
-    A = st.plan / root[:, None] / np.sqrt(st.plan.sum(0))[None, :]
-    H = (1 + ridge) * np.eye(len(rows)) - A @ A.T + np.outer(root, root) / rows.sum()
-    step = np.linalg.solve(H, (a - rows) / root) / root
-    return step - a @ step
+    W = (st.plan / st.plan.sum(0)) @ st.plan.T
+    ground = W[others, heaviest] + ridge * rows[others]
+    step = np.zeros(len(a))
+    step[others] = network(W[np.ix_(others, others)], ground, (a - rows)[others])
+    return step
 
 
 def newton(C, st, log_a, log_b):
-    "A Newton step that gains in the dual or brings the rows nearer; None where there is none."
+    "A Newton step that brings the rows nearer or gains in the dual; None where there is none."
     a, b = np.exp(log_a), np.exp(log_b)
     for ridge in RIDGES:
-        try:
-            step = newton_direction(st, a, ridge)
-        except np.linalg.LinAlgError:
-            continue
+        step = newton_direction(st, a, ridge)
         size = np.abs(step).max()
         if not np.isfinite(size):
             continue
-        step *= min(1.0, 8.0 / max(size, 1e-300))
+        step *= min(1.0, STEP / max(size, STEP))
         new = evaluate(C, st.f.plus(st.eps * step), st.g, st.eps, log_a, log_b)
         if not np.isfinite(new.error):
             continue
-        if new.error < st.error or gain(new, st, a, b) > 1e-12:
+        nearer = new.error < 0.9 * st.error
+        lighter = new.worst < 0.9 * st.worst and new.error <= max(st.error, MARGINAL / 10)
+        if nearer or lighter or gain(new, st, a, b) > 1e-12:
             return new
     return None
 
@@ -199,10 +221,10 @@ def sweep(C, st, log_a, log_b):
     return evaluate(C, f, st.g, st.eps, log_a, log_b)
 
 
-def at_temperature(C, st, log_a, log_b, tol, worst, until):
-    "Sweeps, and a Newton step after each that did not halve the error."
-    for _ in range(200):
-        if (st.error <= tol and st.worst <= worst) or time.perf_counter() > until:
+def at_temperature(C, st, log_a, log_b, tol, worst, most, until):
+    "At most so many sweeps, and a Newton step after each that did not halve the error."
+    for _ in range(most):
+        if (st.error <= tol and st.worst <= worst) or time.process_time() > until:
             break
         before = st.error
         st = sweep(C, st, log_a, log_b)
@@ -249,8 +271,8 @@ def potentials(C, a, b, eps, until):
             if far.error < new.error:
                 new = far
         before = st if st.eps > e else None
-        tol, worst = (MARGINAL / 10, 1e-10) if last else (STAGE, 1.0)
-        st = at_temperature(C, new, log_a, log_b, tol, worst, until)
+        tol, worst, most = (MARGINAL / 10, 1e-10, 200) if last else (STAGE, 0.1, 20)
+        st = at_temperature(C, new, log_a, log_b, tol, worst, most, until)
     return st
 
 
@@ -305,7 +327,7 @@ def self_transport(x, a, eps, origin, until=math.inf):
     u = -log_a / 2  # the solution where no point sees another
     for _ in range(500):
         off = -logsumexp(u[None, :] + log_a[None, :] - heavy.high / eps, 1) - u
-        if np.abs(off).max() < 1e-13 or time.perf_counter() > until:
+        if np.abs(off).max() < 1e-13 or time.process_time() > until:
             break
         u = u + off / 2
     wide = C.take(np.arange(len(x)), columns)
@@ -351,7 +373,7 @@ def masked_exists(a):
 
 def velocity(x, y, blur=None, relative_blur=None, self_term="same", x_self=None, a=None, b=None):
     "v = T_xy - T_xx of float64 arrays x (n, d), y (m, d); weights need not sum to 1."
-    until = time.perf_counter() + BUDGET
+    until = time.process_time() + BUDGET
     everything = np.concatenate([x, y] if x_self is None else [x, y, x_self])
     spread = np.abs(everything - everything[0]).max()
     power = 0 if spread == 0 else math.frexp(spread)[1]

@@ -3,7 +3,7 @@
 import math
 import time
 import warnings
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -24,19 +24,30 @@ class Item:
     weighted: float = math.nan  # rms error of v under the weights a
     error: float = math.nan  # rms error of v, every point counted alike
     worst: float = math.nan  # error of the worst row
-    allowed: float = math.nan  # 2·tol·unit, the rounding of v to its dtype, of the coordinates, the doubt
+    slack: float = math.nan  # rounding of v to its dtype and of the coordinates, the reference's own doubt
+    allowed: float = math.nan  # 2·tol·unit + slack
     bound: float | None = None  # bound_v, where there is one
     wrong_blur: bool = False  # the temperature is not the one that was asked for
     why: str = ""  # why it is unchecked
 
     @property
+    def ratio(self):
+        "The larger rms error in units of what is allowed."
+        return max(self.weighted, self.error) / self.allowed if self.allowed else 0.0
+
+    @property
     def good(self):
         "Is v right within the promise?"
-        return self.checked and max(self.weighted, self.error) <= self.allowed
+        return bool(self.checked and max(self.weighted, self.error) <= self.allowed)
 
     @property
     def false_promise(self):
         return self.checked and self.converged and not self.good
+
+    @property
+    def light_promise(self):
+        "A false promise that only points of little weight show."
+        return bool(self.false_promise and self.weighted <= self.allowed)
 
     @property
     def false_doubt(self):
@@ -47,10 +58,7 @@ class Item:
         "Is the proved bound below the error? The rounding of v on the way out is no part of the bound."
         if self.bound is None or not self.checked:
             return False
-        slack = self.allowed - self.tol_part
-        return not self.weighted <= self.bound * (1 + 1e-6) + slack
-
-    tol_part: float = 0.0  # 2·tol·unit alone
+        return not self.weighted <= self.bound * (1 + 1e-6) + self.slack
 
 
 @dataclass
@@ -83,10 +91,6 @@ class Verdict:
 
     def some(self, what):
         return any(getattr(i, what) for i in self.items)
-
-    def plain(self):
-        "For JSON."
-        return asdict(self) | {"items": [asdict(i) for i in self.items]}
 
 
 def array(z):
@@ -157,8 +161,8 @@ def check(problem, right, v, info):
     if right.doubt > 0.01 * problem.tol * unit:
         return Item(info.converged, False, unit, bound=bound, why=f"doubt {right.doubt / unit:.1e} of the unit")
     off = array(v.flatten(1)) - right.v
-    promise = 2 * problem.tol * unit
     spacing = 1e-15 * max(problem.x.double().abs().max(), problem.y.double().abs().max()).item()
+    slack = rounding(right.v, v.dtype) + spacing + right.doubt
     return Item(
         converged=bool(info.converged),
         checked=True,
@@ -166,10 +170,10 @@ def check(problem, right, v, info):
         weighted=rms(off, share(problem.a, len(off))),
         error=rms(off),
         worst=max(rms(row[None]) for row in off),
-        allowed=promise * (1 + 1e-6) + rounding(right.v, v.dtype) + right.doubt + spacing,
+        slack=slack,
+        allowed=2 * problem.tol * unit * (1 + 1e-6) + slack,
         bound=bound,
         wrong_blur=wrong_blur,
-        tol_part=promise,
     )
 
 
@@ -199,7 +203,7 @@ def judge(problem, right=None, **settings):
     "Ask the estimator and the reference, and compare."
     new = Verdict(problem.number, problem.stratum, problem.kind, "answer", may_refuse=problem.may_refuse)
     floor = max(2e-16 * top_cost(p) for p in problem.alone())
-    new.above_floor = floor <= problem.tol / 10
+    new.above_floor = bool(floor <= problem.tol / 10)
     start = time.process_time()
     try:
         v, info = ask(problem, **settings)
