@@ -1,8 +1,9 @@
 """2000 problems for the estimator: `problem(number)` is a pure function of a number from 0 to 1999.
 
-STRATA, at the end, says which numbers belong to which stratum. Random numbers come from NumPy's PCG64, whose streams do
-not depend on the processor. Points and weights are drawn in float64 and then rounded to the dtype of the problem: what
-was rounded is the problem. `distance` is the rms distance of the clouds, so `blur = .1*distance` is a relative length.
+STRATA, at the end, says which numbers belong to which stratum. Random numbers come from NumPy's
+PCG64, whose streams do not depend on the processor. Points and weights are drawn in float64 and
+then rounded to the dtype of the problem: what was rounded is the problem. `distance` is the rms
+distance of the clouds, so `blur = .1*distance` is a relative length.
 """
 
 import math
@@ -19,7 +20,7 @@ BACKENDS = ("auto", "dense", "stream")
 
 @dataclass
 class Problem:
-    "Arguments of `SinkhornVelocity` and of its call. A batch has one more axis in front of all tensors."
+    "Arguments of `SinkhornVelocity` and of its call. In a batch all tensors have one more axis."
 
     number: int
     stratum: str
@@ -54,7 +55,10 @@ class Problem:
         "The problems of a batch, one by one; a problem that is no batch is its own."
         if not self.batched:
             return [self]
-        nth = lambda z, i: None if z is None else z[i]
+
+        def nth(z, i):
+            return None if z is None else z[i]
+
         return [
             replace(
                 self,
@@ -100,7 +104,7 @@ def power(rng, low, high):
 
 
 def distance_of(x, y):
-    "Rms distance between points of x and of y; 1 where all coincide. Scaled, so that nothing overflows."
+    "Rms distance between points of x and of y; 1 where all coincide. Nothing overflows."
     both = np.concatenate([x, y])
     top = np.abs(both - both[0]).max()
     if top == 0:
@@ -118,11 +122,11 @@ def holds_masked(a, n):
     return (share > 0).sum() >= 3 and share.max() < 0.45
 
 
-# --- strata: each a function of a stream of random numbers and of the place k in the stratum --------
+# --- strata: each a function of random numbers and of the place k in the stratum ------------------
 
 
 def plain(rng, k):
-    "Clouds of any dimension and size, as people have them: duplicates, lines, an outlier, off the origin."
+    "Clouds of any dimension and size: duplicates, lines, an outlier, off the origin."
     n, m, d = count(rng), count(rng), count(rng, 1, 200 if k % 10 == 0 else 20)
     if k % 20 == 1:
         n, m = count(rng, 100, 300), count(rng, 100, 300)
@@ -469,7 +473,7 @@ STRATA = (  # name, function, how many
 TOTAL = sum(entry[2] for entry in STRATA)
 
 
-# --- settings, and rounding to the dtype ------------------------------------------------------------
+# --- settings, and rounding to the dtype ----------------------------------------------------------
 
 
 def place(number):

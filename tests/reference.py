@@ -1,10 +1,11 @@
 """The right velocity, found by another way than the package's: log-domain sweeps on explicit costs.
 
-What the package does and this file does not: float32, the expanded square, absorbed kernels, conjugate gradients.
-What this file does: costs from differences and potentials, both kept to twice the digits of float64, so that a
-temperature of 1e-12 of the largest cost is still resolved. Sweeps come first; where they are too slow a dense Newton
-step follows them, solved as a network of conductances, so that a weight of 1e-30 keeps its digits. The answer is judged
-by the marginals of a last log-domain pass, and by what a further step would change. Only NumPy is used.
+What the package does and this file does not: float32, the expanded square, absorbed kernels,
+conjugate gradients. What this file does: costs from differences and potentials, both kept to twice
+the digits of float64, so that a temperature of 1e-12 of the largest cost is still resolved. Sweeps
+come first; where they are too slow a dense Newton step follows them, solved as a network of
+conductances, so that a weight of 1e-30 keeps its digits. The answer is judged by the marginals of a
+last log-domain pass, and by what a further step would change. Only NumPy is used.
 
 Conventions: cost |x - y|²/2, eps = blur², P_ij = a_i b_j exp((f_i + g_j - C_ij)/eps).
 """
@@ -165,10 +166,10 @@ def gain(new, old, a, b):
 
 
 def network(W, ground, sources):
-    """Solve the equations of a network of conductances: Σ_j W_ij (z_i - z_j) + ground_i z_i = sources_i.
+    """Potentials of a network of conductances: Σ_j W_ij (z_i - z_j) + ground_i z_i = sources_i.
 
-    Elimination adds and multiplies and never subtracts (Grassmann, Taksar and Heyman), so a conductance of 1e-30
-    beside one of 1 keeps all its digits."""
+    Elimination adds and multiplies and never subtracts (Grassmann, Taksar and Heyman), so a
+    conductance of 1e-30 beside one of 1 keeps all its digits."""
     W, ground, sources = W.copy(), ground.copy(), sources.copy()
     n = len(sources)
     pivots = np.empty(n)
@@ -284,7 +285,7 @@ def rows_of(C, f, g, eps, log_b, points):
 
 
 def transport(x, y, a, b, eps, origin, masked=False, until=math.inf):
-    "The entropic map from x to y, minus an origin; points without weight enter no sum, and have a row."
+    "The entropic map to y, minus an origin; points without weight enter no sum, and have a row."
     C = costs(x, y, masked)
     rows, columns = np.flatnonzero(a > 0), np.flatnonzero(b > 0)
     heavy = C.take(rows, columns)
@@ -339,7 +340,7 @@ def self_transport(x, a, eps, origin, until=math.inf):
     return Solution(T, marginal, np.abs(off).max() * np.ptp(x[columns], axis=0).max())
 
 
-# --- a velocity -------------------------------------------------------------------------------------
+# --- a velocity -----------------------------------------------------------------------------------
 
 
 @dataclass
@@ -363,8 +364,13 @@ def inner_scale(x, y, a, b):
     return max(inner, 0.01 * math.sqrt(np.linalg.norm(X.T @ X) * np.linalg.norm(Y.T @ Y)))
 
 
+def rms(z):
+    "Root of the mean square length of rows."
+    return math.sqrt(np.square(z).sum(1).mean())
+
+
 def masked_exists(a):
-    "Can a plan without a diagonal have the marginals a? Only where no point holds half of the mass."
+    "Has a plan without a diagonal these marginals? Only where no point holds half of the mass."
     weights = np.sort(a[a > 0])
     if len(weights) == 2:
         return weights[0] == weights[1]
@@ -403,7 +409,6 @@ def velocity(x, y, blur=None, relative_blur=None, self_term="same", x_self=None,
     else:
         c = np.full(len(x_self), 1 / len(x_self))
         own = transport(x, x_self, a, c, eps, origin, until=until)
-    rms = lambda z: math.sqrt(np.square(z).sum(1).mean())
     length = math.ldexp(1.0, power)
     mid = y.mean(0)
     answer = Answer(

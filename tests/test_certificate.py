@@ -1,6 +1,7 @@
 """What the estimator says is true: 300 problems here, 2000 with `make test-slow`.
 
-bench/certificate.py writes the figures by stratum. 0 false promises in 2000 say that the rate is below .15 % (95 %)."""
+bench/certificate.py writes the figures by stratum. 0 false promises in 2000 say that the rate is
+below .15 % (95 %), on these strata."""
 
 import math
 
@@ -21,7 +22,9 @@ def strata_short_of(verdicts, share):
     "Strata in which too few converged of what float64 resolves."
     short = {}
     for name, _, _ in problems.STRATA:
-        part = [v for v in verdicts if v.stratum == name and v.above_floor and v.outcome != "refused"]
+        part = [
+            v for v in verdicts if v.stratum == name and v.above_floor and v.outcome != "refused"
+        ]
         done = sum(v.converged for v in part)
         if done < share * len(part):
             short[name] = f"{done} of {len(part)}"
@@ -68,7 +71,7 @@ def test_all_2000_problems():
     holds(judged(range(problems.TOTAL)))
 
 
-# --- is the reference right, and can the comparison fail? -----------------------------------------------
+# --- is the reference right, and can the comparison fail? -----------------------------------------
 
 
 def test_the_problems_are_a_pure_function_of_their_number():
@@ -85,7 +88,12 @@ def test_the_problems_are_a_pure_function_of_their_number():
 
 def clouds(seed, n=14, m=11, d=2):
     rng = np.random.default_rng(seed)
-    return rng.standard_normal((n, d)), rng.standard_normal((m, d)) + 1, rng.uniform(0.2, 1, n), rng.uniform(0.2, 1, m)
+    return (
+        rng.standard_normal((n, d)),
+        rng.standard_normal((m, d)) + 1,
+        rng.uniform(0.2, 1, n),
+        rng.uniform(0.2, 1, m),
+    )
 
 
 def pot_map(x, y, a, b, blur):
@@ -109,7 +117,7 @@ def test_the_reference_is_what_another_library_says(blur):
 
 
 def test_the_reference_knows_the_limits():
-    "Blur to 0: the best assignment. Blur to infinity: the difference of the means. A shift: the shift"
+    "Blur 0: the best assignment. Blur infinite: the difference of the means. A shift: the shift"
     x, y, _, _ = clouds(2, 12, 12)
     cost = np.square(x[:, None] - y[None]).sum(2)
     best = ot.emd(np.full(12, 1 / 12), np.full(12, 1 / 12), cost).argmax(1)
@@ -123,7 +131,9 @@ def test_the_reference_does_not_care_for_units_and_padding():
     x, y, a, b = clouds(3)
     v = reference.velocity(x, y, 0.2, a=a, b=b).v
     small = 2.0**-500
-    assert np.array_equal(reference.velocity(x * small, y * small, 0.2 * small, a=a, b=b).v, v * small)
+    assert np.array_equal(
+        reference.velocity(x * small, y * small, 0.2 * small, a=a, b=b).v, v * small
+    )
     padded = np.concatenate([y, y[:3] * 50])
     weights = np.concatenate([b, np.zeros(3)])
     assert np.abs(reference.velocity(x, padded, 0.2, a=a, b=weights).v - v).max() < 1e-12
@@ -132,18 +142,21 @@ def test_the_reference_does_not_care_for_units_and_padding():
 
 
 def test_masked_by_the_plan_itself():
-    "Three points: each pair that is left holds a third; four on a line at small blur: neighbours"
+    "Three points: each pair holds a third; four on a line at small blur: neighbours"
     x = np.array([[0.0], [1.0], [5.0]])
     y = np.zeros((3, 1))
     others = np.array([[3.0], [2.5], [0.5]])
     assert np.abs(reference.velocity(x, y, 0.1, self_term="masked").v + others).max() < 1e-9
     x = np.array([[0.0], [1.0], [5.0], [6.0]])
     neighbours = x[[1, 0, 3, 2]]
-    assert np.abs(reference.velocity(x, x[:1] * 0, 0.1, self_term="masked").v + neighbours).max() < 1e-9
+    assert (
+        np.abs(reference.velocity(x, x[:1] * 0, 0.1, self_term="masked").v + neighbours).max()
+        < 1e-9
+    )
 
 
 def test_a_wrong_answer_is_found():
-    "v off by three times what is allowed is a false promise; NaN and a bound that is too small are seen"
+    "v off by three times what is allowed is a false promise; NaN and too small a bound are seen"
     p = problems.problem(110)
     right = verdict.answers(p)
     v, info = verdict.ask(p)

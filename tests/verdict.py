@@ -11,7 +11,13 @@ import torch
 import reference
 from nsgf_nb.estimator import SinkhornVelocity
 
-NUMBERS = ("err_v", "err_marginal", "gap", "self_diag", "cross_perplexity")  # of VelocityInfo, never NaN
+NUMBERS = (
+    "err_v",
+    "err_marginal",
+    "gap",
+    "self_diag",
+    "cross_perplexity",
+)  # of VelocityInfo, never NaN
 
 
 @dataclass
@@ -24,7 +30,7 @@ class Item:
     weighted: float = math.nan  # rms error of v under the weights a
     error: float = math.nan  # rms error of v, every point counted alike
     worst: float = math.nan  # error of the worst row
-    slack: float = math.nan  # rounding of v to its dtype and of the coordinates, the reference's own doubt
+    slack: float = math.nan  # rounding of v and of the coordinates, the reference's own doubt
     allowed: float = math.nan  # 2·tol·unit + slack
     bound: float | None = None  # bound_v, where there is one
     wrong_blur: bool = False  # the temperature is not the one that was asked for
@@ -55,7 +61,7 @@ class Item:
 
     @property
     def broken_bound(self):
-        "Is the proved bound below the error? The rounding of v on the way out is no part of the bound."
+        "Is the proved bound below the error? The rounding of v at the end is no part of it."
         if self.bound is None or not self.checked:
             return False
         return not self.weighted <= self.bound * (1 + 1e-6) + self.slack
@@ -153,13 +159,21 @@ def share(a, n):
 def check(problem, right, v, info):
     "One problem, not a batch."
     pot = info.potentials
-    wrong_blur = right.v is not None and not math.isclose(math.sqrt(pot.eps), right.blur, rel_tol=1e-3)
+    wrong_blur = right.v is not None and not math.isclose(
+        math.sqrt(pot.eps), right.blur, rel_tol=1e-3
+    )
     bound = getattr(info, "bound_v", None)
     if right.v is None:
         return Item(info.converged, False, wrong_blur=wrong_blur, bound=bound, why=right.reason)
     unit = max(problem.scale or right.pull, 1e-6 * right.size)
     if right.doubt > 0.01 * problem.tol * unit:
-        return Item(info.converged, False, unit, bound=bound, why=f"doubt {right.doubt / unit:.1e} of the unit")
+        return Item(
+            info.converged,
+            False,
+            unit,
+            bound=bound,
+            why=f"doubt {right.doubt / unit:.1e} of the unit",
+        )
     off = array(v.flatten(1)) - right.v
     spacing = 1e-15 * max(problem.x.double().abs().max(), problem.y.double().abs().max()).item()
     slack = rounding(right.v, v.dtype) + spacing + right.doubt
@@ -196,12 +210,16 @@ def top_cost(p):
     blur = p.blur
     if blur is None:
         return 0.0 if p.may_refuse else 4 / p.relative_blur**2  # a guess, of the right order
-    return 2 * np.square(centred).sum(1).max() * (span / min(blur, 1e300)) * (span / min(blur, 1e300))
+    return (
+        2 * np.square(centred).sum(1).max() * (span / min(blur, 1e300)) * (span / min(blur, 1e300))
+    )
 
 
 def judge(problem, right=None, **settings):
     "Ask the estimator and the reference, and compare."
-    new = Verdict(problem.number, problem.stratum, problem.kind, "answer", may_refuse=problem.may_refuse)
+    new = Verdict(
+        problem.number, problem.stratum, problem.kind, "answer", may_refuse=problem.may_refuse
+    )
     floor = max(2e-16 * top_cost(p) for p in problem.alone())
     new.above_floor = bool(floor <= problem.tol / 10)
     start = time.process_time()
