@@ -18,8 +18,8 @@ import numpy as np
 
 MARGINAL = 1e-10  # L1 error of the marginals of an answer
 BUDGET = 10.0  # CPU seconds for a problem; what needs more stays unchecked
-STAGE = 1e-3  # marginal error at which an intermediate temperature is left
-FACTOR = 4.0  # between two temperatures
+STAGE = 1e-9  # the same where an intermediate temperature is left: blocks must be linked while warm
+FACTOR = 4  # between two temperatures
 RIDGES = (1e-40, 1e-14, 1e-6, 1e-2, 1.0)  # a Newton step that fails is tried again with the next
 STEP = 8.0  # largest change of a potential in a Newton step, in units of eps
 
@@ -247,12 +247,9 @@ class Solution:
 
 
 def temperatures(top, eps):
-    "From the largest cost down to eps."
-    path = []
-    while top > eps * FACTOR:
-        path.append(top)
-        top = top / FACTOR
-    return [*path, eps]
+    "From the largest cost down to eps, by a factor of at most FACTOR."
+    steps = max(0, math.ceil(math.log(max(top, eps) / eps, FACTOR)))
+    return [eps * (top / eps) ** (1 - k / steps) for k in range(steps)] + [eps]
 
 
 def potentials(C, a, b, eps, until):
@@ -272,7 +269,7 @@ def potentials(C, a, b, eps, until):
             if far.error < new.error:
                 new = far
         before = st if st.eps > e else None
-        tol, worst, most = (MARGINAL / 10, 1e-10, 200) if last else (STAGE, 0.1, 20)
+        tol, worst, most = (MARGINAL / 10, 1e-10, 200) if last else (STAGE, 0.1, 60)
         st = at_temperature(C, new, log_a, log_b, tol, worst, most, until)
     return st
 
