@@ -1,10 +1,10 @@
 """2000 problems, each held against a reference that is another algorithm: results by stratum.
 
-    python bench/certificate.py [--numbers 0 2000] [--part 0 1] [--out results/certificate.json]
+    python bench/certificate.py [--numbers 0 2000] [--part 0 1] [--out FILE] [--scratch FILE]
 
 The problems are those of tests/problems.py, the reference that of tests/reference.py, the
-comparison that of tests/verdict.py. What is in the file for the code of today is kept, so a stopped
-run goes on. Three minutes on one idle core.
+comparison that of tests/verdict.py. What was done with the code of today is kept in runs/, so a
+stopped run goes on. Three minutes on one idle core.
 
 0 false promises in 2000 problems say that the rate is below .15 % (95 %), on these strata.
 """
@@ -16,10 +16,11 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from record import ROOT, changed, locked, modules
+from record import ROOT, changed, facts, locked, modules, write
 
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
-OUT = Path(__file__).parent / "results" / "certificate.json"
+OUT = Path(__file__).parent / "results" / "certificate.json"  # the table
+SCRATCH = ROOT / "runs" / "certificate.json"  # what is done, problem by problem; git ignores it
 SAVE = 20  # problems between two writings
 HOW = {
     "promise": "rms error of v, weighted and with all points alike, at most 2 tol × unit",
@@ -27,6 +28,9 @@ HOW = {
     "checked": "reference to an L1 marginal error of 1e-10, in doubt by at most .01 tol × unit",
     "share_converged": "of the problems whose temperature float64 resolves to a tenth of tol",
 }
+
+
+REMARKABLE = ("exception", "nan", "unchecked", "false_promise", "broken_bound", "wrong_blur")
 
 
 def short(verdict):
@@ -89,7 +93,7 @@ def table(rows, names):
 
 
 def show(strata):
-    "The table, for reading: counts, and the numbers of at most three of each."
+    "The table, for reading: the counts."
     keys = ("exceptions", "nan", "false_promises", "broken_bounds", "wrong_blur", "false_doubts")
     head = "".join(f"{key:>16}" for key in keys)
     print(f"{'stratum':16}{'count':>6}{'checked':>8}{'refused':>8}{head}  converged")
@@ -119,9 +123,11 @@ def main():
     parser.add_argument("--numbers", type=int, nargs=2, default=(0, problems.TOTAL))
     parser.add_argument("--part", type=int, nargs=2, default=(0, 1), help="k and m: every m-th")
     parser.add_argument("--out", type=Path, default=OUT)
+    parser.add_argument("--scratch", type=Path, default=SCRATCH)
     options = parser.parse_args()
     names = [name for name, _, _ in problems.STRATA]
-    with locked(options.out, rows=[], modules={}, checker="") as result:
+    options.scratch.parent.mkdir(parents=True, exist_ok=True)
+    with locked(options.scratch, rows=[], modules={}, checker="") as result:
         if changed(result["modules"]) or result["checker"] != checker():
             result.update(rows=[], modules=modules("estimator"), checker=checker())
         known = {row["number"] for row in result["rows"]}
@@ -129,14 +135,22 @@ def main():
     todo = [n for n in range(*options.numbers) if n not in known and n % parts == part]
     for k in range(0, len(todo), SAVE):
         new = [short(verdict.judge(problems.problem(number))) for number in todo[k : k + SAVE]]
-        with locked(options.out) as result:
+        with locked(options.scratch) as result:
             rows = {row["number"]: row for row in [*result["rows"], *new]}
             result["rows"] = [rows[number] for number in sorted(rows)]
-            result["strata"] = table(result["rows"], names)
-            result["how"] = HOW
         seen = Counter(key for row in new for key in row if row[key] is True)
         print(f"{len(rows)} of {problems.TOTAL}", dict(seen), flush=True)
-    show(json.loads(options.out.read_text())["strata"])
+    done = json.loads(options.scratch.read_text())
+    rows = done["rows"]
+    strata = table(rows, names)
+    show(strata)
+    kept = [row for row in rows if any(key in row for key in REMARKABLE)]
+    write(
+        options.out,
+        facts()
+        | {key: done[key] for key in ("modules", "checker")}
+        | dict(how=HOW, strata=strata, remarkable=kept),
+    )
 
 
 if __name__ == "__main__":

@@ -243,7 +243,7 @@ class Solution:
 
     T: np.ndarray  # (n, d), barycentres of all rows, also of those without weight, minus the origin
     marginal: float  # L1 error of the columns; the rows are exact
-    change: float  # how far the worst row of T moves in one more step
+    change: float  # how far the worst row of T may still move
 
 
 def temperatures(top, eps):
@@ -313,7 +313,10 @@ def transport(x, y, a, b, eps, origin, masked=False, until=math.inf):
         further = newton(back, sweep(back, st, log_b, log_a), log_b, log_a)
         moved = T if further is None else finish(further.f)[0]
     change = np.sqrt(np.square(moved - T).sum(1)).max()
-    return Solution(T, marginal, change)
+    light = (
+        st.worst * np.ptp(y[columns], axis=0).max()
+    )  # a light point whose mass is off shows here
+    return Solution(T, marginal, max(change, light))
 
 
 def self_transport(x, a, eps, origin, until=math.inf):
@@ -349,7 +352,7 @@ class Answer:
     size: float = math.nan  # rms distance of x and of y from the mean of y, added
     blur: float = math.nan  # the blur that was used
     marginal: float = math.nan  # L1 error of the worse of the two plans
-    doubt: float = math.nan  # how far the worst row of v moves in one more step
+    doubt: float = math.nan  # how far the worst row of v may still move
     reason: str = ""  # why it is unchecked
 
 
