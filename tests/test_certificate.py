@@ -3,6 +3,7 @@
 bench/certificate.py writes the figures by stratum. 0 false promises in 2000 say that the rate is
 below .15 % (95 %), on these strata."""
 
+import json
 import math
 
 import numpy as np
@@ -66,14 +67,14 @@ def one_thread():
 def test_300_problems():
     "An even stride through all strata"
     found = complaints(judged(problems.stride(300)))
-    assert not found, found
+    assert not found, json.dumps(found, indent=1)
 
 
 @pytest.mark.slow
 def test_all_2000_problems():
     "All of them"
     found = complaints(judged(range(problems.TOTAL)))
-    assert not found, found
+    assert not found, json.dumps(found, indent=1)
 
 
 # --- is the reference right, and can the comparison fail? -----------------------------------------
