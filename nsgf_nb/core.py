@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['expect_error', 'patch', 'check_positive', 'check_count', 'check_fraction', 'check_name', 'check_points', 'check_pair',
            'check_weights', 'pick_device', 'fresh_seed', 'make_generator', 'seed_torch', 'keep_random_state',
-           'atomic_path', 'require', 'progress']
+           'exact_arithmetic', 'atomic_path', 'require', 'progress']
 
 # %% ../nbs/00_core.ipynb #core-imports
 import difflib, hashlib, importlib, math, operator, os, random, secrets
@@ -98,14 +98,21 @@ def check_pair(x: Tensor,                            # points, (n, *shape)
         if p != q: raise ValueError(f"{names[0]} and {names[1]}: expected points of the same {what}, got {p} and {q}")
     return x, y
 
-def check_weights(a: Tensor,        # weights, (n,), non-negative
-                  n: int,           # number of points they belong to
-                  name: str = "a",  # what the caller calls them
-                 ) -> Tensor:       # (n,), with sum 1
-    "Non-negative weights, normalised to sum 1."
-    if not isinstance(a, Tensor) or not a.is_floating_point(): raise TypeError(f"{name}: expected a floating-point tensor of weights")
-    if a.shape != (n,): raise ValueError(f"{name}: expected {n} weights of shape ({n},), got shape {tuple(a.shape)}")
-    if not (a.isfinite().all() and (a >= 0).all() and a.sum() > 0): raise ValueError(f"{name}: expected finite non-negative weights with a positive sum")
+def check_weights(
+    a: Tensor,  # weights, (n,), non-negative
+    n: int,  # number of points they belong to
+    name: str = "a",  # what the caller calls them
+) -> Tensor:  # (n,), with sum 1, in float64 where the device has it
+    "Non-negative weights, normalised to sum 1; below 1e-100 of the largest a weight counts as none."
+    if not isinstance(a, Tensor) or not a.is_floating_point():
+        raise TypeError(f"{name}: expected a floating-point tensor of weights")
+    if a.shape != (n,):
+        raise ValueError(f"{name}: expected {n} weights of shape ({n},), got shape {tuple(a.shape)}")
+    a = a.detach()
+    if not (a.isfinite().all() and (a >= 0).all() and a.amax() > 0):
+        raise ValueError(f"{name}: expected finite non-negative weights with a positive sum")
+    a = (a if a.device.type == "mps" else a.double()) / a.amax()  # 16-bit weights may have a sum that their dtype cannot hold
+    a = torch.where(a > 1e-100, a, 0.0)
     return a / a.sum()
 
 # %% ../nbs/00_core.ipynb #core-dev
@@ -152,6 +159,31 @@ def keep_random_state(seed: int | None = None) -> Iterator[None]:  # seed inside
     finally:
         torch.set_rng_state(saved[0]); np.random.set_state(saved[1]); random.setstate(saved[2])
         if cuda: torch.cuda.set_rng_state_all(saved[3])
+
+# %% ../nbs/00_core.ipynb #core-exact
+def _product_precisions():
+    "The settings of float32 products, one a backend (torch 2.9 and later)."
+    backends = torch.backends.cuda.matmul, getattr(torch.backends.mkldnn, "matmul", None)
+    return [b for b in backends if hasattr(b, "fp32_precision")]
+
+
+@contextmanager
+def exact_arithmetic(device: str | torch.device = "cpu") -> Iterator[None]:  # where the work is done
+    "No gradients, no autocast, and products of float32 numbers in float32, inside the block."
+    new = _product_precisions()
+    saved = [b.fp32_precision for b in new] if new else torch.get_float32_matmul_precision()
+    with torch.no_grad(), torch.autocast(torch.device(device).type, enabled=False):
+        try:
+            for b in new:
+                b.fp32_precision = "ieee"
+            if not new:
+                torch.set_float32_matmul_precision("highest")
+            yield
+        finally:
+            for b, precision in zip(new, saved):
+                b.fp32_precision = precision
+            if not new:
+                torch.set_float32_matmul_precision(saved)
 
 # %% ../nbs/00_core.ipynb #core-file
 @contextmanager

@@ -6,116 +6,169 @@
 __all__ = ['SinkhornVelocity']
 
 # %% ../nbs/06_estimator.ipynb #est-imports
-import importlib, math, warnings
+import importlib
+import math
+import warnings
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from .core import check_count, check_name, check_positive
+from .core import check_count, check_name, check_positive, exact_arithmetic
 from .terms import VelocityInfo, prepare, solve_group
 
 # %% ../nbs/06_estimator.ipynb #est-info
 class SinkhornVelocity:
     "v = T_xy - T_xx, converged (arXiv 2401.14069, eq. for the empirical velocity field)."
-    def __init__(self,
-        blur: float | None = None,           # length, eps = blur²
+
+    def __init__(
+        self,
+        blur: float | None = None,  # length, eps = blur²
         *,
         relative_blur: float | None = None,  # r: eps = r² s, s from `terms.inner_scale` of the call's clouds
-        self_term: str = "same",             # "same", "masked" (no diagonal) or "two_batch" (x_self)
-        tol: float = 1e-3,                   # error of v in units of scale
-        max_iter: int = 1000,                # most passes through the kernel
-        backend: str = "auto",               # "dense" (stored kernel), "stream" (blocks), "auto" by memory; to compare: "geomloss", "flash"
-        chunk: int | None = None,            # rows a block of "stream"; None: blocks of 2²¹ entries
+        self_term: str = "same",  # "same", "masked" (no diagonal) or "two_batch" (x_self)
+        tol: float = 1e-3,  # error of v in units of scale
+        max_iter: int = 1000,  # most passes through the kernel
+        backend: str = "auto",  # "dense" (stored kernel), "stream" (blocks), "auto" by memory; to compare: "geomloss", "flash"
+        chunk: int | None = None,  # rows a block of "stream"; None: blocks of 2²¹ entries
+        certify: bool = False,  # float64, and on until the *proved* error is within tol
     ):
-        if (blur is None) == (relative_blur is None): raise ValueError("blur: expected either blur or relative_blur")
+        if (blur is None) == (relative_blur is None):
+            raise ValueError("blur: expected either blur or relative_blur")
         self.blur = blur if blur is None else check_positive(blur, "blur")
         self.relative_blur = relative_blur if relative_blur is None else check_positive(relative_blur, "relative_blur")
         self.self_term = check_name(self_term, ("same", "masked", "two_batch"), "self_term")
         self.tol, self.max_iter = check_positive(tol, "tol"), check_count(max_iter, "max_iter")
         self.backend = check_name(backend, ("auto", "dense", "stream", "flash", "geomloss"), "backend")
         self.chunk = chunk if chunk is None else check_count(chunk, "chunk")
-        if backend in ("flash", "geomloss") and self_term != "same": raise ValueError(f"self_term: backend {backend!r} knows 'same' only, got {self_term!r}")
+        self.certify = bool(certify)
+        if backend in ("flash", "geomloss") and self_term != "same":
+            raise ValueError(f"self_term: backend {backend!r} knows 'same' only, got {self_term!r}")
+        if backend in ("flash", "geomloss") and certify:
+            raise ValueError(f"certify: backend {backend!r} knows nothing about its error, expected 'dense' or 'stream'")
 
     def __repr__(self):
         blur = f"{self.blur:g}" if self.blur else f"None, relative_blur={self.relative_blur:g}"
-        return f"SinkhornVelocity({blur}, self_term={self.self_term!r}, tol={self.tol:g}, backend={self.backend!r})"
+        said = ", certify=True" if self.certify else ""
+        return f"SinkhornVelocity({blur}, self_term={self.self_term!r}, tol={self.tol:g}, backend={self.backend!r}{said})"
 
-    def __call__(self,
-        x: Tensor,                          # particles, (n, *shape), or (B, n, *shape) when batched
-        y: Tensor,                          # target points, (m, *shape), or (B, m, *shape)
-        x_self: Tensor | None = None,       # second cloud of "two_batch", (n', *shape)
-        a: Tensor | None = None,            # weights of x, (n,); None: uniform
-        b: Tensor | None = None,            # weights of y, (m,); None: uniform
-        init: VelocityInfo | None = None,   # of a nearby problem: warm start
-        scale: float | Sequence[float] | None = None, # unit of tol, or one per problem; None: rms of T_xy - x at the start
-        batched: bool = False,              # B independent problems, each solved to its own convergence
-        return_info: bool = False,          # also return VelocityInfo
-    ) -> Tensor | tuple[Tensor, VelocityInfo]: # v, the shape of x
-        "Evaluate the velocity at the particles."
-        nth = lambda z, i: None if z is None else z[i]
-        if batched:
-            scales = scale if isinstance(scale, Sequence) else [scale]*len(x)
-            problems = [prepare(self, x[i], y[i], nth(x_self, i), nth(a, i), nth(b, i), nth(init, i), scales[i]) for i in range(len(x))]
-        else: problems = [prepare(self, x, y, x_self, a, b, init, scale)]
-        v, infos = _evaluate(self, problems)
-        v = v.to(x).view_as(x)
+    def __call__(
+        self,
+        x: Tensor,  # particles, (n, *shape), or (B, n, *shape) when batched
+        y: Tensor,  # target points, (m, *shape), or (B, m, *shape)
+        x_self: Tensor | None = None,  # second cloud of "two_batch", (n', *shape)
+        a: Tensor | None = None,  # weights of x, (n,), or (B, n); None: uniform
+        b: Tensor | None = None,  # weights of y, (m,), or (B, m); None: uniform
+        init: VelocityInfo | None = None,  # of a nearby problem: warm start
+        scale: float | Sequence[float] | None = None,  # unit of tol, or one per problem; None: rms of T_xy - x at the start
+        batched: bool = False,  # B independent problems, each solved to its own convergence
+        return_info: bool = False,  # also return VelocityInfo
+    ) -> Tensor | tuple[Tensor, VelocityInfo]:  # v, the shape of x
+        "Evaluate the velocity at the particles: without gradients, and whatever autocast or precision surrounds the call."
+
+        def nth(z, i):
+            return None if z is None else z[i]
+
+        with exact_arithmetic(x.device if isinstance(x, Tensor) else "cpu"):
+            if batched:
+                scales = scale if isinstance(scale, Sequence) else [scale] * len(x)
+                problems = [
+                    prepare(self, x[i], y[i], nth(x_self, i), nth(a, i), nth(b, i), nth(init, i), scales[i])
+                    for i in range(len(x))
+                ]
+            else:
+                problems = [prepare(self, x, y, x_self, a, b, init, scale)]
+            v, infos = _evaluate(self, problems)
+            v = v.to(x).view_as(x)
         bad = [i for i in infos if not i.converged]
         if bad and self.backend not in ("flash", "geomloss"):
-            warnings.warn(f"Sinkhorn stopped after {bad[0].n_iter} passes at an estimated error of {bad[0].err_v:.1e}: raise max_iter, blur or tol", stacklevel=2)
+            warnings.warn(_complaint(self, bad[0]), stacklevel=2)
         _warn_of_regime(self, problems, infos)
-        if not return_info: return v
-        return v, VelocityInfo(*([getattr(i, k) for i in infos] for k in VelocityInfo.__dataclass_fields__)) if batched else infos[0]
+        if not return_info:
+            return v
+        if not batched:
+            return v, infos[0]
+        return v, VelocityInfo(*([getattr(i, k) for i in infos] for k in VelocityInfo.__dataclass_fields__))
+
+
+def _complaint(vel, info):
+    if vel.certify:
+        return f"Sinkhorn stopped after {info.n_iter} passes at a proved error of {info.bound_v:.1e}: raise max_iter, blur or tol"
+    return f"Sinkhorn stopped after {info.n_iter} passes at an estimated error of {info.err_v:.1e}: raise max_iter, blur or tol"
+
 
 def _warn_of_regime(vel, problems, infos):
     "Two regimes in which the field is exact and of little use (16 points or more: a few are always far apart)."
     for p, i in zip(problems, infos):
         m = len(p.y)
-        if vel.self_term != "same" or len(p.x) < 16 or m < 16 or not i.self_diag > .99: continue
-        if i.cross_perplexity < m/2: plan, what = "sharp", "the flow is transport between minibatches"
-        else: plan, what = "nearly uniform", "all particles move to the mean"
+        if vel.self_term != "same" or len(p.x) < 16 or m < 16 or not i.self_diag > 0.99:
+            continue
+        if i.cross_perplexity < m / 2:
+            plan, what = "sharp", "the flow is transport between minibatches"
+        else:
+            plan, what = "nearly uniform", "all particles move to the mean"
         return warnings.warn(f"the self plan is the identity and the cross plan {plan}: {what}", stacklevel=3)
 
 # %% ../nbs/06_estimator.ipynb #est-one
 def _stored(vel, n, m, like):
     "Does the kernel, with its costs and one copy, fit into the memory that is free?"
-    if vel.backend != "auto": return vel.backend == "dense"
-    room = torch.cuda.mem_get_info(like.device)[0]//2 if like.is_cuda else 2**30
-    return 3*n*m*like.element_size() <= room
+    if vel.backend != "auto":
+        return vel.backend == "dense"
+    room = torch.cuda.mem_get_info(like.device)[0] // 2 if like.is_cuda else 2**30
+    return 3 * n * m * like.element_size() <= room
+
 
 def _together(vel, problems):
     "Groups of problems that are solved at once: one shape, one precision, and on a CPU one problem."
     groups = {}
     for i, p in enumerate(problems):
         stored = _stored(vel, len(p.x), len(p.y), p.x)
-        one = i if p.x.device.type == "cpu" or vel.backend in ("flash", "geomloss") or not stored else 0
-        groups.setdefault((p.x.shape, p.y.shape, p.x.dtype, stored, one), []).append(i)
-    for (sx, sy, _, stored, _), index in groups.items():
-        size = max(1, 2**27//(sx[0]*sy[0]))
-        for k in range(0, len(index), size): yield index[k:k + size], stored
+        alone = p.x.device.type == "cpu" or vel.backend in ("flash", "geomloss") or not stored
+        warm = p.init is not None
+        key = p.x.shape, p.y.shape, p.x.dtype, stored, warm, i if alone else 0
+        groups.setdefault(key, []).append(i)
+    for (sx, sy, _, stored, _, _), index in groups.items():
+        size = max(1, 2**27 // (sx[0] * sy[0]))
+        for k in range(0, len(index), size):
+            yield index[k : k + size], stored
+
 
 def _evaluate(vel, problems):
     "v (B, n, d) and one VelocityInfo per problem, in order."
-    out = [None]*len(problems)
+    out = [None] * len(problems)
     for index, stored in _together(vel, problems):
         group = [problems[i] for i in index]
-        if vel.backend in ("flash", "geomloss"): solved = [_samples_loss(vel, group[0])]
+        if vel.backend in ("flash", "geomloss"):
+            solved = [_samples_loss(vel, group[0])]
         else:
-            try: solved = solve_group(vel, group, stored)
-            except RuntimeError as e:                            # OutOfMemoryError is one; a CPU without memory raises a plain one
-                if not stored or not (isinstance(e, torch.OutOfMemoryError) or "memory" in str(e)): raise
+            try:
+                solved = solve_group(vel, group, stored)
+            except RuntimeError as e:  # OutOfMemoryError is one; a CPU without memory raises a plain one
+                if not stored or not (isinstance(e, torch.OutOfMemoryError) or "memory" in str(e)):
+                    raise
                 solved = [solve_group(vel, [p], False)[0] for p in group]
-        for i, s in zip(index, solved): out[i] = s
-    return torch.stack([v for v, _ in out]), [info for _, info in out]
+        for i, s in zip(index, solved):
+            out[i] = s
+    precise = torch.float64 if any(v.dtype == torch.float64 for v, _ in out) else torch.float32
+    return torch.stack([v.to(precise) for v, _ in out]), [info for _, info in out]
+
 
 def _samples_loss(vel, p):
     "The paper's path: v = -∂S/∂x / a by differentiating SamplesLoss of another library; its error is not known."
-    name, kw = {"geomloss": ("geomloss", dict(p=2, scaling=.8, backend="tensorized")), "flash": ("flash_sinkhorn", dict(half_cost=True, allow_tf32=False))}[vel.backend]
-    try: library = importlib.import_module(name)
-    except ImportError as e: raise ImportError(f"backend {vel.backend!r}: pip install 'nsgf_nb[{'gpu' if vel.backend == 'flash' else 'compare'}]'") from e
-    if vel.backend == "flash" and not p.x.is_cuda: raise ValueError("backend 'flash': expected tensors on a CUDA device")
+    name, extra = dict(geomloss=("geomloss", "compare"), flash=("flash_sinkhorn", "gpu"))[vel.backend]
+    options = dict(
+        geomloss=dict(p=2, scaling=0.8, backend="tensorized"), flash=dict(half_cost=True, allow_tf32=False)
+    )  # fmt: skip
+    try:
+        library = importlib.import_module(name)
+    except ImportError as e:
+        raise ImportError(f"backend {vel.backend!r}: pip install 'nsgf_nb[{extra}]'") from e
+    if vel.backend == "flash" and not p.x.is_cuda:
+        raise ValueError("backend 'flash': expected tensors on a CUDA device")
+    loss = library.SamplesLoss("sinkhorn", blur=math.sqrt(p.eps), debias=True, **options[vel.backend])
     with torch.enable_grad():
         x = p.x.clone().requires_grad_(True)
-        grad, = torch.autograd.grad(library.SamplesLoss("sinkhorn", blur=math.sqrt(p.eps), debias=True, **kw)(p.a, x, p.b, p.y), x)
+        (grad,) = torch.autograd.grad(loss(p.a, x, p.b, p.y), x)
     nan = math.nan
-    return -grad/p.a[:, None], VelocityInfo(None, math.inf, nan, nan, 0, False, nan, nan)
+    info = VelocityInfo(None, math.inf, math.inf, nan, nan, 0, False, nan, nan)
+    return -grad / p.a[:, None] * p.unit, info

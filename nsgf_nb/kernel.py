@@ -6,7 +6,8 @@
 __all__ = ['Kernel']
 
 # %% ../nbs/05a_kernel.ipynb #krn-imports
-import copy, math
+import copy
+import math
 from collections.abc import Callable, Iterator
 
 import torch
@@ -15,105 +16,166 @@ from torch import Tensor
 from .core import patch
 
 # %% ../nbs/05a_kernel.ipynb #krn-class
-_LEAST = {torch.float32: -45., torch.float64: -200.}  # exponents are cut here
+_LEAST = {torch.float32: -45.0, torch.float64: -300.0}  # exponents are cut here
 
-def _mv(K, v): return torch.mv(K[0], v[0])[None] if len(K) == 1 else (K @ v[..., None])[..., 0]
+
+def _mv(K, v):
+    return torch.mv(K[0], v[0])[None] if len(K) == 1 else (K @ v[..., None])[..., 0]
+
 
 class Kernel:
-    "exp(φ⁰ + ψ⁰ - C/ε) of B problems, rows with maximum 1, stored or in blocks of rows."
-    def __init__(self,
-        x: Tensor,               # rows, centred, (B, n, d)
-        y: Tensor,               # columns, centred, (B, m, d)
-        a: Tensor,               # weights of x, (B, n), sum 1
-        b: Tensor,               # weights of y, (B, m), sum 1
-        chunk: int | None = None, # rows of a block; None: all
-        stored: bool = True,     # keep costs and kernel, B·n·m numbers each
-        masked: bool = False,    # y is x, and a point does not see itself
+    "b exp(φ⁰ + ψ⁰ - C/ε) of B problems, rows with maximum 1, stored or in blocks of rows."
+
+    def __init__(
+        self,
+        x: Tensor,  # rows, centred, (B, n, d)
+        y: Tensor,  # columns, centred, (B, m, d); the tensor x itself: each point costs itself nothing
+        a: Tensor,  # weights of x, (B, n), sum 1
+        b: Tensor,  # weights of y, (B, m), sum 1; columns of weight 0 hold no mass
+        chunk: int | None = None,  # rows of a block; None: all
+        stored: bool = True,  # keep costs and kernel, B·n·m numbers each
+        masked: bool = False,  # y is x, and a point does not see itself
     ):
-        self.x, self.y, self.a, self.b, self.stored, self.masked = x, y, a, b, stored, masked
+        self.x, self.y, self.a, self.b = x, y, a, b
+        self.stored, self.masked, self.own = stored, masked, y is x
+        self.log_b = b.log()
+        self.dead = torch.where(b > 0, 0.0, -math.inf).to(b)  # added to ψ: what has no weight has no mass
+        self.light = (b > 0) & (b * b.shape[1] < 1e-3)  # columns that no sum over all columns shows
+        self.some_light = bool(self.light.any())
         n = x.shape[1]
         self.slices = [slice(i, min(n, i + (chunk or n))) for i in range(0, n, chunk or n)]
-        self.half_x, self.half_y = x.square().sum(-1)/2, y.square().sum(-1)/2
+        self.half_x, self.half_y = x.square().sum(-1) / 2, y.square().sum(-1) / 2
         if stored:
-            sides = self._sides(x, -self.half_x, -self.half_y)
-            self.minus_cost = [self._product(s, *sides) for s in self.slices]
-        else: self._room = x.new_empty(len(x), self.slices[0].stop, y.shape[1])  # one block, filled again and again
+            factors = self._factors_of(x, -self.half_x, -self.half_y)
+            self.minus_cost = [self._block(s, *factors, torch.zeros_like(b)) for s in self.slices]
+        else:
+            self._room = x.new_empty(len(x), self.slices[0].stop, y.shape[1])  # one block, filled again and again
 
-    def _sides(self, x, alpha, beta):
+    def _factors_of(self, x, alpha, beta):
         "Factors of x·y + α + β: one matrix product with two more columns."
-        one = torch.ones_like
-        return torch.cat([x, alpha[..., None], one(alpha[..., None])], -1), torch.cat([self.y, one(beta[..., None]), beta[..., None]], -1).mT
+        left = [x, alpha[..., None], torch.ones_like(alpha)[..., None]]
+        right = [self.y, torch.ones_like(beta)[..., None], beta[..., None]]
+        return torch.cat(left, -1), torch.cat(right, -1).mT
 
-    def _product(self, s, left, right):
-        E = left[:, s] @ right if self.stored else torch.matmul(left[:, s], right, out=self._room[:, :s.stop - s.start])
-        if self.masked: E.diagonal(s.start, 1, 2).fill_(-math.inf)
+    def _block(self, s, left, right, diagonal):
+        "A block of the product. What the product rounds on the diagonal of a cloud with itself is known."
+        if self.stored:
+            E = left[:, s] @ right
+        else:
+            E = torch.matmul(left[:, s], right, out=self._room[:, : s.stop - s.start])
+        if self.masked:
+            E.diagonal(s.start, 1, 2).fill_(-math.inf)
+        elif self.own:
+            E.diagonal(s.start, 1, 2).copy_(diagonal[:, s])
         return E
 
     def _exponents(self, i, s, phi):
-        "φ + ψ⁰ - C/ε of block i; φ is in the factors where the block is not stored."
-        if not self.stored: return self._product(s, *self._factors)
-        return torch.addcmul(self.psi0[:, None], self.minus_cost[i], 1/self.eps[:, None, None]).add_(phi[:, s, None])
+        "φ + ψ⁰ + log b - C/ε of block i; φ is in the factors where the block is not stored."
+        if not self.stored:
+            return self._block(s, *self._factors, self._diagonal)
+        E = torch.addcmul((self.psi0 + self.log_b)[:, None], self.minus_cost[i], 1 / self.eps[:, None, None])
+        return E.add_(phi[:, s, None])
 
-    def absorb(self,
-        psi: Tensor,                # the new ψ⁰, (B, m)
+    def absorb(
+        self,
+        psi: Tensor,  # the new ψ⁰, (B, m)
         eps: Tensor | None = None,  # a new temperature, (B,)
-        phi: Tensor | None = None,  # φ⁰, (B, n); None: rows get maximum 1
     ):
-        "Take new reference potentials, and another temperature if given."
+        "Take new reference potentials, and another temperature if given; φ⁰ makes the largest entry of each row 1."
         self.psi0, self.eps, self._blocks = psi, self.eps if eps is None else eps, []
-        first, e = torch.zeros_like(self.a) if phi is None else phi, self.eps[:, None]
-        if not self.stored: self._factors = self._sides(self.x/e[..., None], first - self.half_x/e, psi - self.half_y/e)
-        self.phi0 = torch.empty_like(self.a) if phi is None else phi
+        self.phi0, zero, e = torch.empty_like(self.a), torch.zeros_like(self.a), self.eps[:, None]
+        if not self.stored:
+            columns = psi + self.log_b
+            self._factors = self._factors_of(self.x / e[..., None], -self.half_x / e, columns - self.half_y / e)
+            self._diagonal = columns
         for i, s in enumerate(self.slices):
-            if phi is not None and not self.stored: break
-            E = self._exponents(i, s, first)
-            if phi is None: top = E.amax(-1); self.phi0[:, s] = -top; E.sub_(top[..., None])
-            if self.stored: self._blocks.append(E.clamp_(min=_LEAST[E.dtype]).exp_())
-        if phi is None and not self.stored: self._factors[0][..., -2] += self.phi0
+            E = self._exponents(i, s, zero)
+            top = E.amax(-1)
+            self.phi0[:, s] = -top
+            if self.stored:
+                self._blocks.append(E.sub_(top[..., None]).clamp_(min=_LEAST[E.dtype]).exp_())
+        if not self.stored:
+            self._factors[0][..., -2] += self.phi0
+            if self.own:
+                self._diagonal = columns + self.phi0
 
-    def blocks(self) -> Iterator[tuple[slice, Tensor]]: # rows, (B, rows, m)
+    def blocks(self) -> Iterator[tuple[slice, Tensor]]:  # rows, (B, rows, m)
         "The kernel, block by block; a block that is not stored is gone with the next."
         for i, s in enumerate(self.slices):
-            yield s, self._blocks[i] if self.stored else self._exponents(i, s, None).clamp_(min=_LEAST[self.x.dtype]).exp_()
+            if self.stored:
+                yield s, self._blocks[i]
+            else:
+                yield s, self._exponents(i, s, None).clamp_(min=_LEAST[self.x.dtype]).exp_()
+
+    def weigh(self, psi: Tensor) -> Tensor:  # ψ - ψ⁰, (B, m) -> (B, m)
+        "The vector e^(ψ - ψ⁰) that the kernel multiplies; zero where a column has no weight."
+        return (psi + self.dead).exp()
 
 # %% ../nbs/05a_kernel.ipynb #krn-prod
 @patch
-def rows(self: Kernel, v: Tensor) -> Tensor: # (B, m) -> (B, n)
+def rows(self: Kernel, v: Tensor) -> Tensor:  # (B, m) -> (B, n)
     "K v."
     out = torch.empty_like(self.a)
-    for s, K in self.blocks(): out[:, s] = _mv(K, v)
+    for s, K in self.blocks():
+        out[:, s] = _mv(K, v)
     return out
 
+
 @patch
-def both(self: Kernel,
-    v: Tensor,                                # (B, m)
+def both(
+    self: Kernel,
+    v: Tensor,  # (B, m)
     turn: Callable[[Tensor, slice], Tensor],  # what to do with the rows t of a block before the way back
-) -> tuple[Tensor, Tensor]:                   # t = K v (B, n) and Kᵀ turn(t) (B, m)
+) -> tuple[Tensor, Tensor]:  # t = K v (B, n) and Kᵀ turn(t) (B, m)
     "One pass: a product with the kernel and one with its transpose, each block made once."
-    out, cols = torch.empty_like(self.a), 0                       # results in their place: small tensors kept between large ones tear the heap
+    out, cols = torch.empty_like(self.a), 0  # results in their place: small tensors kept between large ones tear the heap
     for s, K in self.blocks():
-        out[:, s] = t = _mv(K, v); cols = cols + _mv(K.mT, turn(t, s))
+        out[:, s] = t = _mv(K, v)
+        cols = cols + _mv(K.mT, turn(t, s))
     return out, cols
 
-@patch
-def mean(self: Kernel,
-    v: Tensor, # column weights, (B, m)
-    Y: Tensor, # what to average, (B, m, k)
-    t: Tensor | None = None, # K v, (B, n), where it is known
-) -> Tensor:   # (B, n, k)
-    "Averages of Y under the rows of K v, normalised: with Y = y the barycentric map."
-    out, Y = Y.new_empty(*self.a.shape, Y.shape[-1]), v[..., None]*Y
-    columns = Y.mT.contiguous().unbind(1) if Y.shape[-1] <= 3 else None  # a product with a thin matrix is slower than one for each column
-    for s, K in self.blocks():
-        if columns is None: out[:, s] = K @ Y
-        else:
-            for k, c in enumerate(columns): out[:, s, k] = _mv(K, c)
-    return out/(self.rows(v) if t is None else t)[..., None]
 
 @patch
-def take(self: Kernel, keep: Tensor) -> Kernel: # (B,), bool
+def mean(
+    self: Kernel,
+    v: Tensor,  # column weights, (B, m)
+    Y: Tensor,  # what to average, (B, m, k)
+    t: Tensor | None = None,  # K v, (B, n), where it is known
+) -> Tensor:  # (B, n, k)
+    "Averages of Y under the rows of K v, normalised: with Y = y the barycentric map."
+    out, Y = Y.new_empty(*self.a.shape, Y.shape[-1]), v[..., None] * Y
+    thin = Y.shape[-1] <= 3  # a product with a thin matrix is slower than one for each column
+    columns = Y.mT.contiguous().unbind(1) if thin else None
+    for s, K in self.blocks():
+        if columns is None:
+            out[:, s] = K @ Y
+        else:
+            for k, c in enumerate(columns):
+                out[:, s, k] = _mv(K, c)
+    return out / (self.rows(v) if t is None else t)[..., None]
+
+
+@patch
+def back(
+    self: Kernel,
+    X: Tensor,  # what comes back, (B, n, k)
+) -> Tensor:  # Kᵀ X, (B, m, k)
+    "A product with the transpose."
+    out = 0
+    for s, K in self.blocks():
+        out = out + K.mT @ X[:, s]
+    return out
+
+
+@patch
+def take(self: Kernel, keep: Tensor) -> Kernel:  # (B,), bool
     "The problems to keep."
     new = copy.copy(self)
-    for k in ("x", "y", "a", "b", "half_x", "half_y", "eps", "psi0", "phi0"): setattr(new, k, getattr(self, k)[keep])
-    if self.stored: new.minus_cost, new._blocks = [S[keep] for S in self.minus_cost], [K[keep] for K in self._blocks]
+    for k in ("x", "y", "a", "b", "log_b", "dead", "light", "half_x", "half_y", "eps", "psi0", "phi0"):
+        setattr(new, k, getattr(self, k)[keep])
+    if self.stored:
+        new.minus_cost, new._blocks = [S[keep] for S in self.minus_cost], [K[keep] for K in self._blocks]
+    else:
+        new._factors, new._diagonal = tuple(F[keep] for F in self._factors), self._diagonal[keep]
+        new._room = self._room[keep]
     return new

@@ -348,8 +348,8 @@ class Answer:
     "The right velocity of one problem (not a batch), in the units of its points."
 
     v: np.ndarray | None  # (n, d), float64; None: unchecked
-    pull: float = math.nan  # rms over the points of |T_xy - x|
-    size: float = math.nan  # rms distance of x and of y from the mean of y, added
+    pull: float = math.nan  # rms of |T_xy - x| under the weights
+    size: float = math.nan  # rms distance under the weights of x and of y from the mean of y, added
     blur: float = math.nan  # the blur that was used
     marginal: float = math.nan  # L1 error of the worse of the two plans
     doubt: float = math.nan  # how far the worst row of v may still move
@@ -364,9 +364,9 @@ def inner_scale(x, y, a, b):
     return max(inner, 0.01 * math.sqrt(np.linalg.norm(X.T @ X) * np.linalg.norm(Y.T @ Y)))
 
 
-def rms(z):
+def rms(z, weights):
     "Root of the mean square length of rows."
-    return math.sqrt(np.square(z).sum(1).mean())
+    return math.sqrt(weights @ np.square(z).sum(1))
 
 
 def masked_exists(a):
@@ -410,11 +410,11 @@ def velocity(x, y, blur=None, relative_blur=None, self_term="same", x_self=None,
         c = np.full(len(x_self), 1 / len(x_self))
         own = transport(x, x_self, a, c, eps, origin, until=until)
     length = math.ldexp(1.0, power)
-    mid = y.mean(0)
+    mid = b @ y
     answer = Answer(
         v=(cross.T - own.T) * length,
-        pull=rms(cross.T - (x - origin)) * length,
-        size=(rms(x - mid) + rms(y - mid)) * length,
+        pull=rms(cross.T - (x - origin), a) * length,
+        size=(rms(x - mid, a) + rms(y - mid, b)) * length,
         blur=math.sqrt(eps) * length,
         marginal=max(cross.marginal, own.marginal),
         doubt=(cross.change + own.change) * length,
