@@ -131,6 +131,9 @@ def _without_constant(d, live):
     return torch.where(live, d - mean, 0.0)
 
 # %% ../nbs/05b_dual.ipynb #dul-advance
+_FAR = 0.3  # L1 error of the columns above which sweeps are safer than Newton steps
+
+
 def sweep_direction(
     K: Kernel,  # B problems
     st: State,  # where they are
@@ -165,7 +168,7 @@ def advance(
     "A Newton step on the dual, or a sweep far from the solution."
     sweep = sweep_direction(K, st)
     exact = st.marginal < 4 * torch.finfo(st.psi.dtype).eps
-    far = ((st.marginal > 0.3) | (sweep.abs().amax(-1) > 10)) & ~exact
+    far = ((st.marginal > _FAR) | (sweep.abs().amax(-1) > 10)) & ~exact
     rtol = torch.where(st.marginal > 0.05, 0.3, 0.1)
     solved = climb = alive & ~far
     d, used = torch.where((alive & far)[:, None], sweep, 0.0), torch.ones_like(st.dual)
@@ -187,7 +190,8 @@ def advance(
         new = State(K, st.psi + torch.where(good[:, None], t[:, None] * d, sweep))
     left = torch.minimum(size, new.marginal / st.marginal.clamp(min=1e-37))
     theta = torch.where(exact, 3.0, 3 * left.clamp(max=1).maximum(2 * rtol))
-    theta = torch.where(climb & good & solved & (t == 1), theta, math.inf)
+    theta = torch.where(solved, theta, torch.where(st.marginal < 0.05, 10.0, math.inf))
+    theta = torch.where(climb & good & (t == 1), theta, math.inf)
     if K.some_light:  # the sums of conjugate gradients do not see them
         new = State(K, new.psi + torch.where(K.light & alive[:, None], sweep_direction(K, new), 0.0))
         used = used + 1

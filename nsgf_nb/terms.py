@@ -157,7 +157,8 @@ def prepare(
     other = None if x_self is None else check_pair(x_self, x, ("x_self", "x"))[0]
     blur = vel.blur or vel.relative_blur * inner_length(x, y, *weights)
     x, y, other = (None if z is None else z.detach().flatten(1) for z in (x, y, other))
-    middle = weights[1] @ y.to(weights[1])
+    first = y[0].to(weights[1])
+    middle = first + weights[1] @ (y.to(first) - first)  # of points at one place: this place, unrounded
     reach = max((z.to(middle) - middle).abs().max().item() for z in (x, y, other) if z is not None)
     unit = 2.0 ** round(math.log2(reach)) if reach > 0 else 1.0
     eps = check_positive(min((blur / unit) ** 2, 1e30), "blur², in squared units of the points")  # above, all costs are as good as 0

@@ -160,9 +160,9 @@ def check(problem, right, v, info):
     "One problem, not a batch."
     pot = info.potentials
     wrong_blur = right.v is not None and not math.isclose(
-        math.sqrt(pot.eps), right.blur, rel_tol=1e-3
+        math.sqrt(pot.eps), right.blur, rel_tol=1e-3, abs_tol=1e-161  # blur² may be subnormal
     )
-    bound = getattr(info, "bound_v", None)
+    bound = info.bound_v
     if right.v is None:
         return Item(info.converged, False, wrong_blur=wrong_blur, bound=bound, why=right.reason)
     unit = max(problem.scale or right.pull, 1e-6 * right.size)
