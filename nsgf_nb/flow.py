@@ -87,8 +87,8 @@ def _blurs(flow, source, pilot, seed):
     r, n = flow.relative_blur, min(2048, source.num_points or 2048)
     if isinstance(r, (int, float)): r = (r, r)
     if len(r) == 2: r = [r[0]*(r[1]/r[0])**(k/max(1, T - 1)) for k in range(T)]
-    s = inner_scale(points_and_labels(source, n, make_generator(seed, "pilot source"))[0], pilot)
-    if not s > 0: raise ValueError("source: all points are the same, and a relative blur needs a scale: give blur=")
+    try: s = inner_scale(points_and_labels(source, n, make_generator(seed, "pilot source"))[0], pilot)
+    except ValueError: raise ValueError("source: all points are the same, and a relative blur needs a scale: give blur=") from None
     return [q*math.sqrt(s) for q in per_step(r, T, "relative_blur")]
 
 # %% ../nbs/11_flow.ipynb #flw-rows

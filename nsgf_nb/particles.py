@@ -42,53 +42,84 @@ def natural_time(etas: Sequence[float], # step sizes, T of them
     return [1 - r for r in rest]
 
 # %% ../nbs/07_particles.ipynb #prt-plumb
-def _velocities(velocity, num_steps, two):
+def _velocities(velocity, num_steps, two, weighted):
     "One velocity per step, checked."
-    vels = list(velocity) if isinstance(velocity, (list, tuple)) else [velocity]*num_steps
-    if len(vels) != num_steps: raise ValueError(f"velocity: expected one or {num_steps}, one per step, got {len(vels)}")
+    vels = list(velocity) if isinstance(velocity, (list, tuple)) else [velocity] * num_steps
+    if len(vels) != num_steps:
+        raise ValueError(f"velocity: expected one or {num_steps}, one per step, got {len(vels)}")
     for v in vels:
-        if not callable(v): raise TypeError(f"velocity: expected a SinkhornVelocity or a function v(x, y), got {type(v).__name__}")
-        if two != (getattr(v, "self_term", "same") == "two_batch"): raise ValueError("x0_self: expected with self_term='two_batch', and only there")
+        if not callable(v):
+            raise TypeError(f"velocity: expected a SinkhornVelocity or a function v(x, y), got {type(v).__name__}")
+        if two != (getattr(v, "self_term", "same") == "two_batch"):
+            raise ValueError("x0_self: expected with self_term='two_batch', and only there")
+        if weighted and not isinstance(v, SinkhornVelocity):
+            raise ValueError("a and b: expected with a SinkhornVelocity only, a function v(x, y) takes no weights")
     return vels
 
-def _evaluate(vel, x, y, x_self, info, scale):
+
+def _evaluate(vel, x, y, x_self, info, scale, a, b):
     "Velocities of B clouds, and what is known about them."
-    if isinstance(vel, SinkhornVelocity): return vel(x, y, x_self, init=info, scale=scale, batched=True, return_info=True)
+    if isinstance(vel, SinkhornVelocity):
+        return vel(x, y, x_self, a, b, init=info, scale=scale, batched=True, return_info=True)
     vs = [vel(p, q) for p, q in zip(x, y)]
-    if vs[0].shape != x[0].shape: raise ValueError(f"velocity: expected v of shape {tuple(x.shape[1:])}, got {tuple(vs[0].shape)}")
+    if vs[0].shape != x[0].shape:
+        raise ValueError(f"velocity: expected v of shape {tuple(x.shape[1:])}, got {tuple(vs[0].shape)}")
     return torch.stack(vs), None
+
+
+def _speed(v, a):
+    "Rms speed of B clouds, under the weights."
+    square = v.flatten(2).square().sum(-1)
+    if a is None:
+        return square.mean(-1).sqrt().tolist()
+    return ((a * square).sum(-1) / a.sum(-1)).sqrt().tolist()
+
 
 def _steps(num_steps, step_size, B, like):
     "Step sizes (B, T): the same for all clouds, or a row for each."
-    rows = step_size if isinstance(step_size, Tensor) and step_size.ndim == 2 else [step_sizes(num_steps, step_size)]*B
-    return torch.tensor([step_sizes(num_steps, list(map(float, r))) for r in rows], dtype=torch.float64).to(like)
+    if isinstance(step_size, Tensor) and step_size.ndim == 2:
+        rows = [list(map(float, r)) for r in step_size]
+    else:
+        rows = [step_size] * B
+    return torch.tensor([step_sizes(num_steps, r) for r in rows], dtype=torch.float64).to(like)
 
 # %% ../nbs/07_particles.ipynb #prt-flow
-def particle_flow(x0: Tensor,                  # particles, (n, *shape), or (B, n, *shape) when batched
-                  y: Tensor,                   # target points, (m, *shape), or (B, m, *shape)
-                  velocity: SinkhornVelocity | Sequence | Callable, # one for all steps, or one per step; or any function v(x, y)
-                  num_steps: int,              # number of Euler steps T
-                  step_size: float | Sequence[float] | Tensor | None = None, # η, or one per step; None: 1/(T-k); when batched also (B, T)
-                  x0_self: Tensor | None = None, # second cloud of "two_batch", (n', *shape) or (B, n', *shape); it flows as well
-                  batched: bool = False,       # B clouds at once, each on its own
-                  return_path: bool = False,   # all positions instead of the last
-                  return_info: bool = False,   # also one VelocityInfo per step (None for a function)
-                 ) -> Tensor | tuple[Tensor, list[VelocityInfo]]: # (n, *shape) or (T+1, n, *shape); when batched with B in front
+def particle_flow(
+    x0: Tensor,  # particles, (n, *shape), or (B, n, *shape) when batched
+    y: Tensor,  # target points, (m, *shape), or (B, m, *shape)
+    velocity: SinkhornVelocity | Sequence | Callable,  # one for all steps, or one per step; or any function v(x, y)
+    num_steps: int,  # number of Euler steps T
+    step_size: float | Sequence[float] | Tensor | None = None,  # η, or one per step; None: 1/(T-k); when batched also (B, T)
+    x0_self: Tensor | None = None,  # second cloud of "two_batch", (n', *shape) or (B, n', *shape); it flows as well
+    batched: bool = False,  # B clouds at once, each on its own
+    return_path: bool = False,  # all positions instead of the last
+    return_info: bool = False,  # also one VelocityInfo per step (None for a function)
+    a: Tensor | None = None,  # weights of the particles, (n,) or (B, n); None: uniform; not with x0_self
+    b: Tensor | None = None,  # weights of the target points, (m,) or (B, m); None: uniform
+) -> Tensor | tuple[Tensor, list[VelocityInfo]]:  # (n, *shape) or (T+1, n, *shape); when batched with B in front
     "Euler flow of a cloud: x ← x + η_k v(x)."
-    one = (lambda z: z) if batched else (lambda z: z[None])
+
+    def one(z):
+        return z if batched or z is None else z[None]
+
     check_pair(x0, y, ("x0", "y"))
+    if x0_self is not None and a is not None:
+        raise ValueError("a: expected no weights with x0_self, whose points have none")
     starts = [x0] if x0_self is None else [x0, check_pair(x0_self, y, ("x0_self", "y"))[0]]
-    clouds, y = [one(z.detach()) for z in starts], one(y)
+    clouds, y, a, b = [one(z.detach()) for z in starts], one(y), one(a), one(b)
     etas = _steps(num_steps, step_size, len(y), y)
-    vels = _velocities(velocity, num_steps, x0_self is not None)
-    path, infos, warm, scale = [clouds[0]], [], [None]*len(clouds), None
+    vels = _velocities(velocity, num_steps, x0_self is not None, a is not None or b is not None)
+    path, infos, warm, scale = [clouds[0]], [], [None] * len(clouds), None
     for eta, vel in zip(etas.T, vels):
         others = clouds[::-1] if x0_self is not None else [None]
-        vs, warm = zip(*[_evaluate(vel, x, y, other, info, scale) for x, other, info in zip(clouds, others, warm)])
-        scale = scale or rms(vs[0].flatten(2)).tolist()   # the tolerance is in units of the first step's speed
-        clouds = [x + eta.view(-1, *[1]*(x.ndim - 1))*v for x, v in zip(clouds, vs)]
-        if return_path: path.append(clouds[0])
+        pairs = zip(clouds, others, warm)
+        vs, warm = zip(*[_evaluate(vel, x, y, other, info, scale, a, b) for x, other, info in pairs])
+        scale = scale or _speed(vs[0], a)  # the tolerance is in units of the first step's speed
+        clouds = [x + eta.view(-1, *[1] * (x.ndim - 1)) * v for x, v in zip(clouds, vs)]
+        if return_path:
+            path.append(clouds[0])
         infos.append(warm[0] if batched or warm[0] is None else warm[0][0])
     out = torch.stack(path, 1) if return_path else clouds[0]
-    if not batched: out = out[0]
+    if not batched:
+        out = out[0]
     return (out, infos) if return_info else out
