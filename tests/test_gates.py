@@ -1,7 +1,10 @@
 "Gates cannot be passed by knowing less: what is no lesson of 05f and 05g, and the verdict as the command gives it"
 import json
 import re
+import runpy
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,6 +18,7 @@ from nsgf_nb.report import endless
 from nsgf_nb.straight import StraightFlow
 
 MOONS = get_sampler("moons")
+BENCH = Path(__file__).resolve().parent.parent/"bench"
 
 
 def shifted(shift):
@@ -138,3 +142,21 @@ def test_a_verdict_of_the_earlier_rule_is_not_repeated(run, tmp_path, monkeypatc
     code, out, _ = run("info run")
     assert code == 0 and "passed:" not in out and "`nsgf eval DIR` judges again" in out
     assert "passed:" in run("eval run")[1]
+
+
+def test_recorded_verdicts_are_those_of_the_present_rule():
+    done = subprocess.run([sys.executable, "verdicts.py", "--check"], cwd=BENCH, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    rows = [r["gate"] for r in json.loads((BENCH/"results/gates.json").read_text())["rows"]]
+    assert not any(g["passed"] for g in rows if g["high"] > g["bound"])
+
+
+def test_recorded_comparison_counts_problems_and_not_their_seeds(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCH))
+    table = json.loads((BENCH/"results/toy2d.json").read_text())
+    new = runpy.run_path(str(BENCH/"toy2d.py"))["comparisons"](table["rows"])
+    for kind, problems in (("compare", 6), ("compare_others", 5)):
+        for nfe, methods in new[kind].items():
+            assert methods["NSGF"][3] == problems
+            for name, numbers in methods.items():
+                assert numbers == pytest.approx(table[kind][nfe][name], rel=1e-6)
