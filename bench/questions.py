@@ -33,8 +33,9 @@ def make(seed, num_steps, **settings):
 def judge(flow, target, seed):
     "The gate, the total variation of the masses, and the mean variance within a cloud (per coordinate) for learned flow and particle flow"
     from nsgf_nb.distances import gate
+    from nsgf_nb.report import endless
     x = flow.sample(20_000, seed=seed + 1000)
-    g, ends = gate(target, x, seed=seed + 2000), torch.cat([flow.pool.path(b)[-1] for b in range(len(flow.pool.groups))])
+    g, ends = gate(target, endless(flow), seed=seed + 2000), torch.cat([flow.pool.path(b)[-1] for b in range(len(flow.pool.groups))])
     def within(z):
         k = target.component(z)
         return sum(z[k == j].var(0).mean().item() for j in range(8) if (k == j).sum() > 1)/8

@@ -20,6 +20,7 @@ def one(problem, seed, iterations):
     from nsgf_nb.data import get_sampler
     from nsgf_nb.distances import gate
     from nsgf_nb.flow import NSGF
+    from nsgf_nb.report import endless
     torch.set_num_threads(1)
     code, target, out = dict(revision=revision()), get_sampler(problem), []
     for pool, settings in POOLS.items():
@@ -28,9 +29,9 @@ def one(problem, seed, iterations):
                 if of != pool: continue
                 flow, start = NSGF(num_steps=10, group=1024, iterations=iterations, **settings, **more), time.perf_counter()
                 flow.fit(target, seed=seed, workdir=folder, progress=False)  # the pool in the folder is made once
-                g, last = gate(target, flow.sample(20_000, seed=seed + 1000), seed=seed + 2000), flow.history[-1]
+                g, last = gate(target, endless(flow), seed=seed + 2000), flow.history[-1]
                 out.append(dict(problem=problem, seed=seed, variant=variant, **code, iterations=iterations, seconds=last["seconds"], passes=flow.pool.passes.float().sum(1).mean().item(),
-                                loss=last["loss"], val=last["val"], floor=last["floor"], gate=vars(g)))
+                                loss=last["loss"], val=last["val"], floor=last["floor"], gate=vars(g) | dict(passed=g.passed)))
                 print(f"{problem:13} seed {seed:3} {variant:9} {time.perf_counter() - start:4.0f} s  {g.ratio:.3f} [{g.low:.3f}, {g.high:.3f}] tv {g.tv}", flush=True)
     return out
 
