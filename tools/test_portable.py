@@ -38,10 +38,10 @@ class Setting:
 
 
 # ATEN_CPU_CAPABILITY chooses the instructions of torch's own kernels, MKL_CBWR those of MKL.
-# COMPATIBLE uses no instruction that only some processors have.
+# `default` and COMPATIBLE use none that only some processors have.
 SETTINGS = [
     Setting("native", "what this processor has, 1 thread"),
-    Setting("compatible", "no vector instructions, 1 thread",
+    Setting("compatible", "only instructions that every processor has, 1 thread",
             environment={"ATEN_CPU_CAPABILITY": "default", "MKL_CBWR": "COMPATIBLE"}),
     Setting("avx2", "AVX2 at most, 1 thread",
             environment={"ATEN_CPU_CAPABILITY": "avx2"}, needs=("AVX2", "AVX512")),
