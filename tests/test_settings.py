@@ -41,8 +41,8 @@ def suite(monkeypatch, tmp_path):
 def test_the_settings_cover_processors_threads_and_versions():
     settings = {s.name: s for s in portable.SETTINGS}
     assert list(settings) == NAMES
-    assert settings["compatible"].environment == {"ATEN_CPU_CAPABILITY": "default", "MKL_CBWR": "COMPATIBLE"}
-    assert settings["avx2"].environment == {"ATEN_CPU_CAPABILITY": "avx2"}
+    assert settings["compatible"].environment == {"ATEN_CPU_CAPABILITY": "default", "MKL_CBWR": "COMPATIBLE", "ONEDNN_MAX_CPU_ISA": "SSE41"}
+    assert settings["avx2"].environment == {"ATEN_CPU_CAPABILITY": "avx2", "MKL_ENABLE_INSTRUCTIONS": "AVX2", "ONEDNN_MAX_CPU_ISA": "AVX2"}
     assert settings["native"].environment == {}
     assert {s.threads for s in settings.values()} == {1, 2, 4}
     assert [s.name for s in settings.values() if s.oldest] == ["oldest"]

@@ -37,19 +37,23 @@ class Setting:
     oldest: bool = False           # Python and torch are the oldest that settings.ini allows
 
 
-# ATEN_CPU_CAPABILITY chooses the instructions of torch's own kernels, MKL_CBWR those of MKL.
-# `default` and COMPATIBLE use none that only some processors have.
+# ATEN_ chooses the instructions of torch's own kernels, MKL_ those of MKL (products, solvers),
+# ONEDNN_ those of oneDNN (convolutions, bfloat16).
 SETTINGS = [
     Setting("native", "what this processor has, 1 thread"),
     Setting("compatible", "only instructions that every processor has, 1 thread",
-            environment={"ATEN_CPU_CAPABILITY": "default", "MKL_CBWR": "COMPATIBLE"}),
+            environment={"ATEN_CPU_CAPABILITY": "default", "MKL_CBWR": "COMPATIBLE",
+                         "ONEDNN_MAX_CPU_ISA": "SSE41"}),
     Setting("avx2", "AVX2 at most, 1 thread",
-            environment={"ATEN_CPU_CAPABILITY": "avx2"}, needs=("AVX2", "AVX512")),
+            environment={"ATEN_CPU_CAPABILITY": "avx2", "MKL_ENABLE_INSTRUCTIONS": "AVX2",
+                         "ONEDNN_MAX_CPU_ISA": "AVX2"},
+            needs=("AVX2", "AVX512")),
     Setting("threads-2", "2 threads", threads=2),
     Setting("threads-4", "4 threads", threads=4),
     Setting("oldest", "the oldest Python and torch, 1 thread", oldest=True),
 ]
-CHOSEN_HERE = ("ATEN_CPU_CAPABILITY", "MKL_CBWR", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
+CHOSEN_HERE = ("ATEN_CPU_CAPABILITY", "MKL_CBWR", "MKL_ENABLE_INSTRUCTIONS", "ONEDNN_MAX_CPU_ISA",
+               "OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 class CannotBeHad(Exception):
