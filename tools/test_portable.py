@@ -139,7 +139,9 @@ def interpreter_of(setting):
     if setting.needs:
         capability = output(sys.executable, "-c",
                             "import torch; print(torch.backends.cpu.get_cpu_capability())")
-        if (capability or "").strip() not in setting.needs:
+        if capability is None:
+            raise CannotBeHad(f"{sys.executable} has no torch to ask for the processor")
+        if capability.strip() not in setting.needs:
             raise CannotBeHad(f"the processor has none of {', '.join(setting.needs)}")
     return sys.executable
 
