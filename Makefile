@@ -6,7 +6,7 @@ KATEX := tools/site/node_modules/.package-lock.json
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow test-gpu bench-toy2d bench-mnist bench-gpu dist docs docs-check readme export clean lock
+.PHONY: help install demo test test-slow test-gpu test-portable bench-toy2d bench-mnist bench-gpu dist docs docs-check readme export clean lock
 
 help:           ## this list
 	@grep -E '^[a-z-]+: .*##|^[a-z-]+:  *##' Makefile | sed -E 's/:.*##/\t/' | expand -t 14
@@ -32,6 +32,9 @@ test-slow: $(INSTALLED)  ## what carries the flag slow: notebook cells and tests
 
 test-gpu: $(INSTALLED)  ## what carries the flag cuda: notebook cells and tests
 	$(BIN)/python tools/test_all.py cuda
+
+test-portable: $(INSTALLED)  ## the suite under six settings of processor, threads and versions; goes on where it was stopped; AGAIN=1: from the start
+	$(BIN)/python tools/test_portable.py $(if $(AGAIN),--again) $(SETTING)
 
 bench-toy2d: $(INSTALLED)  ## the table of the plane: 90 minutes on two cores, goes on where it was stopped; QUICK=1: 10 minutes, no record
 	OMP_NUM_THREADS=1 $(BIN)/python bench/toy2d.py $(if $(QUICK),--quick)

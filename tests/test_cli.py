@@ -1,7 +1,6 @@
 "The command `nsgf` as a user's shell sees it: files, exit codes, one sentence for what went wrong, and runs that are stopped and go on"
 import csv
 import json
-import os
 import resource
 import signal
 import subprocess
@@ -15,13 +14,13 @@ from PIL import Image
 from nsgf_nb.cli import FILES, main
 from nsgf_nb.files import load_tensors
 from nsgf_nb.run import alone
+from waiting import ENV, HANGS
 
 TINY = ["--set", "num_steps=3", "pool_size=384", "group=128", "iterations=60", "batch_size=32"]
 COMMAND = [sys.executable, "-c", "import sys; from nsgf_nb.cli import main; sys.exit(main())"]
-ENV = os.environ | {"OMP_NUM_THREADS": "1"}
 
 
-def nsgf(*words, cwd, **kw): return subprocess.run([*COMMAND, *map(str, words)], cwd=cwd, env=ENV, text=True, capture_output=True, timeout=120, **kw)
+def nsgf(*words, cwd, **kw): return subprocess.run([*COMMAND, *map(str, words)], cwd=cwd, env=ENV, text=True, capture_output=True, timeout=HANGS, **kw)
 
 
 def start(*words, cwd): return subprocess.Popen([*COMMAND, *map(str, words)], cwd=cwd, env=ENV, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
@@ -32,7 +31,7 @@ def stop_at(process, text, sig):
     for line in process.stderr:
         if text in line: break
     process.send_signal(sig)
-    rest = process.communicate(timeout=60)[1]
+    rest = process.communicate(timeout=HANGS)[1]
     return process.returncode, rest
 
 
@@ -150,10 +149,7 @@ def test_ctrl_c_and_kill_lose_nothing(home, done, here):
     assert "not fitted to its end: step" in here("info", home/"b")[1]
     rc, said = stop_at(start("fit", "8gaussians", "--out", "b", "--resume", cwd=home), "step", signal.SIGKILL)
     assert rc == -signal.SIGKILL and (home/"b/training.safetensors").exists() and not (home/"b/model.safetensors").exists()
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # as in the other processes: ENV
-    try: rc, _, said = here("fit", "8gaussians", "--out", "b", "--resume")
-    finally: torch.set_num_threads(threads)
+    rc, _, said = here("fit", "8gaussians", "--out", "b", "--resume")
     assert rc == 0 and "step 60 of 60" in said and "step 6 of" not in said
     assert sorted(f.name for f in (home/"b").iterdir()) == sorted(FILES)
     a, b = weights(done[0]), weights(home/"b")

@@ -1,6 +1,5 @@
 "Two processes, joined by Gloo on one machine, make one fit: that of one process up to rounding, stopped together, resumed to the same bits"
 import json
-import os
 import signal
 import socket
 import subprocess
@@ -16,6 +15,7 @@ from nsgf_nb.files import load_tensors, save_tensors
 from nsgf_nb.nets import MLP
 from nsgf_nb.processes import batch_part, shared, together, world
 from nsgf_nb.training import train
+from waiting import ENV, HANGS
 
 COMMAND = [sys.executable, "-c", "import sys; from nsgf_nb.cli import main; sys.exit(main())"]
 FIT = ["fit", "points.npy", "--method", "fm", "--set", "iterations=200", "batch_size=64", "num_steps=2", "--out"]
@@ -53,11 +53,11 @@ def one_of_two(home):
 def start(words, cwd=None):
     "Two processes with the environment that a launcher gives"
     with socket.socket() as s: s.bind(("127.0.0.1", 0)); port = s.getsockname()[1]
-    env = os.environ | dict(OMP_NUM_THREADS="1", WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), CUDA_VISIBLE_DEVICES="")
+    env = ENV | dict(WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), CUDA_VISIBLE_DEVICES="")
     return [subprocess.Popen(list(map(str, words)), env=env | dict(RANK=str(r), LOCAL_RANK=str(r)), cwd=cwd, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE) for r in (0, 1)]
 
 
-def ended(processes): return [(*p.communicate(timeout=100), p.returncode) for p in processes]
+def ended(processes): return [(*p.communicate(timeout=HANGS), p.returncode) for p in processes]
 
 
 @pytest.fixture(scope="module")
@@ -77,14 +77,12 @@ def same(a, b): return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for 
 
 @pytest.mark.parametrize("run", ["whole", "parts"])
 def test_two_processes_are_one_up_to_rounding(home, run):
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try: net, history = fitted()
-    finally: torch.set_num_threads(threads)
+    net, history = fitted()
     weights, two = read(home/f"{run}0")
     assert [r["step"] for r in two] == list(range(1, 51)) and history[-1]["loss"] < .6*history[0]["loss"]
-    assert all(abs(a["loss"]/b["loss"] - 1) < 1e-6 for a, b in zip(history, two))
-    assert all((p - weights[k]).abs().max() < 1e-5*p.abs().max() for k, p in net.state_dict().items())
+    rounding = 50*torch.finfo(torch.float32).eps  # sums in another order, once in each of 50 steps
+    assert all(abs(a["loss"]/b["loss"] - 1) < rounding for a, b in zip(history, two))
+    assert all((p - weights[k]).abs().max() < rounding*p.abs().max() for k, p in net.state_dict().items())
 
 
 @pytest.mark.parametrize("run", ["whole", "parts", "again"])

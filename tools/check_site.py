@@ -53,6 +53,7 @@ if (levels.filter(([l]) => l === 1).length !== 1) bad.headings.push(`${levels.fi
 levels.forEach(([l, t], i) => { if (l > (i ? levels[i - 1][0] : 0) + 1) bad.headings.push(`level ${l} after ${i ? levels[i - 1][0] : 0}: ${t}`); });
 bad.silent = [...document.images].filter(i => !(i.alt || '').trim()).map(i => i.src.slice(-60));
 return bad;"""
+DARK = "return document.documentElement.classList.contains('quarto-dark')"
 FOCUS = """
 const e = document.activeElement, s = getComputedStyle(e), r = e.getBoundingClientRect();
 return [e.className || e.tagName, e.getAttribute('href') || '', s.outlineStyle !== 'none' && parseFloat(s.outlineWidth) > 0 && r.width > 0 && r.bottom > 0];"""
@@ -157,6 +158,13 @@ def figures(site):
     if shown < drawn: yield f"{shown} of {drawn}"
 
 
+def until(holds, seconds=20):
+    "Whether `holds()` comes true. The seconds guard against hanging: a page on a busy machine takes its time"
+    end = time.monotonic() + seconds
+    while not (held := holds()) and time.monotonic() < end: time.sleep(.05)
+    return held
+
+
 class Browser:
     "Headless Chromium, and the folder served to it"
 
@@ -181,10 +189,8 @@ class Browser:
     def look(self, page):
         "What one page shows, asks for and says: a dictionary"
         self.driver.get(self.root + page)
-        for _ in range(40):
-            seen = self.driver.execute_script(PAINTED)
-            if not seen["raw"]: break
-            time.sleep(.25)
+        until(lambda: not self.driver.execute_script(PAINTED)["raw"])
+        seen = self.driver.execute_script(PAINTED)
         events = [json.loads(e["message"])["message"] for e in self.driver.get_log("performance")]
         urls = [e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"]
         seen["external"] = [u for u in urls if u.startswith(("http:", "https:", "ws")) and not u.startswith(self.root)]
@@ -200,12 +206,10 @@ class Browser:
         "Contrast complaints of the other theme"
         toggle = "if (!window.smalldocsToggleScheme) return false; smalldocsToggleScheme(); return true"
         if not self.driver.execute_script(toggle): return []
-        for _ in range(40):
-            if self.driver.execute_script("return document.documentElement.classList.contains('quarto-dark')"): break
-            time.sleep(.05)
+        until(lambda: self.driver.execute_script(DARK))
         self.driver.execute_script("document.head.append(Object.assign(document.createElement('style'), {textContent: '* {transition: none !important}'}))")
         found = self.driver.execute_script(SEEN)["contrast"]
-        if not self.driver.execute_script("return document.documentElement.classList.contains('quarto-dark')"): found = ["it does not get dark"]
+        if not self.driver.execute_script(DARK): found = ["it does not get dark"]
         self.driver.execute_script("smalldocsToggleScheme(); localStorage.clear()")
         return found
 
@@ -222,8 +226,8 @@ class Browser:
         yield from (f"no outline on {name} {href}" for name, href, shown in stops if not shown)
         if not any(href.endswith("sinkhorn.html") for _, href, _ in stops): yield "the menu is not reached in 25 stops"
         self.driver.get(self.root + "index.html"); time.sleep(.3)
-        self.driver.switch_to.active_element.send_keys(Keys.TAB); self.driver.switch_to.active_element.send_keys(Keys.ENTER); time.sleep(.2)
-        if not self.driver.current_url.endswith("#quarto-document-content"): yield "the skip link leads nowhere"
+        self.driver.switch_to.active_element.send_keys(Keys.TAB); self.driver.switch_to.active_element.send_keys(Keys.ENTER)
+        if not until(lambda: self.driver.current_url.endswith("#quarto-document-content")): yield "the skip link leads nowhere"
 
     def search(self):
         "What keeps a reader from finding a word"
@@ -233,12 +237,10 @@ class Browser:
         self.driver.get(self.root + "index.html"); time.sleep(.3)
         field = self.driver.find_element(By.CSS_SELECTOR, "input[type=search]")
         field.send_keys("natural time")
-        for _ in range(40):
-            if hits := self.driver.find_elements(By.CSS_SELECTOR, ".search-result"): break
-            time.sleep(.1)
+        hits = until(lambda: self.driver.find_elements(By.CSS_SELECTOR, ".search-result"))
         if not any("particles" in h.get_attribute("href") for h in hits): yield f"'natural time' finds {[h.get_attribute('href') for h in hits][:5]}"; return
-        field.send_keys(Keys.ENTER); time.sleep(.5)
-        if self.driver.current_url.endswith("index.html"): yield "Enter does not open the first result"
+        field.send_keys(Keys.ENTER)
+        if not until(lambda: not self.driver.current_url.endswith("index.html")): yield "Enter does not open the first result"
 
     def close(self): self.driver.quit(); self.server.shutdown(); self.profile.cleanup()
 

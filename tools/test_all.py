@@ -1,10 +1,12 @@
 """All checks of the project; the last line is `N passed, M failed, K skipped` (gates, notebooks, tests and site checks, each counted once).
 Usage, in the root of the project: python tools/test_all.py          all but what carries the flag slow or cuda
-                                   python tools/test_all.py FLAG     only what carries FLAG: slow or cuda"""
+                                   python tools/test_all.py FLAG     only what carries FLAG: slow or cuda
+The environment variable TEST_THREADS is the number of threads of torch and its libraries in each process: 1 unless it is set."""
 import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -17,7 +19,10 @@ from pathlib import Path
 
 ROOT, BIN = Path(__file__).resolve().parent.parent, Path(sys.executable).parent
 FLAGS = ("slow", "cuda")
-WORKERS = 2
+THREADS = os.environ.get("TEST_THREADS", "1")
+WORKERS = 2 if THREADS == "1" else 1  # steps at a time, on two cores
+# Seconds after which a step hangs. No measure of speed: the longest took seven minutes on two cores that six processes shared.
+HANGS = {None: 3600, "slow": 6 * 3600, "cuda": 6 * 3600}
 COUNTS = re.compile(r"(\d+) (passed|failed|skipped|deselected|errors?)")
 README = "import sys; sys.path.insert(0, 'tools'); from readme import readme; sys.stdout.write(readme()[0])"
 
@@ -45,10 +50,13 @@ def verdict(name, complaints, note=""):
 
 
 def environment(cwd):
-    return {k: v for k, v in os.environ.items() if k != "IN_TEST"} | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(cwd), "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"}
+    kept = {k: v for k, v in os.environ.items() if k not in ("IN_TEST", "MKL_NUM_THREADS")}
+    own = {"OMP_NUM_THREADS": THREADS, "PYTHONPATH": str(cwd), "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"}
+    if THREADS != "1": own["OMP_WAIT_POLICY"] = "passive"  # threads that wait give their core to others
+    return kept | own
 
 
-def run(*cmd, cwd=ROOT, timeout=900):
+def run(*cmd, cwd=ROOT, timeout=HANGS[None]):
     "Exit status, standard output and all output of a command of this environment"
     env = environment(cwd)
     try: p = subprocess.run(cmd, cwd=cwd, env=env, text=True, capture_output=True, timeout=timeout, stdin=subprocess.DEVNULL)
@@ -127,14 +135,14 @@ def notebook(path, flag):
     name, cells = path.relative_to(ROOT).as_posix(), flagged(path)
     left_out = sum(n for f, n in cells.items() if f != flag)
     if re.search(r"^skip_exec: *true", "".join(json.loads(path.read_text())["cells"][0]["source"]), re.M): return Result(name, skipped=1)
-    rc, text = in_process(path, flag, 3600 if flag else 300)
+    rc, text = in_process(path, flag, HANGS[flag])
     r = verdict(name, [] if rc == 0 and "Success." in text else [text], f"({left_out} cells skipped)" if left_out else "")
     r.skipped = left_out
     return r
 
 
 def tests(flag):
-    rc, out, text = run(sys.executable, "-m", "pytest", "-q", "--tb=short", "-m", flag or " and ".join(f"not {f}" for f in FLAGS), timeout=7200 if flag else 900)
+    rc, out, text = run(sys.executable, "-m", "pytest", "-q", "--tb=short", "-m", flag or " and ".join(f"not {f}" for f in FLAGS), timeout=HANGS[flag])
     last = {k.rstrip("s"): int(n) for n, k in COUNTS.findall(out.strip().splitlines()[-1] if out.strip() else "")}
     failed = last.get("failed", 0) + last.get("error", 0)
     nothing = flag and rc == 5  # no test carries the flag
@@ -179,6 +187,8 @@ def copy_of_project(to):
 
 def main(flag=None):
     if flag not in (None, *FLAGS): sys.exit(__doc__)
+    if not THREADS.isdecimal() or int(THREADS) < 1: sys.exit(f"TEST_THREADS: expected a number of threads ≥ 1, got {THREADS!r}")
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a script's background job inherits that Ctrl-C is ignored, and what it starts from it
     if flag == "cuda" and run(sys.executable, "-c", "import sys, torch; sys.exit(not torch.cuda.is_available())")[0]: sys.exit("no CUDA device here")
     start, nbs = time.time(), notebooks()
     os.environ.update(environment(ROOT))  # before the process starts from which notebooks are forked: its torch reads the number of threads once

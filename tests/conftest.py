@@ -1,0 +1,7 @@
+"What all tests rely on"
+import signal
+
+
+def pytest_configure(config):
+    "Ctrl-C interrupts, here and in the processes that tests start: a script's background job inherits that it is ignored"
+    signal.signal(signal.SIGINT, signal.default_int_handler)
