@@ -139,6 +139,7 @@ def reading(path: str | Path,     # the file whose content is read in the block
 # %% ../nbs/00a_files.ipynb #fil-headh
 def check_facts(path: str | Path,    # the file they are from
                 facts: dict,         # what stands in it
+                /,
                 **kinds: type | tuple[type, ...], # name=the kind that its value must have
                ) -> dict:            # facts
     "Facts with the names and kinds that are needed."
