@@ -7,7 +7,7 @@ __all__ = ['METHODS', 'find_method', 'open_data', 'make_settings', 'read_setting
            'tidy_run', 'fit_run', 'load_run']
 
 # %% ../nbs/15a_run.ipynb #run-imports
-import csv, fcntl, inspect, json, math, os, platform, shutil, time
+import csv, fcntl, inspect, io, json, math, os, platform, shutil, time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -147,9 +147,12 @@ def _write_history(file, rows):
 def _read_history(file):
     if not file.exists(): return []
     kinds = dict(step=int, part=str)
-    with reading(file), open(file, newline="", encoding="utf-8") as f:
+    with reading(file):
         if file.stat().st_size > LARGEST: raise ValueError(f"expected a table of at most {LARGEST:,} bytes")
-        return check_history(file, [{k: kinds.get(k, float)(v) for k, v in row.items() if v} for row in csv.DictReader(f)])
+        text = file.read_text(encoding="utf-8")
+        table = csv.DictReader(io.StringIO(text, newline=""))
+        if not text.endswith("\n") or "step" not in (table.fieldnames or ()): raise ValueError("expected a table with a column step and whole rows; removed, it is written anew")
+        return check_history(file, [{k: kinds.get(k, float)(v) for k, v in row.items() if v} for row in table])
 
 def _pool_facts(pool):
     unit = pool.rms()[0].item()*math.sqrt(math.prod(pool.shape))
