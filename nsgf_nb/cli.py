@@ -251,6 +251,9 @@ def _run(args):
         _say(f"nsgf: out of memory: expected a smaller batch_size, group or network, or accumulate=2 ({_sentence(e)[:200]})")
         return 1
     except BrokenPipeError: os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()); return 1  # nsgf info DIR | head -1
+    except ConnectionError as e:
+        print(f"nsgf: {_sentence(e)}", file=sys.stderr)  # whoever is left: the first may be the one that has ended
+        return 1
     except (ValueError, TypeError, FileNotFoundError, ImportError, OSError) as e:
         _say(f"nsgf: {_sentence(e)}")
         return 1 if isinstance(e, OSError) and not isinstance(e, FileNotFoundError) else 2
