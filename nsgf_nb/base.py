@@ -58,9 +58,10 @@ class LazySource:
     def __call__(self):
         "The sampler, or one sentence that says why there is none."
         if self.made is None:
-            try:
-                with reading(self.path): made = self.make()
-            except (FileNotFoundError, ImportError) as e: raise type(e)(f"{self.path}: the source that it names cannot be opened ({e}): give x0=, points to start from") from None
+            try: made = self.make()
+            except Exception as e:
+                kind = type(e) if type(e) in (FileNotFoundError, ImportError) else ValueError
+                raise kind(f"{self.path}: the source that it names cannot be opened ({e}): give x0=, points to start from") from e
             if made.shape != self.shape: raise ValueError(f"{self.path}: the source that it names has points of shape {made.shape}, the flow takes {self.shape}")
             self.made = made
         return self.made

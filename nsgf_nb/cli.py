@@ -126,7 +126,8 @@ def _show(folder):
 def _tidy(folder):
     "Remove what a killed process left in a run, unless another is at work there."
     from nsgf_nb.run import alone, tidy_run
-    with suppress(ValueError, OSError), alone(folder): tidy_run(folder)
+    with suppress(ValueError, OSError), alone(folder) as held:
+        if held: tidy_run(folder)
 
 def _again_report(args, **what):
     from nsgf_nb.run import alone, load_run, tidy_run

@@ -119,14 +119,15 @@ def check_same(folder: str | Path, # of the run
 @contextmanager
 def alone(folder: str | Path,     # of a run
           others: bool = False,   # let others in who let others in: builders of its pool
-         ) -> Iterator[None]:
+         ) -> Iterator[bool]:   # False: a file system without locks, others may be there
     "Keep other processes out of the folder."
+    held = True
     fd = os.open(folder, os.O_RDONLY)
     try:
         try: fcntl.flock(fd, (fcntl.LOCK_SH if others else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except BlockingIOError: raise ValueError(f"{folder}: another process is at work on this run") from None
-        except OSError: pass  # a file system without locks
-        yield
+        except OSError: held = False
+        yield held
     finally: os.close(fd)
 
 # %% ../nbs/15a_run.ipynb #run-tidy
