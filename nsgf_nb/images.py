@@ -55,7 +55,7 @@ def _read_image(file, size=None, mode=None):
     from PIL import Image, ImageOps
     try:
         with Image.open(file) as im: im = im.convert(mode or ("L" if im.mode in ("1", "L", "I;16") else "RGB"))
-    except OSError as e: raise ValueError(f"{file}: not a readable image ({type(e).__name__})") from None
+    except Exception as e: raise ValueError(f"{file}: not a readable image ({type(e).__name__})") from None
     a = np.asarray(im if size is None else ImageOps.fit(im, (size, size)))
     return torch.from_numpy(a.copy()[None] if a.ndim == 2 else a.transpose(2, 0, 1).copy())
 
