@@ -19,6 +19,7 @@ from .data import get_sampler, points_and_labels
 from .files import load_tensors, save_tensors
 from .nets import Field, chunk_size, guided
 from .optimiser import check_options
+from .own import check_labels
 from .presets import NETWORKS, make_network, network_config, network_from
 from .processes import batch_part, shared, world
 from .simulation import ends
@@ -94,8 +95,7 @@ def fit(self: Flow,
 def _spec(sampler): return None if sampler.params is None else dict(name=sampler.name, params=sampler.params)
 
 # %% ../nbs/10b_base.ipynb #flw-sample
-def _starts(self, n, x0, seed, label):
-    if label is not None and (many := n if x0 is None else len(x0)) not in (None, len(label)): raise ValueError(f"label: expected {many} classes, one for each point, got {len(label)}")
+def _starts(self, n, x0, seed):
     if x0 is not None:
         if n is not None and n != len(x0): raise ValueError(f"n and x0: expected one of them, or n = len(x0) = {len(x0)}, got n = {n}")
         check_points(x0, "x0")
@@ -128,7 +128,7 @@ def integrate(f: Callable,            # dx/dt = f(x, t)
 def sample(self: Flow,
            n: int | None = None,          # number of samples, drawn from the source
            x0: Tensor | None = None,      # or points to start from, (n, *shape)
-           label: Tensor | None = None,   # classes, (n,), for a network with labels
+           label: object = None,          # classes, n integers in any form or one for all, for a network with labels
            guidance: float = 0.,          # w of classifier-free guidance; doubles the calls
            num_steps: int | None = None,  # steps; None: as trained
            solver: str = "euler",         # "euler", "midpoint" or "heun"
@@ -139,7 +139,8 @@ def sample(self: Flow,
     "Carry points from the source to the target."
     if self.velocity is None: raise ValueError("sample: the flow is not fitted, call fit or load first")
     times = self._grid(None if num_steps is None else check_count(num_steps, "num_steps"), check_name(solver, SOLVERS, "solver"))
-    x, noise = _starts(self, n, x0, seed, label), make_generator(fresh_seed() if seed is None else seed, "noise")
+    x, noise = _starts(self, n, x0, seed), make_generator(fresh_seed() if seed is None else seed, "noise")
+    if label is not None: label = check_labels(label, len(x))
     size, out = check_count(batch_size or chunk_size(x), "batch_size"), []
     for i in range(0, len(x), size):
         part = x[i:i + size].to(self.device, self.velocity.mean.dtype)

@@ -166,6 +166,9 @@ def atomic_path(path: str | Path,    # the file to write
         if not tmp.exists(): raise FileNotFoundError(f"{path}: nothing was written to {tmp.name}")
         with open(tmp, "rb+") as f: os.fsync(f.fileno())
         os.replace(tmp, path)
+    except OSError as e:  # the caller does not know the temporary name
+        if e.filename and Path(e.filename) == tmp: raise type(e)(e.errno, e.strerror, str(path)) from None
+        raise
     finally: tmp.unlink(missing_ok=True)
 
 # %% ../nbs/00_core.ipynb #core-req

@@ -20,6 +20,7 @@ from .core import check_count, check_name, check_positive, keep_random_state, ma
 from .files import load_tensors
 from .flow import NSGF
 from .nets import chunk_size, guided
+from .own import check_labels
 from .particles import natural_time, step_sizes
 from .phase import PhasePredictor, straight_adaptive, straight_steps
 from .processes import shared
@@ -135,7 +136,7 @@ def _tau(self, x):
 def sample(self: NSGFPlusPlus,
            n: int | None = None,          # number of samples, drawn from the source
            x0: Tensor | None = None,      # or points to start from, (n, *shape)
-           label: Tensor | None = None,   # classes, (n,), for a straight phase with labels
+           label: object = None,          # classes, n integers in any form or one for all, for a straight phase with labels
            guidance: float = 0.,          # w of classifier-free guidance in that phase; doubles its calls
            num_steps: int | None = None,  # straight steps of every sample; None: ceil((1 - τ)/step)
            step: float | None = None,     # ω; None: as in the class
@@ -151,7 +152,8 @@ def sample(self: NSGFPlusPlus,
     if self.velocity is None: raise ValueError("sample: the flow is not fitted, call fit or load first")
     omega = check_positive(self.step if step is None else step, "step"); check_name(solver, SOLVERS, "solver")
     if num_steps is not None: check_count(num_steps, "num_steps")
-    x0 = _starts(self, n, x0, seed, label)
+    x0 = _starts(self, n, x0, seed)
+    if label is not None: label = check_labels(label, len(x0))
     size = check_count(batch_size or chunk_size(x0), "batch_size")
     first = self.sinkhorn.sample(x0=x0, return_path=True, batch_size=size)
     x, field = first[-1], self.velocity

@@ -6,6 +6,7 @@
 __all__ = ['BANK', 'WAY', 'gaussian_straight', 'assign', 'assign_within', 'pushed', 'simulated', 'StraightFlow']
 
 # %% ../nbs/12_straight.ipynb #str-imports
+import math
 from functools import lru_cache
 
 import torch
@@ -114,6 +115,9 @@ def _labels(label, network, dropout, generator):
 
 def _pairs(flow, source, target, seed):
     "A function of the batch's number and a seed: x0, y and labels, paired."
+    drawn = (source,) if isinstance(flow.coupling, Flow) else (source, target)
+    most = min(z.num_points or math.inf for z in drawn)
+    if flow.batch_size > most: raise ValueError(f"batch_size: expected at most {most}, the number of points there are, got {flow.batch_size}")
     n, size, classes = flow.batch_size, min(BANK, source.num_points or BANK, flow.batch_size*flow.iterations), _classes(flow.network)
     for known in (flow.coupling, flow.start):
         if isinstance(known, Flow) and known.source.shape != target.shape: raise ValueError(f"target: expected points of shape {known.source.shape}, as {known!r} knows them, got {target.shape}")
