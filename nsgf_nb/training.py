@@ -14,11 +14,30 @@ import torch
 from torch import distributed as dist, nn
 
 from .core import check_count, check_positive, keep_random_state, make_generator, progress, require, seed_torch
-from .files import load_tensors, save_tensors
+from .files import check_facts, check_finite, check_history, load_tensors, reading, save_tensors
 from .matching import matching_loss
 from .nets import EMA
 from .optimiser import adamw, check_options, learning_rate, reuse_memory, under
-from .processes import interruptible, mean_of_all, shared, world
+from .processes import among_peers, interruptible, mean_of_all, shared, world
+
+# %% ../nbs/10a_training.ipynb #trn-settings
+def _check_settings(path, old, new):
+    "Refuse to go on with other settings, or with other data under the same name."
+    for k, v in new.items():
+        if k != "data" and old.get(k) != v: raise ValueError(f"{path}: cannot resume, {k} was {old.get(k)}, is now {v}")
+    for k, v in new["data"].items():
+        if old.get("data", {}).get(k, v) != v: raise ValueError(f"{path}: cannot resume, the data of the {k} have changed")  # version 0.1 does not say
+
+def _checked(path, live, tensors, facts, settings):
+    "The facts of a checkpoint that fits this network and these settings."
+    _check_settings(path, check_facts(path, facts, settings=dict, facts=dict)["settings"], settings)
+    for k, v in live.items():
+        if k not in tensors or tensors[k].shape != v.shape: raise ValueError(f"{path}: cannot resume, {k} is of another network")
+    check_finite(path, tensors)
+    last = check_facts(path, facts["facts"], step=int, total=(int, float), seconds=(int, float), history=list, scaler=dict)
+    rows = check_history(path, last["history"]) or [dict(step=0)]
+    if not rows[-1]["step"] <= last["step"] <= settings["iterations"]: raise ValueError(f"{path}: damaged: step {last['step']} of {settings['iterations']}, after {rows[-1]['step']}")
+    return last
 
 # %% ../nbs/10a_training.ipynb #trn-state
 class _State:
@@ -44,11 +63,13 @@ class _State:
 
     def restore(self, path, settings):
         tensors, facts = load_tensors(path, "training")
-        for k, v in settings.items():
-            if facts["settings"].get(k) != v: raise ValueError(f"{path}: cannot resume, {k} was {facts['settings'].get(k)}, is now {v}")
-        with torch.no_grad():
-            for k, v in self.tensors().items(): v.copy_(tensors[k])
-        return facts["facts"]
+        with reading(path):
+            live = self.tensors()
+            last = _checked(path, live, tensors, facts, settings)
+            with torch.no_grad():
+                for k, v in live.items(): v.copy_(tensors[k])
+            self.scaler.load_state_dict(last["scaler"] or self.scaler.state_dict())
+        return last
 
     @torch.no_grad()
     def begin(self, path, settings):
@@ -57,7 +78,9 @@ class _State:
         self.average.steps = self.facts["step"]; self.scaler.load_state_dict(self.facts["scaler"] or self.scaler.state_dict())
         if world()[1] == 1: return
         for v in self.tensors().values():
-            whole = v.contiguous(); dist.broadcast(whole, 0); v.copy_(whole)
+            whole = v.contiguous()
+            with among_peers(): dist.broadcast(whole, 0)
+            v.copy_(whole)
 
 # %% ../nbs/10a_training.ipynb #trn-step
 def _step(state, rows, call, seed, accumulate, clip, hits):
@@ -118,16 +141,19 @@ def train(net: nn.Module,                      # trained in place; ends with the
           weight_decay: float = 0.,            # of AdamW, on weights with two dimensions or more
           patience: int | None = None,         # rows without a better held-out loss after which to stop
           minutes: float = 1.,                 # between checkpoints; 0: at each row of the history
+          data: dict | None = None,            # checksums of what `rows` draws from, by name: a checkpoint of other data is refused
+          history: list | None = None,         # takes the rows while they are made, those of the checkpoint first
          ) -> list[dict]:                      # rows of step, loss, seconds, rate (rows per second), val, floor
     "Fit a network by least squares."
     device, first, file = next(net.parameters()).device, world()[0] == 0, checkpoint and Path(checkpoint)
     check_options(precision, accumulate, clip, weight_decay, patience, device)
     if patience and not validate: raise ValueError("patience: expected a held-out loss to watch, give validate=")
     settings = dict(iterations=check_count(iterations, "iterations"), lr=check_positive(lr, "lr"), ema=ema, seed=seed, precision=precision, clip=clip,
-                    warmup=check_count(warmup, "warmup", 0), weight_decay=weight_decay, patience=patience)  # not accumulate: like the number of processes it only rounds
+                    warmup=check_count(warmup, "warmup", 0), weight_decay=weight_decay, patience=patience, data=data or {})  # not accumulate: like the number of processes it only rounds
     state = _State(net, lr, ema, weight_decay, precision, patience)
     state.begin(resume and file, settings)
     facts = state.facts; reuse_memory()
+    if history is not None: history[:] = facts["history"]; facts["history"] = history
     start, saved, call = time.monotonic() - facts["seconds"], time.monotonic(), under(net, precision)
     clock = lambda: time.monotonic() - start
     def save():
