@@ -93,7 +93,7 @@ def checksum(tensors: dict[str, Tensor], # on the CPU
     digest = hashlib.sha256()
     for name in sorted(tensors):
         digest.update(name.encode())
-        digest.update(tensors[name].contiguous().view(torch.uint8).numpy())
+        digest.update(tensors[name].contiguous().flatten().view(torch.uint8).numpy())
     return digest.hexdigest()
 
 # %% ../nbs/00a_files.ipynb #fil-save

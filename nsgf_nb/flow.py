@@ -60,14 +60,14 @@ class NSGF(Flow):
         device: str | None = None,                     # None: CUDA where there is one
     ):
         self._keep(locals())
-        T = check_count(num_steps, "num_steps")
-        step_sizes(T, step_size)
-        if blur is not None: per_step(blur, T, "blur")
-        for r in relative_blur if isinstance(relative_blur, (list, tuple)) else [relative_blur]: check_positive(r, "relative_blur")
-        if not isinstance(jitter, bool): raise TypeError(f"jitter: expected True or False, got {jitter!r}")
+        T = check_count(self.num_steps, "num_steps")
+        step_sizes(T, self.step_size)
+        if self.blur is not None: per_step(self.blur, T, "blur")
+        for r in self.relative_blur if isinstance(self.relative_blur, (list, tuple)) else [self.relative_blur]: check_positive(r, "relative_blur")
+        if not isinstance(self.jitter, bool): raise TypeError(f"jitter: expected True or False, got {jitter!r}")
         check_name(unit, ("step", "v", "u"), "unit"); check_name(storage, STORAGE, "storage")
-        check_fraction(online, "online")
-        SinkhornVelocity(1., self_term=self_term, tol=tol)
+        check_fraction(self.online, "online")
+        SinkhornVelocity(1., self_term=self_term, tol=self.tol)
         check_count(pool_size, "pool_size")
         if group is not None: _groups(pool_size, check_count(group, "group", 2))
 

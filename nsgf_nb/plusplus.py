@@ -15,9 +15,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from .base import SOLVERS, Flow, _begin, _starts
+from .base import SOLVERS, Flow, _begin, _origin, _starts, _witnesses
 from .core import check_count, check_name, check_positive, keep_random_state, make_generator, patch, pick_device
-from .files import load_tensors
+from .files import check_facts, check_finite, check_history, load_tensors, reading
 from .flow import NSGF
 from .nets import chunk_size, guided
 from .own import check_labels
@@ -54,18 +54,27 @@ class NSGFPlusPlus(Flow):
         predictor_iterations: int = 2000,    # optimiser steps of the predictor
         device: str | None = None,           # None: CUDA where there is one
     ):
-        self.device, self.velocity, self.history, self.nfe, self.source = pick_device(device), None, [], None, None
+        self.device, self.velocity, self.history, self.nfe, self.source, self.origin = pick_device(device), None, [], None, None, {}
         self.sinkhorn, self.straight = _part(NSGF, sinkhorn, PHASES["sinkhorn"], device), _part(StraightFlow, straight, PHASES["straight"], device)
         self.start, self.step = check_name(start, ("source", "sinkhorn"), "start"), check_positive(step, "step")
         if not isinstance(predictor, nn.Module): check_name(predictor, ("clock", "network"), "predictor")
         if step > 1: raise ValueError(f"step: expected at most 1, got {step:g}")
         self.predictor, self.predictor_iterations = predictor, check_count(predictor_iterations, "predictor_iterations")
-        self.config = dict(sinkhorn=self.sinkhorn._plain(), straight={k: v for k, v in self.straight._plain().items() if k != "start"}, start=start, predictor=predictor, step=step, predictor_iterations=predictor_iterations, device=device)
+        self.config = dict(sinkhorn=self.sinkhorn._plain(), straight={k: v for k, v in self.straight._plain().items() if k != "start"}, start=start, predictor=predictor, step=self.step, predictor_iterations=self.predictor_iterations, device=device)
         self.iterations = self.sinkhorn.iterations + self.straight.iterations + (predictor_iterations if predictor == "network" else 0)
 
     def __repr__(self): return f"NSGF++ of {self.sinkhorn}, then {self.straight}"
     @property
     def pool(self): return self.sinkhorn.pool
+
+# %% ../nbs/13_plusplus.ipynb #npp-part
+def _check_part(path, flow, facts, seed, data):
+    "Refuse to go on from a phase that was fitted with other settings, or to other data."
+    check_facts(path, facts, config=dict, seed=int)
+    old, new = facts["config"] | dict(seed=facts["seed"]), json.loads(json.dumps(flow._plain() | dict(seed=seed)))
+    if old != new: raise ValueError(f"{path}: cannot resume, " + ", ".join(f"{k} was {old.get(k)}, is now {new[k]}" for k in new if old.get(k) != new[k]))
+    for k, v in data.items():
+        if (facts.get("data") or {}).get(k, v) != v: raise ValueError(f"{path}: cannot resume, the data of the {k} have changed")  # version 0.1 does not say
 
 # %% ../nbs/13_plusplus.ipynb #npp-fit
 def _told(name, before, callbacks):
@@ -81,9 +90,12 @@ def _fit_part(self, name, both, seed, workdir, resume, callbacks, progress):
     done = folder and folder/"model.safetensors"
     if done and resume and shared(done.exists):
         tensors, facts = load_tensors(done, "flow")
-        if (old := facts["config"] | dict(seed=facts["seed"])) != (new := json.loads(json.dumps(flow._plain() | dict(seed=seed)))):
-            raise ValueError(f"{done}: cannot resume, " + ", ".join(f"{k} was {old.get(k)}, is now {new[k]}" for k in new if old.get(k) != new[k]))
-        flow._restore(done, tensors, facts); flow.source = both[0]
+        flow.origin = _origin(flow)
+        data = shared(lambda: _witnesses(flow, *both[:2], seed))
+        with reading(done):
+            _check_part(done, flow, facts, seed, data)
+            flow._restore(done, tensors, facts)
+        flow.source = both[0]
     else:
         if folder: folder.mkdir(parents=True, exist_ok=True)
         flow.fit(both[1], both[0], seed=seed, workdir=folder, resume=resume, callbacks=callbacks, progress=progress)
@@ -99,7 +111,8 @@ def _fit_predictor(self, both, seed, workdir, resume, callbacks, progress):
     whole, callbacks = _told("predictor", self.history, callbacks)
     folder = workdir and Path(workdir)/"parts"/"predictor"
     if folder: folder.mkdir(parents=True, exist_ok=True)
-    history = train(net, points, self.predictor_iterations, 1e-3, .99, seed, checkpoint=folder and folder/"training.safetensors", resume=resume, callbacks=callbacks, show=progress)
+    history = train(net, points, self.predictor_iterations, 1e-3, .99, seed, checkpoint=folder and folder/"training.safetensors", resume=resume, callbacks=callbacks, show=progress,
+                    data=self.straight._facts["data"])
     self.history, self.predictor = self.history + [whole(row) for row in history], net.requires_grad_(False)
 
 @patch
@@ -188,11 +201,14 @@ def _contents(self: NSGFPlusPlus):
 @patch
 def _restore(self: NSGFPlusPlus, path, tensors, facts):
     cut = lambda name: {k.removeprefix(name + "."): v for k, v in tensors.items() if k.startswith(name + ".")}
-    for name, some in facts["parts"].items(): getattr(self, name)._restore(path, cut(name), some)
+    check_facts(path, check_facts(path, facts, parts=dict, history=list)["parts"], sinkhorn=dict, straight=dict)
+    for name in ("sinkhorn", "straight"): getattr(self, name)._restore(path, cut(name), facts["parts"][name])
+    if self.sinkhorn.velocity.mean.shape != self.straight.velocity.mean.shape: raise ValueError(f"{path}: damaged: the phases know points of different shapes")
     if self.predictor == "network":
         with keep_random_state(): self.predictor = PhasePredictor(self.straight.velocity.mean.shape)
+        check_finite(path, cut("predictor"))
         self.predictor.load_state_dict(cut("predictor")); self.predictor.to(self.device).requires_grad_(False)
-    self.velocity, self.source, self.history, self.about = self.straight.velocity, self.sinkhorn.source, facts["history"], facts.get("about")
+    self.velocity, self.source, self.history, self.about = self.straight.velocity, self.sinkhorn._source, check_history(path, facts["history"]), facts.get("about")
 
 # %% ../nbs/13_plusplus.ipynb #npp-file
 def _from_pretrained(cls, name="mnist", device=None):

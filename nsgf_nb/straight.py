@@ -91,7 +91,7 @@ class StraightFlow(Flow):
         device: str | None = None,        # None: CUDA where there is one
     ):
         self._keep(locals())
-        check_fraction(label_dropout, "label_dropout"); check_count(num_steps, "num_steps")
+        check_fraction(self.label_dropout, "label_dropout"); check_count(num_steps, "num_steps")
         for name, words in (("coupling", ("independent", "ot")), ("start", ("source",))):
             if not isinstance(value := getattr(self, name), Flow): check_name(value, words, name)
             elif not (value.velocity and value.source): raise ValueError(f"{name}: expected a fitted flow that knows its source, got {value!r}")
