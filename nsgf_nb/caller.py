@@ -17,7 +17,7 @@ def usual_torch(grad: bool = False,  # are gradients wanted inside?
                ) -> Iterator[None]:
     "Float32 and no autocast inside the block, whatever the caller has set; then the caller's settings again."
     before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float32)
+    if before != torch.float32: torch.set_default_dtype(torch.float32)
     try:
         with ExitStack() as stack:
             stack.enter_context(torch.inference_mode(False))
@@ -26,4 +26,5 @@ def usual_torch(grad: bool = False,  # are gradients wanted inside?
                 if torch.is_autocast_enabled(kind):
                     stack.enter_context(torch.autocast(kind, enabled=False))
             yield
-    finally: torch.set_default_dtype(before)
+    finally:
+        if before != torch.float32: torch.set_default_dtype(before)

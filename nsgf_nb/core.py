@@ -8,7 +8,7 @@ __all__ = ['expect_error', 'patch', 'check_positive', 'check_count', 'check_frac
            'atomic_path', 'require', 'progress']
 
 # %% ../nbs/00_core.ipynb #core-imports
-import difflib, hashlib, importlib, math, operator, os, random, secrets
+import difflib, hashlib, importlib, math, numbers, operator, os, random, secrets
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -61,7 +61,7 @@ def check_fraction(value: float,                # the number to check
                    name: str,                   # what the caller calls it
                    end: bool = True) -> float:  # may it be 1?
     "A number from 0 to 1."
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1 or value == 1 and not end:
+    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not 0 <= value <= 1 or value == 1 and not end:
         raise ValueError(f"{name}: expected 0 ≤ {name} {'≤' if end else '<'} 1, got {value!r}")
     return value
 

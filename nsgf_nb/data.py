@@ -92,7 +92,7 @@ def _number(value, what, least=-math.inf):
 def _draw_normal(n, g, shape, mean, std): return mean + std * torch.randn(n, *shape, generator=g)
 
 def _normal(shape=(2,), mean=0., std=1.):
-    shape = tuple(check_count(d, "normal: shape") for d in ((shape,) if isinstance(shape, int) else shape))
+    shape = tuple(check_count(d, "normal: shape") for d in ((shape,) if isinstance(shape, numbers.Integral) else shape))
     mean, std = _number(mean, "normal: mean"), _number(std, "normal: std", 0.)
     params = dict(shape=shape, mean=mean, std=std)
     return Sampler(partial(_draw_normal, **params), shape, "normal", params)
