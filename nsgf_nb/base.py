@@ -294,6 +294,7 @@ def _contents(self: Flow):
 def _restore(self: Flow, path, tensors, facts):
     "Take them back."
     check_facts(path, facts, network=(dict, type(None)), history=list, source=(dict, type(None)), target=(dict, type(None)), seed=int)
+    for other in check_facts(path, dict(origin={}) | facts, origin=dict)["origin"].values(): check_facts(path, other, flow=str, seed=(int, type(None)))
     _check_field(path, tensors)
     own = isinstance(self.network, nn.Module)
     if not own and facts["network"] is None: raise ValueError(f"{path}: the network was your own, expected network= with a module like it")

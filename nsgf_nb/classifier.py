@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from .core import check_name, check_points, pick_device
-from .files import load_tensors
+from .files import check_finite, load_tensors, reading
 
 # %% ../nbs/08c_classifier.ipynb #clf-net
 class LeNet(nn.Module):
@@ -41,10 +41,12 @@ CLASSIFIERS = ("lenet-mnist", "lenet-fashionmnist")
 
 @lru_cache
 def _load(name):
-    tensors, facts = load_tensors(files("nsgf_nb")/"weights"/f"{check_name(name, CLASSIFIERS, 'classifier')}.safetensors", "lenet")
+    path = files("nsgf_nb")/"weights"/f"{check_name(name, CLASSIFIERS, 'classifier')}.safetensors"
+    tensors, facts = load_tensors(path, "lenet")
+    check_finite(path, tensors)
     net = LeNet()
-    missing, extra = net.load_state_dict(tensors, strict=False)  # 16 bits in the file, 32 in the network
-    if extra or any(not k.endswith("num_batches_tracked") for k in missing): raise ValueError(f"{name}: the weights are of another network")
+    with reading(path): missing, extra = net.load_state_dict(tensors, strict=False)  # 16 bits in the file, 32 in the network
+    if extra or any(not k.endswith("num_batches_tracked") for k in missing): raise ValueError(f"{path}: the weights are of another network")
     return net.eval().requires_grad_(False), facts
 
 def load_classifier(name: str = "lenet-mnist",                # "lenet-mnist" or "lenet-fashionmnist"

@@ -6,8 +6,8 @@
 __all__ = ['FILES', 'main']
 
 # %% ../nbs/16_cli.ipynb #cli-imports
-import argparse, ast, json, os, shlex, sys, warnings
-from contextlib import ExitStack
+import argparse, ast, json, os, re, shlex, sys, warnings
+from contextlib import ExitStack, suppress
 from importlib import import_module
 from pathlib import Path
 
@@ -20,21 +20,23 @@ def _say(*words): print(*words, file=sys.stderr, flush=True) if _first() else No
 def _value(text):
     for read in (ast.literal_eval, json.loads):
         try: return read(text)
-        except (ValueError, SyntaxError): pass
+        except (ValueError, SyntaxError, MemoryError, RecursionError): pass
     return text
 
 def _options(file, pairs):
     "Arguments of the method from a file and from key=value."
+    from nsgf_nb.files import check_facts, read_json
     from nsgf_nb.presets import SETTINGS
-    from nsgf_nb.run import _read_json
-    values = json.loads(json.dumps(SETTINGS[file])) if file in SETTINGS else _read_json(file) if file else {}
-    values = dict(values.get("parameters", values))
+    values = json.loads(json.dumps(SETTINGS[file])) if file in SETTINGS else read_json(file) if file else {}
+    if "parameters" in values: values = check_facts(file, values, parameters=dict)["parameters"]
     for pair in pairs:
         key, eq, text = pair.partition("=")
         if not eq: raise ValueError(f"--set: expected key=value, got {pair!r}")
         *parts, last = key.split(".")
         inner = values
-        for part in parts: inner = inner.setdefault(part, {})     # sinkhorn.num_steps=2
+        for part in parts:
+            inner = inner.setdefault(part, {})     # sinkhorn.num_steps=2
+            if not isinstance(inner, dict): raise ValueError(f"--set: {part} is {inner!r}, which has no parts, got {pair!r}")
         inner[last] = _value(text)
     return values
 
@@ -49,10 +51,11 @@ def _merged(old, new):
 def _settled(args, folder):
     "The flow and the settings of a run: what was asked for, else what is in the folder, else the defaults."
     from nsgf_nb.presets import SETTINGS
-    from nsgf_nb.run import _checked, _given, check_folder, check_same, find_method, make_settings
+    from nsgf_nb.run import _checked, _given, _source, check_folder, check_same, find_method, make_settings
     old, asked = check_folder(folder, args.resume), dict(target=_given(args.target), source=args.source and _given(args.source), method=args.method, seed=args.seed)
     asked = {k: v for k, v in asked.items() if v is not None}
     check_same(folder, old, asked)
+    if old and "source" not in asked: _source(old)                                           # what a file names is not downloaded
     asked = dict(method="nsgf", seed=0, source=None) | {k: old[k] for k in ("target", "source", "method", "seed") if k in old} | asked
     known = args.target if asked["method"] == "nsgf++" and not old else None                 # settings that are known to do, where nothing else was said
     options = _checked(_options(args.config or (known if known in SETTINGS else None), args.set), find_method(asked["method"])[2])
@@ -73,7 +76,7 @@ def _told(settings, flow, folder): return f"{settings['source'] or 'normal'} →
 
 def _fit(args):
     from nsgf_nb.processes import shared, together
-    from nsgf_nb.run import alone, fit_run, load_run, make_settings
+    from nsgf_nb.run import alone, fit_run, load_run, make_settings, tidy_run
     folder, flow = _folder(args), None
     with ExitStack() as stack:
         args.device = stack.enter_context(together(args.device))
@@ -82,6 +85,7 @@ def _fit(args):
             flow, settings = _settled(args, folder)
             folder.mkdir(parents=True, exist_ok=True)
             stack.enter_context(alone(folder))
+            tidy_run(folder)
             return settings, (folder/"model.safetensors").exists()
         def end():
             _report(load_run(folder, args.device)[0] if fitted else flow, settings, folder)
@@ -100,25 +104,36 @@ FILES = "samples.png", "path.gif", "loss.png", "metrics.json", "history.csv", "c
 def _report(flow, settings, folder, measure=False, redraw=False):
     "Measure and draw what is not yet measured or drawn."
     from nsgf_nb.report import draw, evaluate
-    from nsgf_nb.run import _read_json, _write_json, open_data
+    from nsgf_nb.files import check_facts, read_json, write_json
+    from nsgf_nb.run import open_data
     target, file = open_data(settings["target"]), folder/"metrics.json"
-    metrics = _read_json(file) if file.exists() else {}
+    metrics = read_json(file) if file.exists() else {}
+    check_facts(file, metrics, **dict(seconds=dict) if "seconds" in metrics else {})
     if measure or "distances" not in metrics:
         new = evaluate(flow, target, settings["seed"])
-        _write_json(file, metrics | new | dict(seconds=metrics.get("seconds", {}) | new["seconds"]))
+        write_json(file, metrics | new | dict(seconds=metrics.get("seconds", {}) | new["seconds"]))
     if redraw or not all((folder/name).exists() for name in FILES[:3]): draw(flow, target, folder, settings["seed"])
 
 def _show(folder):
     "What a run has to say."
     from nsgf_nb.report import summary
-    from nsgf_nb.run import _read_json
-    if (folder/"metrics.json").exists(): print(summary(_read_json(folder/"metrics.json")))
+    from nsgf_nb.files import read_json, reading
+    if (file := folder/"metrics.json").exists():
+        with reading(file): lines = summary(read_json(file))
+        print(lines)
     print(f"{folder}/ holds " + ", ".join(name for name in FILES if (folder/name).exists()))
 
+def _tidy(folder):
+    "Remove what a killed process left in a run, unless another is at work there."
+    from nsgf_nb.run import alone, tidy_run
+    with suppress(ValueError, OSError), alone(folder): tidy_run(folder)
+
 def _again_report(args, **what):
-    from nsgf_nb.run import alone, load_run
+    from nsgf_nb.run import alone, load_run, tidy_run
     flow, settings = load_run(args.folder, args.device)
-    with alone(args.folder): _report(flow, settings, args.folder, **what)
+    with alone(args.folder):
+        tidy_run(args.folder)
+        _report(flow, settings, args.folder, **what)
     _show(args.folder)
 
 def _eval(args): _again_report(args, measure=True)
@@ -131,6 +146,7 @@ def _flat(parameters, before=""):
 def _info(args):
     from nsgf_nb.run import _read_history, find_method, read_settings
     s = read_settings(args.folder)
+    _tidy(args.folder)
     print(f"{s['source'] or 'normal'} → {s['target']} by {s['method']}, seed {s['seed']}")
     print("options  " + ", ".join(f"{k}={v}" for k, v in _flat(s["parameters"])))
     print("machine  " + ", ".join(f"{k} {v}" for k, v in ({"nsgf_nb": s["version"]} | s["machine"]).items()))
@@ -163,7 +179,9 @@ def _sample(args):
     from nsgf_nb.run import load_run
     out, n = Path(args.out or args.folder/"samples.npy"), check_count(args.n, "n")
     if out.suffix != ".npy": raise ValueError(f"--out: expected a .npy file, got {out}")
-    x = load_run(args.folder, args.device)[0].sample(n, seed=args.seed).cpu().numpy()
+    flow, _ = load_run(args.folder, args.device)
+    _tidy(args.folder)
+    x = flow.sample(n, seed=args.seed).cpu().numpy()
     with atomic_path(out) as tmp, open(tmp, "wb") as f: np.lib.format.write_array(f, x, allow_pickle=False)
     print(f"{out}: {x.dtype} {x.shape}")
 
@@ -213,6 +231,8 @@ def _sentence(e):
     if isinstance(e, OSError) and e.strerror: return ": ".join(str(p) for p in (e.filename, e.strerror) if p)
     return " ".join(str(e).split()) or type(e).__name__
 
+_MEMORY = re.compile("out of memory|not enough memory|can't allocate memory|Unable to allocate|bad_alloc", re.I)  # as torch, NumPy and C++ say it
+
 def _quietly(message, category, *where): _say(f"warning: {message}") if "Sinkhorn stopped" not in str(message) else None  # the summary says how often
 
 def _run(args):
@@ -226,7 +246,14 @@ def _run(args):
     except KeyboardInterrupt as e:
         _say(f"nsgf: {str(e).partition(',')[0] or 'stopped'}" + (f"; to go on: {_again(args)}" if args.run in (_fit, _pool_build) else ""))
         return 130
+    except (MemoryError, RuntimeError) as e:
+        if not (isinstance(e, MemoryError) or _MEMORY.search(str(e))): raise
+        _say(f"nsgf: out of memory: expected a smaller batch_size, group or network, or accumulate=2 ({_sentence(e)[:200]})")
+        return 1
     except BrokenPipeError: os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()); return 1  # nsgf info DIR | head -1
+    except ConnectionError as e:
+        print(f"nsgf: {_sentence(e)}", file=sys.stderr)  # whoever is left: the first may be the one that has ended
+        return 1
     except (ValueError, TypeError, FileNotFoundError, ImportError, OSError) as e:
         _say(f"nsgf: {_sentence(e)}")
         return 1 if isinstance(e, OSError) and not isinstance(e, FileNotFoundError) else 2

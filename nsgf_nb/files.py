@@ -171,6 +171,8 @@ def check_finite(path: str | Path,           # the file they are from
                 ) -> None:
     "Refuse what is not a number. Infinity may be meant: a mask holds it."
     for name, v in tensors.items():
+        if v.is_complex():
+            raise ValueError(f"{path}: damaged: {name} is complex")
         if v.is_floating_point() and v.isnan().any():
             raise ValueError(f"{path}: damaged: {int(v.isnan().sum())} of the {v.numel()} values of {name} are NaN")
 

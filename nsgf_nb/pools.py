@@ -11,7 +11,8 @@ from pathlib import Path
 from .base import Flow
 from .flow import NSGF
 from .pool import Pool
-from .run import _source, _write_json, open_data
+from .files import write_json
+from .run import _source, open_data
 from .shards import describe_pool, verify_pool
 
 # %% ../nbs/15c_pools.ipynb #pls-run
@@ -24,7 +25,7 @@ def pool_run(flow: Flow,              # from make_settings, of a kind that has a
     folder = Path(folder)
     if not isinstance(flow, NSGF) or flow.online: raise ValueError(f"pool: expected a method that keeps a pool, nsgf with online=0, got {settings['method']}")
     if (folder/"model.safetensors").exists(): raise ValueError(f"{folder}: fitted to its end, its pool is no longer needed")
-    _write_json(folder/"config.json", settings)
+    write_json(folder/"config.json", settings)
     return flow.simulate(open_data(settings["target"]), _source(settings), seed=settings["seed"], workdir=folder, progress=progress)
 
 def _at(folder): return Path(folder)/"pool" if (Path(folder)/"pool").is_dir() else Path(folder)

@@ -4,22 +4,24 @@
 
 # %% auto #0
 __all__ = ['METHODS', 'find_method', 'open_data', 'make_settings', 'read_settings', 'check_folder', 'check_same', 'alone',
-           'fit_run', 'load_run']
+           'tidy_run', 'fit_run', 'load_run']
 
 # %% ../nbs/15a_run.ipynb #run-imports
-import csv, fcntl, inspect, json, math, os, platform, shutil, time
+import csv, fcntl, inspect, io, json, math, os, platform, shutil, time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import get_args
 
-import numpy as np, torch
+import torch
 
 from . import __version__
 from .core import atomic_path, check_count, check_name
 from .data import Sampler, get_sampler
-from .base import Flow
+from .base import DOWNLOADED, Flow, LazySource
+from .files import LARGEST, check_facts, check_history, read_array, read_json, reading, write_json
 from .processes import world
 
 # %% ../nbs/15a_run.ipynb #run-method
@@ -47,21 +49,21 @@ def _checked(options, free):
     return json.loads(json.dumps(options))  # as they will be read: lists for tuples
 
 # %% ../nbs/15a_run.ipynb #run-data
-def open_data(name: str, # a named set, a folder of images, or a .npy file of points (n, *shape)
+def open_data(name: str,             # a named set, a folder of images, or a .npy file of points (n, *shape)
+              download: bool = False, # fetch a set that is not there
              ) -> Sampler:
     "The sampler behind a name or a path."
     path = Path(name)
     if path.suffix != ".npy":
         if path.is_file(): raise ValueError(f"{path}: expected a named set, a folder of images or a .npy file")
-        return get_sampler(name)
-    if not path.is_file(): raise FileNotFoundError(f"{path}: no such file")
-    with open(path, "rb") as f:
-        try: return get_sampler(np.lib.format.read_array(f, allow_pickle=False))
-        except (ValueError, TypeError, EOFError) as e: raise ValueError(f"{path}: {e}") from None
+        return get_sampler(name, **dict(download=download) if name in DOWNLOADED else {})
+    points = read_array(path)
+    try: return get_sampler(points)
+    except (ValueError, TypeError) as e: raise ValueError(f"{path}: {e}") from None
 
 def _given(name):
     "A named set as it is, a path in full: it must be found from anywhere."
-    return name if name in (None, "normal") or open_data(name).name not in ("folder", "data") else str(Path(name).resolve())
+    return name if name in (None, "normal") or open_data(name, download=True).name not in ("folder", "data") else str(Path(name).resolve())
 
 # %% ../nbs/15a_run.ipynb #run-set
 def _machine(device):
@@ -83,20 +85,17 @@ def make_settings(target: str,               # as open_data takes it
                       parameters=json.loads(json.dumps(parameters)), version=__version__, machine=_machine(flow.device))
 
 # %% ../nbs/15a_run.ipynb #run-folder
-def _write_json(file, value):
-    with atomic_path(file) as tmp: tmp.write_text(json.dumps(value, indent=1) + "\n")
-
-def _read_json(file):
-    try: value = json.loads(Path(file).read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as e: raise ValueError(f"{file}: not readable as JSON ({e})") from None
-    if not isinstance(value, dict): raise ValueError(f"{file}: expected a JSON object of names and values")
-    return value
-
 def read_settings(folder: str | Path, # of a run
                  ) -> dict:           # the content of config.json
     "The settings of a run."
-    if not (Path(folder)/"config.json").is_file(): raise FileNotFoundError(f"{folder}: no run here (no config.json)")
-    return _read_json(Path(folder)/"config.json")
+    file = Path(folder)/"config.json"
+    if not file.is_file(): raise FileNotFoundError(f"{folder}: no run here (no config.json)")
+    settings = read_json(file)
+    with reading(file):
+        check_facts(file, settings, target=str, source=(str, type(None)), method=str, seed=int, parameters=dict, version=str, machine=dict)
+        cls, settled, free = find_method(settings["method"])
+        cls(**settled, **_checked(settings["parameters"], free), device="cpu")
+    return settings
 
 def check_folder(folder: str | Path,   # where a run is to be
                  resume: bool = False, # go on with the run that is there
@@ -130,6 +129,16 @@ def alone(folder: str | Path,     # of a run
         yield
     finally: os.close(fd)
 
+# %% ../nbs/15a_run.ipynb #run-tidy
+def tidy_run(folder: str | Path, # of a run that no other process is at work on
+            ) -> None:
+    "Remove what killed processes left: temporary files, and the state of a fit that is complete."
+    folder = Path(folder)
+    for old in (*folder.glob(".*.tmp*"), *folder.glob("parts/*/.*.tmp*")): old.unlink(missing_ok=True)
+    if not (folder/"model.safetensors").exists(): return
+    (folder/"training.safetensors").unlink(missing_ok=True)
+    for name in ("pool", "parts"): shutil.rmtree(folder/name, ignore_errors=True)
+
 # %% ../nbs/15a_run.ipynb #run-fith
 def _write_history(file, rows):
     with atomic_path(file) as tmp, open(tmp, "w", newline="") as f:
@@ -138,7 +147,12 @@ def _write_history(file, rows):
 def _read_history(file):
     if not file.exists(): return []
     kinds = dict(step=int, part=str)
-    with open(file, newline="") as f: return [{k: kinds.get(k, float)(v) for k, v in row.items() if v} for row in csv.DictReader(f)]
+    with reading(file):
+        if file.stat().st_size > LARGEST: raise ValueError(f"expected a table of at most {LARGEST:,} bytes")
+        text = file.read_text(encoding="utf-8")
+        table = csv.DictReader(io.StringIO(text, newline=""))
+        if not text.endswith("\n") or "step" not in (table.fieldnames or ()): raise ValueError("expected a table with a column step and whole rows; removed, it is written anew")
+        return check_history(file, [{k: kinds.get(k, float)(v) for k, v in row.items() if v} for row in table])
 
 def _pool_facts(pool):
     unit = pool.rms()[0].item()*math.sqrt(math.prod(pool.shape))
@@ -178,18 +192,17 @@ def fit_run(flow: Flow,              # from make_settings
         if time.monotonic() - written > 2: _write_history(folder/"history.csv", rows); written = time.monotonic()
         note(row)
     if first:
-        for old in folder.glob(".*.tmp*"): old.unlink()  # of a process that was killed while writing
-        _write_json(folder/"config.json", settings)
+        tidy_run(folder)
+        write_json(folder/"config.json", settings)
     try: flow.fit(open_data(settings["target"]), _source(settings), seed=settings["seed"], workdir=folder, resume=True, callbacks=[keep], progress=progress)
     except (ValueError, TypeError):
         if first: _forget(folder)
         raise
     if not first: return flow
-    _write_json(folder/"metrics.json", _fit_facts(flow, new, time.monotonic() - start))
+    write_json(folder/"metrics.json", _fit_facts(flow, new, time.monotonic() - start))
     _write_history(folder/"history.csv", flow.history)
     flow.save(folder/"model.safetensors")
-    (folder/"training.safetensors").unlink(missing_ok=True)
-    for name in ("pool", "parts"): shutil.rmtree(folder/name, ignore_errors=True)
+    tidy_run(folder)
     return flow
 
 def load_run(folder: str | Path,        # of a run
@@ -199,5 +212,5 @@ def load_run(folder: str | Path,        # of a run
     settings, model = read_settings(folder), Path(folder)/"model.safetensors"
     if not model.exists(): raise FileNotFoundError(f"{folder}: not fitted to its end (no model.safetensors), go on with: nsgf fit {settings['target']} --out {folder} --resume")
     flow = find_method(settings["method"])[0].load(model, device=device)
-    if flow.source is None and settings["source"]: flow.source = open_data(settings["source"])
+    if flow._source is None and settings["source"]: flow.source = LazySource(Path(folder)/"config.json", partial(open_data, settings["source"]), flow.velocity.mean.shape)
     return flow, settings

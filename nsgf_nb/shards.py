@@ -52,7 +52,7 @@ def _read(folder, j, settings, check=False):
     file, groups = Path(folder)/_name(j), _ranges(settings)[j]
     header = read_header(file, "pool shard")
     with reading(file):
-        facts = check_facts(file, header.facts, settings=dict, first=int)
+        facts = check_facts(file, header.facts, settings=dict, first=int, **{} if header.sha256 else dict(sha256=str))  # that of version 0.1
         if facts["first"] != groups.start:
             raise ValueError(f"{file}: damaged: the shard of another place, of the groups from {facts['first']} on, expected those from {groups.start} on")
         if facts["settings"] != settings:

@@ -11,7 +11,7 @@ import time
 import pytest
 import torch
 
-from nsgf_nb.cli import main
+from nsgf_nb.cli import FILES, main
 from nsgf_nb.files import load_tensors
 from nsgf_nb.shards import verify_pool
 
@@ -51,7 +51,7 @@ def killed(home, whole, kills, seed):
     p = run("fit", "8gaussians", "--out", "run", "--resume", *SETTINGS, cwd=home)
     assert p.returncode == 0, p.stderr
     assert same(weights(whole[0]), weights(home/"run")), f"killed while {hit}"
-    assert not list((home/"run").glob(".*")) and not (home/"run"/"pool").exists()
+    assert {p.relative_to(home).as_posix() for p in home.rglob("*")} == {"run", *(f"run/{name}" for name in FILES)}, f"killed while {hit}"
     return hit
 
 

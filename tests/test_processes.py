@@ -5,6 +5,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -126,3 +127,17 @@ def test_bad_input_is_said_once(tmp_path):
 
 
 if __name__ == "__main__": one_of_two(Path(sys.argv[1]))
+
+
+@pytest.mark.parametrize("dies", [0, pytest.param(1, marks=pytest.mark.slow)])
+def test_a_process_that_dies_is_one_sentence_of_the_other(tmp_path, dies):
+    np.save(tmp_path/"points.npy", np.random.default_rng(0).normal(size=(200, 2)))
+    both = start([*COMMAND, "fit", "points.npy", "--method", "fm", "--out", "run", "--set", "iterations=10000", "batch_size=8", "network=mlp"], tmp_path)
+    while not (tmp_path/"run"/"history.csv").exists():
+        assert all(p.poll() is None for p in both), ended(both)
+        time.sleep(.05)
+    both[dies].kill()
+    out, said, code = ended(both)[1 - dies]
+    told = [line for line in said.splitlines() if line.startswith("nsgf: ")]
+    assert code == 1 and "Traceback" not in said + out and len(told) == 1
+    assert "another process of this training has ended or cannot be reached: start all of them again, with --resume" in told[0]
