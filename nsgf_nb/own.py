@@ -51,7 +51,7 @@ def _points(x, name):
     if table: x = x.double()
     if not x.is_floating_point():
         how = ".float()" if isinstance(dtype, torch.dtype) else ".astype('float32')"
-        raise TypeError(f"{name}: expected floating point, got {dtype}: convert with {how}")
+        raise TypeError(f"{name}: expected floating point, got {x.dtype}: convert with {how}")
     if x.ndim == 1: raise ValueError(f"{name}: expected points of shape (n, *shape), got shape {tuple(x.shape)}: a line of numbers needs [:, None]")
     points = check_points(x, name).float()
     if not points.isfinite().all():

@@ -314,7 +314,7 @@ SENTENCES = [
     (lambda p: get_sampler(DataLoader(Items(X, LABEL, LABEL), 4)), TypeError, "DataLoader: expected x or (x, label), got 3 parts"),
     (lambda p: get_sampler(dict(image=X, target=LABEL)), TypeError, "data: expected the keys 'x' and perhaps 'label', got 'image', 'target'"),
     (lambda p: get_sampler([dict(image=X)]), TypeError, "list: expected the keys 'x' and perhaps 'label', got 'image'"),
-    (lambda p: get_sampler(X.numpy().astype(int)), TypeError, "data: expected floating point, got int64: convert with .astype('float32')"),
+    (lambda p: get_sampler(X.numpy().astype(int)), TypeError, "data: expected floating point, got torch.int64: convert with .astype('float32')"),
     (lambda p: get_sampler(X.numpy().astype(complex)), TypeError, "data: expected numbers, got complex128"),
     (lambda p: get_sampler(Table(a=["u", "v"], b=["w", "x"])), TypeError, "data: expected numbers, got <U1: choose the columns that are numbers"),
     (lambda p: get_sampler(np.ma.masked_less(X.numpy(), 0)), ValueError, "values are masked, expected them filled or their rows left out"),
