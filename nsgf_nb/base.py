@@ -8,6 +8,7 @@ __all__ = ['MOST_STEPS', 'DOWNLOADED', 'SOLVERS', 'LazySource', 'Flow', 'integra
 # %% ../nbs/10b_base.ipynb #bas-imports
 import inspect, math
 from collections.abc import Callable, Sequence
+from contextlib import contextmanager
 from copy import deepcopy
 from functools import partial
 from pathlib import Path
@@ -16,11 +17,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from .caller import usual_torch
 from .core import check_count, check_fraction, check_name, check_points, check_positive, fresh_seed, keep_random_state, make_generator, patch, pick_device
 from .data import get_sampler, points_and_labels
 from .files import check_facts, check_finite, check_history, checksum, load_tensors, reading, save_tensors
 from .nets import Field, chunk_size, guided
 from .optimiser import check_options
+from .own import check_labels
 from .presets import NETWORKS, make_network, network_config, network_from
 from .processes import batch_part, shared, world
 from .simulation import ends, witness
@@ -96,6 +99,8 @@ class Flow:
         said = ", ".join(f"{k}={v!r}" for k, v in self.config.items() if v is not plain[k] and v != plain[k] and k != "network")
         return f"{type(self).__name__}({said}): " + (f"fitted, points of shape {tuple(self.velocity.mean.shape)}" if self.velocity else "not fitted")
 
+    def __getstate__(self): return {k: v for k, v in vars(self).items() if k != "pool"}  # a copy or a pickle is like a file: without the pool
+
     @property
     def net(self): return self.velocity and self.velocity.net
 
@@ -113,14 +118,35 @@ def _witnesses(flow, source, target, seed):
     "What tells whether a fit that was stopped goes on with the same data."
     return dict(target=witness(target, seed), source={k: o["weights"] for k, o in flow.origin.items()} or witness(source, seed))
 
-# %% ../nbs/10b_base.ipynb #flw-fit
+# %% ../nbs/10b_base.ipynb #bas-again
 def _begin(seed, workdir, resume):
     "What rank 0 checks, and the seed."
     if resume and workdir is None: raise ValueError("resume: expected a workdir to resume from")
     if workdir is not None and not Path(workdir).is_dir(): raise FileNotFoundError(f"{workdir}: no such folder")
     return fresh_seed() if seed is None else check_count(seed, "seed", 0)
 
+@contextmanager
+def _as_before(*flows):
+    "Flows are as they were, unless the block comes to its end."
+    before = [dict(vars(flow)) for flow in flows]
+    try: yield
+    except BaseException:
+        for flow, values in zip(flows, before):
+            vars(flow).clear()
+            vars(flow).update(values)
+        raise
+
+def _network_for(flow, shape):
+    "What a fit trains: a fresh network, or a copy of the user's, which stays as it is."
+    net = make_network(deepcopy(flow.network), shape).float()
+    params = list(net.parameters())
+    if not params: raise ValueError("network: expected one with parameters, there is nothing to learn")
+    if not any(p.requires_grad for p in params): net.requires_grad_(True)  # it comes from a fitted flow
+    return net.to(flow.device)
+
+# %% ../nbs/10b_base.ipynb #flw-fit
 @patch
+@usual_torch(grad=True)
 def fit(self: Flow,
         target: object,                     # whatever get_sampler takes: a name, tensor, Dataset, DataLoader, function
         source: object = None,              # likewise; None: normal with the target's mean and rms deviation
@@ -131,12 +157,16 @@ def fit(self: Flow,
         callbacks: Sequence[Callable] = (), # each called with a row of the history; may sample from the flow, whose weights are the average so far
         progress: bool = True,              # progress bars
        ) -> Flow:                           # self
-    "Learn the velocity field."
+    "Learn the velocity field, from the beginning: a fit that does not come to its end leaves the flow as it was."
+    with _as_before(self): _fit(self, target, source, seed, workdir, resume, callbacks, progress)
+    return self
+
+def _fit(self, target, source, seed, workdir, resume, callbacks, progress):
     seed = shared(lambda: _begin(seed, workdir, resume))
     batch_part(self.batch_size, (0, world()[1]*self.accumulate))
     source, target, pilot, mean, sigma = ends(target, source, seed)
     source = self._start(source)
-    with keep_random_state(make_generator(seed, "weights").initial_seed()): net = make_network(self.network, target.shape).to(self.device)
+    with keep_random_state(make_generator(seed, "weights").initial_seed()): net = _network_for(self, target.shape)
     rows, knots, units, extra = self._prepare(source, target, pilot, mean, sigma, seed, workdir, progress)
     field = lambda net: Field(net, mean, sigma, knots, units).to(self.device).eval().requires_grad_(False)
     self.origin = _origin(self)
@@ -146,16 +176,13 @@ def fit(self: Flow,
     close = extra.pop("close", lambda: None)
     try: self.history = train(net, rows, self.iterations, self.lr, self.ema, seed, checkpoint=workdir and Path(workdir)/"training.safetensors", resume=resume, callbacks=callbacks, shadow=shadow, show=progress, data=data, history=self.history,
                               **self._options(), **extra)
-    except BaseException: self.velocity = None; raise
     finally: close()
     self.velocity = field(net)
-    return self
 
 def _spec(sampler): return None if sampler.params is None else dict(name=sampler.name, params=sampler.params)
 
 # %% ../nbs/10b_base.ipynb #bas-starts
-def _starts(self, n, x0, seed, label):
-    if label is not None and (many := n if x0 is None else len(x0)) not in (None, len(label)): raise ValueError(f"label: expected {many} classes, one for each point, got {len(label)}")
+def _starts(self, n, x0, seed):
     if x0 is not None:
         if n is not None and n != len(x0): raise ValueError(f"n and x0: expected one of them, or n = len(x0) = {len(x0)}, got n = {n}")
         check_points(x0, "x0")
@@ -186,11 +213,11 @@ def integrate(f: Callable,            # dx/dt = f(x, t)
     return path, calls
 
 @patch
-@torch.no_grad()
+@usual_torch()
 def sample(self: Flow,
            n: int | None = None,          # number of samples, drawn from the source
            x0: Tensor | None = None,      # or points to start from, (n, *shape)
-           label: Tensor | None = None,   # classes, (n,), for a network with labels
+           label: object = None,          # classes, n integers in any form or one for all, for a network with labels
            guidance: float = 0.,          # w of classifier-free guidance; doubles the calls
            num_steps: int | None = None,  # steps; None: as trained
            solver: str = "euler",         # "euler", "midpoint" or "heun"
@@ -198,10 +225,11 @@ def sample(self: Flow,
            seed: int | None = None,       # of the source; None: from the operating system
            batch_size: int | None = None, # points at a time; None: chunk_size
           ) -> Tensor:                    # (n, *shape), or (num_steps + 1, n, *shape)
-    "Carry points from the source to the target."
+    "Carry points from the source to the target. Samples carry no gradients; `velocity` does."
     if self.velocity is None: raise ValueError("sample: the flow is not fitted, call fit or load first")
     times = self._grid(None if num_steps is None else check_count(num_steps, "num_steps"), check_name(solver, SOLVERS, "solver"))
-    x, noise = _starts(self, n, x0, seed, label), make_generator(fresh_seed() if seed is None else seed, "noise")
+    x, noise = _starts(self, n, x0, seed), make_generator(fresh_seed() if seed is None else seed, "noise")
+    if label is not None: label = check_labels(label, len(x))
     size, out = check_count(batch_size or chunk_size(x), "batch_size"), []
     for i in range(0, len(x), size):
         part = x[i:i + size].to(self.device, self.velocity.mean.dtype)
@@ -272,7 +300,7 @@ def _restore(self: Flow, path, tensors, facts):
     own = isinstance(self.network, nn.Module)
     if not own and facts["network"] is None: raise ValueError(f"{path}: the network was your own, expected network= with a module like it")
     if not own: _check_network(path, facts["network"], tensors)
-    with keep_random_state(): net = self.network if own else network_from(facts["network"])
+    with keep_random_state(): net = deepcopy(self.network).float() if own else network_from(facts["network"])
     field = Field(net, tensors["mean"], tensors["sigma"], tensors["knots"], tensors["units"])
     try: field.load_state_dict(tensors)
     except RuntimeError as e: raise ValueError(f"{path}: the weights do not fit the network ({str(e).splitlines()[1].strip()})") from None
@@ -281,6 +309,7 @@ def _restore(self: Flow, path, tensors, facts):
     self._facts = {k: facts.get(k) for k in ("source", "target", "seed", "data")}
     self.source = facts["source"] and _named_in(path, facts["source"], field.mean.shape)
 
+@usual_torch()
 def _load(cls, path, network=None, device=None):
     "Read a fitted flow; from a subclass, only one of that class."
     if network is not None and not isinstance(network, nn.Module): raise TypeError(f"network: expected a module net(x, t, label=None), got {type(network).__name__}")

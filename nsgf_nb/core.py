@@ -8,7 +8,7 @@ __all__ = ['expect_error', 'patch', 'check_positive', 'check_count', 'check_frac
            'exact_arithmetic', 'atomic_path', 'require', 'progress']
 
 # %% ../nbs/00_core.ipynb #core-imports
-import difflib, hashlib, importlib, math, operator, os, random, secrets
+import difflib, hashlib, importlib, math, numbers, operator, os, random, secrets
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -61,7 +61,7 @@ def check_fraction(value: float,                # the number to check
                    name: str,                   # what the caller calls it
                    end: bool = True) -> float:  # may it be 1?
     "A number from 0 to 1."
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1 or value == 1 and not end:
+    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not 0 <= value <= 1 or value == 1 and not end:
         raise ValueError(f"{name}: expected 0 ≤ {name} {'≤' if end else '<'} 1, got {value!r}")
     return value
 
@@ -198,6 +198,9 @@ def atomic_path(path: str | Path,    # the file to write
         if not tmp.exists(): raise FileNotFoundError(f"{path}: nothing was written to {tmp.name}")
         with open(tmp, "rb+") as f: os.fsync(f.fileno())
         os.replace(tmp, path)
+    except OSError as e:  # the caller does not know the temporary name
+        if e.filename and Path(e.filename) == tmp: raise type(e)(e.errno, e.strerror, str(path)) from None
+        raise
     finally: tmp.unlink(missing_ok=True)
 
 # %% ../nbs/00_core.ipynb #core-req

@@ -6,14 +6,14 @@
 __all__ = ['Sampler', 'points_and_labels', 'affine', 'get_sampler']
 
 # %% ../nbs/01_data.ipynb #data-imports
-import importlib, inspect, math, os
-from collections.abc import Callable, Iterable
+import importlib, inspect, math, numbers, os
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
-import numpy as np, torch
+from functools import partial
+import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
-from .core import check_count, check_name, check_points, fresh_seed, keep_random_state
+from .caller import usual_torch
+from .core import check_count, check_name, check_points, fresh_seed
 
 # %% ../nbs/01_data.ipynb #data-sampler
 @dataclass(frozen=True, eq=False)
@@ -38,10 +38,12 @@ class Sampler:
             raise ValueError(f"{self.name}: {n} points asked for, the set has {self.num_points}")
         if generator is None: generator = torch.Generator().manual_seed(fresh_seed())
         if generator.device.type != "cpu": raise ValueError(f"generator: expected one on the CPU, got one on {generator.device}")
-        out = self.draw(n, generator)
+        with usual_torch(): out = self.draw(n, generator)
         x = check_points(out[0] if isinstance(out, tuple) else out, self.name)
         if x.shape != (n, *self.shape): raise ValueError(f"{self.name}: expected points of shape {(n, *self.shape)}, got {tuple(x.shape)}")
         return out
+
+    def __deepcopy__(self, memo): return self  # it never changes
 
     def __repr__(self): return f"Sampler({self.name!r}, shape={self.shape})"
 
@@ -55,6 +57,12 @@ def points_and_labels(sampler: Sampler,                          # any sampler
     return out if isinstance(out, tuple) else (out, None)
 
 # %% ../nbs/01_data.ipynb #data-affine
+def _draw_moved(n, g, sampler, s, c):
+    x, label = points_and_labels(sampler, n, g)
+    return s * x + c if label is None else (s * x + c, label)
+
+def _component_moved(x, sampler, s, c): return sampler.component((x - c.to(x)) / s.to(x))
+
 def affine(sampler: Sampler,            # the sampler to move
            scale: float | Tensor = 1.,  # s ≠ 0, a number or one per coordinate
            shift: float | Tensor = 0.,  # c, a number or one per coordinate
@@ -66,27 +74,28 @@ def affine(sampler: Sampler,            # the sampler to move
     try: shape = torch.broadcast_shapes(s.shape, c.shape, sampler.shape)
     except RuntimeError: shape = None
     if shape != sampler.shape: raise ValueError(f"affine: expected scale and shift for points of shape {sampler.shape}")
-    def draw(n, g):
-        x, label = points_and_labels(sampler, n, g)
-        return s * x + c if label is None else (s * x + c, label)
-    component = sampler.component and (lambda x: sampler.component((x - c.to(x)) / s.to(x)))
+    draw = partial(_draw_moved, sampler=sampler, s=s, c=c)
+    component = sampler.component and partial(_component_moved, sampler=sampler, s=s, c=c)
     params = None if sampler.params is None else dict(base=sampler.name, params=sampler.params, scale=s.tolist(), shift=c.tolist())
     return Sampler(draw, sampler.shape, "affine", params, component, sampler.weights, sampler.num_points)
 
 # %% ../nbs/01_data.ipynb #data-named
 _MODULES = {"plane": ("8gaussians", "8gaussians-cfm", "moons", "moons-cfm", "checkerboard", "scurve", "swissroll", "pinwheel", "circles"),
-            "images": ("digits", "mnist", "fashionmnist", "cifar10", "folder")}
+            "images": ("digits", "mnist", "fashionmnist", "cifar10"), "folder": ("folder",)}
 
 def _number(value, what, least=-math.inf):
-    if isinstance(value, bool) or not isinstance(value, (int, float)): raise TypeError(f"{what}: expected a number, got {type(value).__name__}")
+    if isinstance(value, bool) or not isinstance(value, numbers.Real): raise TypeError(f"{what}: expected a number, got {type(value).__name__}")
     if not (math.isfinite(value) and value >= least):
         raise ValueError(f"{what}: expected a finite number" + (f" ≥ {least:g}" if least > -math.inf else "") + f", got {value:g}")
     return float(value)
 
+def _draw_normal(n, g, shape, mean, std): return mean + std * torch.randn(n, *shape, generator=g)
+
 def _normal(shape=(2,), mean=0., std=1.):
-    shape = tuple(check_count(d, "normal: shape") for d in ((shape,) if isinstance(shape, int) else shape))
+    shape = tuple(check_count(d, "normal: shape") for d in ((shape,) if isinstance(shape, numbers.Integral) else shape))
     mean, std = _number(mean, "normal: mean"), _number(std, "normal: std", 0.)
-    return Sampler(lambda n, g: mean + std * torch.randn(n, *shape, generator=g), shape, "normal", dict(shape=shape, mean=mean, std=std))
+    params = dict(shape=shape, mean=mean, std=std)
+    return Sampler(partial(_draw_normal, **params), shape, "normal", params)
 
 def _affine(base, params, scale=1., shift=0.): return affine(get_sampler(base, **params), scale, shift)
 
@@ -97,81 +106,25 @@ def _named(name, options):
     return makers[name](**options)
 
 # %% ../nbs/01_data.ipynb #data-own
-def _points(x, name):
-    "Floating-point data as float32 points."
-    if isinstance(x, np.ndarray): x = torch.from_numpy(np.ascontiguousarray(x))
-    return check_points(x, name).detach().cpu().float()
+def _draw_rows(n, g, x, label, to_float):
+    i = torch.randperm(len(x), generator=g)[:n]
+    rows = to_float(x[i]) if to_float else x[i]
+    return rows if label is None else (rows, label[i])
 
-def _labels(label, n, name):
-    label = torch.as_tensor(label)
-    if label.shape != (n,) or label.is_floating_point(): raise ValueError(f"{name}: expected {n} integer labels, got {label.dtype} of shape {tuple(label.shape)}")
-    return label.cpu().long()
-
-def _pair(item): return tuple(item) if isinstance(item, (tuple, list)) and len(item) == 2 else (item, None)
-
-def _from_rows(x, label=None, name="data", params=None, to_float=lambda x: x):
+def _from_rows(x, label=None, name="data", params=None, to_float=None):
     "The rows of x, drawn without replacement inside a batch."
-    def draw(n, g):
-        i = torch.randperm(len(x), generator=g)[:n]
-        return to_float(x[i]) if label is None else (to_float(x[i]), label[i])
+    draw = partial(_draw_rows, x=x, label=label, to_float=to_float)
     return Sampler(draw, tuple(x.shape[1:]), name, params, num_points=len(x))
 
-def _from_tensors(x, label=None, name="data"):
-    x = _points(x, name)
-    return _from_rows(x, None if label is None else _labels(label, len(x), name), name)
-
-def _from_batches(batches, name):
-    "A DataLoader or another iterable of batches, read once; a shuffling one always in the same order."
-    with keep_random_state(0): rows = [_pair(b) for b in batches]
-    if not rows: raise ValueError(f"{name}: expected batches, the iterable is empty")
-    xs, labels = zip(*rows)
-    x = torch.cat([_points(x, name) for x in xs])
-    return _from_tensors(x, None if labels[0] is None else torch.cat([torch.as_tensor(l) for l in labels]), name)
-
-# %% ../nbs/01_data.ipynb #data-own2
-def _from_dataset(data, name):
-    "A map-style dataset; its random transforms are seeded by the generator."
-    if len(data) == 0: raise ValueError(f"{name}: the dataset is empty")
-    def read(rows, seed):
-        with keep_random_state(seed): xs, labels = zip(*[_pair(data[i]) for i in rows])
-        if not isinstance(xs[0], (Tensor, np.ndarray)):
-            raise TypeError(f"{name}: expected items that are tensors, got {type(xs[0]).__name__}: add a transform to tensors")
-        x = _points(torch.stack([torch.as_tensor(x) for x in xs]), name)
-        return x if labels[0] is None else (x, _labels([int(l) for l in labels], len(x), name))
-    def draw(n, g): return read(torch.randperm(len(data), generator=g)[:n].tolist(), torch.randint(2**62, (1,), generator=g).item())
-    return Sampler(draw, tuple(_pair(read([0], 0))[0].shape[1:]), name, num_points=len(data))
-
-def _from_function(f, name):
-    "A function f(n) or f(n, generator=…)."
-    try: takes_generator = "generator" in inspect.signature(f).parameters
-    except ValueError: takes_generator = False  # some built-in functions have no signature
-    def draw(n, g):
-        seed = torch.randint(2**62, (1,), generator=g).item()
-        with keep_random_state(seed): out = f(n, generator=g) if takes_generator else f(n)
-        x, label = out if isinstance(out, tuple) else (out, None)
-        x = _points(x, name)
-        if len(x) != n: raise ValueError(f"{name}: {n} points asked for, {len(x)} returned")
-        return x if label is None else (x, _labels(label, n, name))
-    trial = draw(2, torch.Generator().manual_seed(0))
-    return Sampler(draw, tuple((trial[0] if isinstance(trial, tuple) else trial).shape[1:]), name)
-
 # %% ../nbs/01_data.ipynb #data-get
-def get_sampler(data: object,           # a name, a folder of images, a tensor or array, (x, labels), a Dataset, a DataLoader, batches, a function or a Sampler
+def get_sampler(data: object,           # see the table above
                 **options) -> Sampler:  # for a named set: its constants
     "Make a sampler from a name or from data."
-    names = ("normal", *_MODULES["plane"], *_MODULES["images"], "affine")
+    names = ("normal", *(name for names in _MODULES.values() for name in names), "affine")
     if isinstance(data, str) and data in names: return _named(data, options)
-    if isinstance(data, Path) or isinstance(data, str) and (os.sep in data or Path(data).is_dir()):
-        return _named("folder", dict(path=str(data)) | options)
+    if isinstance(data, os.PathLike) or isinstance(data, str) and (os.sep in data or os.path.isdir(data)):
+        return _named("folder", dict(path=os.fspath(data)) | options)
     if isinstance(data, str): check_name(data, names, "data set")
     if options: raise TypeError(f"{', '.join(options)}: options belong to named sets, got {type(data).__name__}")
     if isinstance(data, Sampler): return data
-    name = getattr(data, "__name__", type(data).__name__)
-    if isinstance(data, TensorDataset) and len(data.tensors) <= 2: data = data.tensors if len(data.tensors) == 2 else data.tensors[0]
-    if isinstance(data, (Tensor, np.ndarray)): return _from_tensors(data)
-    if isinstance(data, tuple) and len(data) == 2: return _from_tensors(*data)
-    if isinstance(data, Dataset) and not isinstance(data, IterableDataset): return _from_dataset(data, name)
-    if isinstance(data, IterableDataset): data = DataLoader(data, batch_size=256)
-    if isinstance(data, Iterable): return _from_batches(data, name)
-    if callable(data): return _from_function(data, name)
-    raise TypeError(f"data: expected a name, a folder, a tensor, an array, a Dataset, a DataLoader or a function, got {type(data).__name__}")
+    return importlib.import_module("nsgf_nb.own").sampler_of(data)

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from .base import Flow
+from .caller import usual_torch
 from .core import check_count, check_fraction, check_name, check_positive, make_generator, patch
 from .data import points_and_labels
 from .estimator import SinkhornVelocity
@@ -39,7 +40,7 @@ class NSGF(Flow):
         step_size: float | Sequence[float] | None = None, # η, or one per step; None: 1/(T-k), equal steps of natural time
         blur: float | Sequence[float] | None = None,   # length, or one per step; None: from relative_blur
         relative_blur: float | Sequence[float] = (.5, .05), # r, eps = r² s; a pair: falls geometrically from the first to the last step
-        network: nn.Module | str | None = None,              # net(x, t, label=None), or a name: make_network
+        network: nn.Module | str | None = None,              # net(x, t, label=None), of which a copy is trained, or a name: make_network
         pool_size: int = 49152,                        # simulated particles, in whole groups
         group: int | None = None,                      # particles simulated together; None: 2048, or half of the points there are
         iterations: int = 16000,                       # optimiser steps
@@ -100,6 +101,7 @@ def _units(pool, kind):
     return t, shape*(rms/shape).square().mean().sqrt()
 
 @patch
+@usual_torch()
 def simulate(self: NSGF,
              target: object,                 # as for fit
              source: object = None,          # as for fit

@@ -13,7 +13,9 @@ import torch
 from torch import Tensor
 
 from .base import integrate
+from .caller import usual_torch
 from .core import check_count, check_points, make_generator, patch
+from .own import check_labels
 from .simulation import normal_moments
 from .straight import StraightFlow
 
@@ -40,19 +42,20 @@ def _log_normal(source, x):
     return -(z.square()/2 + std.log().expand_as(z) + math.log(2*math.pi)/2).flatten(1).sum(1)
 
 @patch
-@torch.no_grad()
+@usual_torch()
 def log_prob(self: StraightFlow,
              x: Tensor,                   # points, (n, *shape)
-             label: Tensor | None = None, # classes, (n,), for a network with labels
+             label: object = None,        # classes, n integers in any form or one for all, for a network with labels
              num_steps: int = 50,         # midpoint steps, of two calls each
              num_signs: int = 0,          # K of Hutchinson's estimate, with the same signs at all steps; 0: the exact divergence
              seed: int = 0,               # of the signs
-            ) -> Tensor:                  # log p1(x), (n,), in nats
+            ) -> Tensor:                  # log p1(x), (n,), in nats, float32, without gradients
     "Log-density of the flow's samples (arXiv 1806.07366, equation 8)."
     if self.velocity is None: raise ValueError("log_prob: the flow is not fitted, call fit or load first")
     if check_points(x, "x").shape[1:] != self.velocity.mean.shape: raise ValueError(f"x: expected points of shape {tuple(self.velocity.mean.shape)}, got {tuple(x.shape[1:])}")
+    if label is not None: label = check_labels(label, len(x)).to(self.device)
     _log_normal(self.source, x[:1])
-    x, times = x.to(self.device), [1 - k/check_count(num_steps, "num_steps") for k in range(num_steps + 1)]
+    x, times = x.detach().to(self.device, self.velocity.mean.dtype, copy=True), [1 - k/check_count(num_steps, "num_steps") for k in range(num_steps + 1)]
     signs = torch.randint(0, 2, (check_count(num_signs, "num_signs", 0), *x.shape), generator=make_generator(seed, "signs")).to(x)*2 - 1 if num_signs else None
     def both(state, t):
         u, div = divergence(lambda x: self.velocity(x, t, label), state[:, :-1].view_as(x), signs)

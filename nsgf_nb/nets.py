@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from .core import check_count, check_fraction
+from .own import check_labels
 
 # %% ../nbs/08_nets.ipynb #net-time
 def time_features(t: Tensor,    # times in [0, 1], (n,)
@@ -33,7 +34,8 @@ def class_index(label: Tensor | None,    # classes, long (n,), K for no label; N
         if label is not None: raise ValueError("label: expected none, the network has no num_classes")
         return None
     if label is None: return torch.full((len(x),), num_classes, device=x.device)
-    if label.shape != (len(x),) or label.is_floating_point(): raise ValueError(f"label: expected {len(x)} integers, got {label.dtype} of shape {tuple(label.shape)}")
+    if not isinstance(label, Tensor): label = check_labels(label, len(x)).to(x.device)
+    if label.shape != (len(x),) or label.dtype != torch.int64: label = check_labels(label, len(x))
     if label.device.type == "cpu" and not torch.compiler.is_compiling() and not ((label >= 0) & (label <= num_classes)).all():
         raise ValueError(f"label: expected 0 … {num_classes - 1}, or {num_classes} for no label, got {label.min()} … {label.max()}")
     return label

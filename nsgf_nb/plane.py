@@ -92,11 +92,14 @@ _SETS = {  # name: draw, component, number of components, constants
 }
 
 # %% ../nbs/01a_plane.ipynb #plane-makers
+def _only_points(n, g, draw, **constants): return draw(n, g, **constants)[0]
+
 def _maker(name):
     draw, component, num, constants = _SETS[name]
     def make(**options):
         c = constants | {k: _number(v, f"{name}: {k}", 0.) for k, v in options.items()}
-        return Sampler(lambda n, g: draw(n, g, **c)[0], (2,), name, c, component and functools.partial(component, **c),
+        points = functools.partial(_only_points, draw=draw, **c)
+        return Sampler(points, (2,), name, c, component and functools.partial(component, **c),
                        torch.full((num,), 1 / num) if num else None)
     make.__signature__ = inspect.Signature([inspect.Parameter(k, inspect.Parameter.KEYWORD_ONLY, default=v) for k, v in constants.items()])
     return make

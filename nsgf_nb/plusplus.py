@@ -15,11 +15,13 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from .base import SOLVERS, Flow, _begin, _origin, _starts, _witnesses
+from .base import SOLVERS, Flow, _as_before, _begin, _origin, _starts, _witnesses
+from .caller import usual_torch
 from .core import check_count, check_name, check_positive, keep_random_state, make_generator, patch, pick_device
 from .files import check_facts, check_finite, check_history, load_tensors, reading
 from .flow import NSGF
 from .nets import chunk_size, guided
+from .own import check_labels
 from .particles import natural_time, step_sizes
 from .phase import PhasePredictor, straight_adaptive, straight_steps
 from .processes import shared
@@ -67,6 +69,12 @@ class NSGFPlusPlus(Flow):
     def pool(self): return self.sinkhorn.pool
 
 # %% ../nbs/13_plusplus.ipynb #npp-part
+def _told(name, before, callbacks):
+    "Callbacks that hear of a part as of a piece of the whole."
+    first, t0 = (before[-1]["step"], before[-1]["seconds"]) if before else (0, 0.)
+    whole = lambda row: dict(part=name) | row | dict(step=first + row["step"], seconds=t0 + row["seconds"])
+    return whole, [lambda row, f=f: f(whole(row)) for f in callbacks]
+
 def _check_part(path, flow, facts, seed, data):
     "Refuse to go on from a phase that was fitted with other settings, or to other data."
     check_facts(path, facts, config=dict, seed=int)
@@ -76,12 +84,6 @@ def _check_part(path, flow, facts, seed, data):
         if (facts.get("data") or {}).get(k, v) != v: raise ValueError(f"{path}: cannot resume, the data of the {k} have changed")  # version 0.1 does not say
 
 # %% ../nbs/13_plusplus.ipynb #npp-fit
-def _told(name, before, callbacks):
-    "Callbacks that hear of a part as of a piece of the whole."
-    first, t0 = (before[-1]["step"], before[-1]["seconds"]) if before else (0, 0.)
-    whole = lambda row: dict(part=name) | row | dict(step=first + row["step"], seconds=t0 + row["seconds"])
-    return whole, [lambda row, f=f: f(whole(row)) for f in callbacks]
-
 def _fit_part(self, name, both, seed, workdir, resume, callbacks, progress):
     "Fit a phase, or take it from the folder where it is done."
     flow, folder = getattr(self, name), workdir and Path(workdir)/"parts"/name
@@ -115,6 +117,7 @@ def _fit_predictor(self, both, seed, workdir, resume, callbacks, progress):
     self.history, self.predictor = self.history + [whole(row) for row in history], net.requires_grad_(False)
 
 @patch
+@usual_torch(grad=True)
 def fit(self: NSGFPlusPlus,
         target: object,                     # whatever get_sampler takes
         source: object = None,              # likewise; None: normal with the target's mean and rms deviation
@@ -125,7 +128,11 @@ def fit(self: NSGFPlusPlus,
         callbacks: Sequence[Callable] = (), # each called with a row of the history
         progress: bool = True,              # progress bars
        ) -> Flow:                           # self
-    "Learn both fields, and the predictor if there is to be one."
+    "Learn both fields, and the predictor if there is to be one. A fit that does not come to its end leaves the flow as it was."
+    with _as_before(self, self.sinkhorn, self.straight): _fit(self, target, source, seed, workdir, resume, callbacks, progress)
+    return self
+
+def _fit(self, target, source, seed, workdir, resume, callbacks, progress):
     seed = shared(lambda: _begin(seed, workdir, resume))
     both, self.history, self.velocity, self.predictor = ends(target, source, seed), [], None, self.config["predictor"]
     rest = seed, workdir, resume, callbacks, progress
@@ -134,7 +141,6 @@ def fit(self: NSGFPlusPlus,
     _fit_part(self, "straight", both, *rest)
     if self.predictor == "network": _fit_predictor(self, both, *rest)
     self.velocity, self.source = self.straight.velocity, both[0]
-    return self
 
 # %% ../nbs/13_plusplus.ipynb #npp-sample
 def _tau(self, x):
@@ -144,11 +150,11 @@ def _tau(self, x):
     return self.predictor.to(x.device).eval()((x - field.mean)/field.sigma).clamp(0, 1)
 
 @patch
-@torch.no_grad()
+@usual_torch()
 def sample(self: NSGFPlusPlus,
            n: int | None = None,          # number of samples, drawn from the source
            x0: Tensor | None = None,      # or points to start from, (n, *shape)
-           label: Tensor | None = None,   # classes, (n,), for a straight phase with labels
+           label: object = None,          # classes, n integers in any form or one for all, for a straight phase with labels
            guidance: float = 0.,          # w of classifier-free guidance in that phase; doubles its calls
            num_steps: int | None = None,  # straight steps of every sample; None: ceil((1 - τ)/step)
            step: float | None = None,     # ω; None: as in the class
@@ -160,11 +166,12 @@ def sample(self: NSGFPlusPlus,
            seed: int | None = None,       # of the source; None: from the operating system
            batch_size: int | None = None, # points at a time
           ) -> Tensor:                    # (n, *shape), or (steps + 1, n, *shape); and the SampleInfo
-    "Carry points from the source to the target."
+    "Carry points from the source to the target. Samples carry no gradients."
     if self.velocity is None: raise ValueError("sample: the flow is not fitted, call fit or load first")
     omega = check_positive(self.step if step is None else step, "step"); check_name(solver, SOLVERS, "solver")
     if num_steps is not None: check_count(num_steps, "num_steps")
-    x0 = _starts(self, n, x0, seed, label)
+    x0 = _starts(self, n, x0, seed)
+    if label is not None: label = check_labels(label, len(x0))
     size = check_count(batch_size or chunk_size(x0), "batch_size")
     first = self.sinkhorn.sample(x0=x0, return_path=True, batch_size=size)
     x, field = first[-1], self.velocity

@@ -28,7 +28,7 @@ def _measure(target, seed):
 
 def _named_source(source, shape, mean, sigma):
     if source is None: return affine(get_sampler("normal", shape=shape), sigma.item(), mean)
-    if source == "normal": source = get_sampler("normal", shape=shape)
+    if isinstance(source, str) and source == "normal": source = get_sampler("normal", shape=shape)
     source = get_sampler(source)
     if source.shape != shape: raise ValueError(f"source and target: expected points of one shape, got {source.shape} and {shape}")
     return source

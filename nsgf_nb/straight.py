@@ -6,7 +6,9 @@
 __all__ = ['BANK', 'WAY', 'gaussian_straight', 'assign', 'assign_within', 'pushed', 'simulated', 'StraightFlow']
 
 # %% ../nbs/12_straight.ipynb #str-imports
-from functools import lru_cache
+import math
+from copy import deepcopy
+from functools import lru_cache, partial
 
 import torch
 from torch import Tensor, nn
@@ -55,11 +57,12 @@ def assign_within(x: Tensor,     # points, (n, *shape)
 BANK = 32768  # starts and pairs that are drawn once and used again: fresh ones would cost calls of the other network at each step
 WAY = dict(num_steps=25, solver="midpoint")  # how a straight flow makes pairs: a later flow inherits what its steps get wrong
 
+def _draw_pushed(n, g, flow): return flow.sample(x0=points_and_labels(flow.source, n, g)[0], batch_size=1024).cpu()
+
 def pushed(flow: Flow,  # fitted
           ) -> Sampler: # x ~ what the flow makes of its source; without a name
     "Samples of a flow as a sampler."
-    def draw(n, g): return flow.sample(x0=points_and_labels(flow.source, n, g)[0], batch_size=1024).cpu()
-    return Sampler(draw, flow.source.shape, "samples", num_points=flow.source.num_points)
+    return Sampler(partial(_draw_pushed, flow=flow), flow.source.shape, "samples", num_points=flow.source.num_points)
 
 def simulated(flow: Flow, # fitted
               n: int,     # pairs
@@ -69,6 +72,15 @@ def simulated(flow: Flow, # fitted
     x0 = points_and_labels(flow.source, n, make_generator(seed, "bank"))[0]
     return get_sampler(torch.stack([x0, flow.sample(x0=x0, batch_size=1024, **WAY if isinstance(flow, StraightFlow) else {}).cpu()], 1))
 
+# %% ../nbs/12_straight.ipynb #str-labels
+def _classes(network): return getattr(network, "config", {}).get("num_classes")
+
+def _labels(label, network, dropout, generator):
+    "Classes of a batch, some replaced by the one that says nothing; None for a network without classes."
+    if (num := _classes(network)) is None: return None
+    if label is None: raise ValueError("network: expected a target with labels, because the network has classes")
+    return label.masked_fill(torch.rand(len(label), generator=generator) < dropout, num)
+
 # %% ../nbs/12_straight.ipynb #str-flow
 class StraightFlow(Flow):
     "Flow matching (arXiv 2210.02747) and, with coupling='ot', OT-CFM (arXiv 2302.00482)."
@@ -76,7 +88,7 @@ class StraightFlow(Flow):
         coupling: str | Flow = "independent", # or "ot": an optimal assignment in each minibatch; or a fitted flow that makes the pairs from its own source (reflow)
         start: str | Flow = "source",     # where lines begin: the source, or what a fitted flow makes of it
         num_steps: int = 10,              # steps when sampling, unless told otherwise
-        network: nn.Module | str | None = None, # net(x, t, label=None), or a name: make_network
+        network: nn.Module | str | None = None, # net(x, t, label=None), of which a copy is trained, or a name: make_network
         iterations: int = 16000,          # optimiser steps
         batch_size: int = 256,            # pairs per step
         lr: float = 2e-3,                 # largest learning rate
@@ -98,22 +110,17 @@ class StraightFlow(Flow):
 
     def _start(self, source):
         if isinstance(self.coupling, Flow): return self.coupling.source
-        return source if self.start == "source" else pushed(self.start)
+        return source if self.start == "source" else pushed(deepcopy(self.start))  # as it is now, even if it is fitted again
     def _grid(self, num_steps, solver): return [k/(num_steps or self.num_steps) for k in range((num_steps or self.num_steps) + 1)]
     def _rate(self, t): return 1.
     def _times(self, n, g): return torch.rand(n, generator=g)                # when a pair is looked at
     def _line(self, x0, y, w, mean): return torch.lerp(x0, y, w), y - x0     # where it is then, and how fast it moves
 
-def _classes(network): return getattr(network, "config", {}).get("num_classes")
-
-def _labels(label, network, dropout, generator):
-    "Classes of a batch, some replaced by the one that says nothing; None for a network without classes."
-    if (num := _classes(network)) is None: return None
-    if label is None: raise ValueError("network: expected a target with labels, because the network has classes")
-    return label.masked_fill(torch.rand(len(label), generator=generator) < dropout, num)
-
 def _pairs(flow, source, target, seed):
     "A function of the batch's number and a seed: x0, y and labels, paired."
+    drawn = (source,) if isinstance(flow.coupling, Flow) else (source, target)
+    most = min(z.num_points or math.inf for z in drawn)
+    if flow.batch_size > most: raise ValueError(f"batch_size: expected at most {most}, the number of points there are, got {flow.batch_size}")
     n, size, classes = flow.batch_size, min(BANK, source.num_points or BANK, flow.batch_size*flow.iterations), _classes(flow.network)
     for known in (flow.coupling, flow.start):
         if isinstance(known, Flow) and known.source.shape != target.shape: raise ValueError(f"target: expected points of shape {known.source.shape}, as {known!r} knows them, got {target.shape}")

@@ -148,7 +148,7 @@ SENTENCES = {
     ],
     "integers where floats are needed, and the reverse": [
         (lambda: fit(torch.arange(64).view(32, 2)), TypeError, "data: expected floating point, got torch.int64: convert with .float()"),
-        (lambda: fit(np.arange(64).reshape(32, 2)), TypeError, "data: expected floating point, got torch.int64: convert with .float()"),
+        (lambda: fit(np.arange(64).reshape(32, 2)), TypeError, "data: expected floating point, got torch.int64: convert with .astype('float32')"),
         (lambda: sinkhorn_divergence(X.long(), X, 1.), TypeError, "x: expected floating point, got torch.int64: convert with .float()"),
         (lambda: straight().sample(x0=X.int()), TypeError, "x0: expected floating point, got torch.int32: convert with .float()"),
         (lambda: w2(X.numpy(), X), TypeError, "x: expected a tensor, got ndarray: convert with torch.as_tensor"),
