@@ -90,7 +90,7 @@ class SinkhornVelocity:
             return v, infos[0]
         return v, VelocityInfo(*([getattr(i, k) for i in infos] for k in VelocityInfo.__dataclass_fields__))
 
-
+# %% ../nbs/06_estimator.ipynb #est-words
 def _complaint(vel, info):
     if vel.certify:
         return f"Sinkhorn stopped after {info.n_iter} passes at a proved error of {info.bound_v:.1e}: raise max_iter, blur or tol"
@@ -152,7 +152,7 @@ def _evaluate(vel, problems):
     precise = torch.float64 if any(v.dtype == torch.float64 for v, _ in out) else torch.float32
     return torch.stack([v.to(precise) for v, _ in out]), [info for _, info in out]
 
-
+# %% ../nbs/06_estimator.ipynb #est-rival
 def _samples_loss(vel, p):
     "The paper's path: v = -∂S/∂x / a by differentiating SamplesLoss of another library; its error is not known."
     name, extra = dict(geomloss=("geomloss", "compare"), flash=("flash_sinkhorn", "gpu"))[vel.backend]

@@ -76,40 +76,46 @@ class Kernel:
         E = torch.addcmul((self.psi0 + self.log_b)[:, None], self.minus_cost[i], 1 / self.eps[:, None, None])
         return E.add_(phi[:, s, None])
 
-    def absorb(
-        self,
-        psi: Tensor,  # the new ψ⁰, (B, m)
-        eps: Tensor | None = None,  # a new temperature, (B,)
-    ):
-        "Take new reference potentials, and another temperature if given; φ⁰ makes the largest entry of each row 1."
-        self.psi0, self.eps, self._blocks = psi, self.eps if eps is None else eps, []
-        self.phi0, zero, e = torch.empty_like(self.a), torch.zeros_like(self.a), self.eps[:, None]
-        if not self.stored:
-            columns = psi + self.log_b
-            self._factors = self._factors_of(self.x / e[..., None], -self.half_x / e, columns - self.half_y / e)
-            self._diagonal = columns
-        for i, s in enumerate(self.slices):
-            E = self._exponents(i, s, zero)
-            top = E.amax(-1)
-            self.phi0[:, s] = -top
-            if self.stored:
-                self._blocks.append(E.sub_(top[..., None]).clamp_(min=_LEAST[E.dtype]).exp_())
-        if not self.stored:
-            self._factors[0][..., -2] += self.phi0
-            if self.own:
-                self._diagonal = columns + self.phi0
+# %% ../nbs/05a_kernel.ipynb #krn-absorb
+@patch
+def absorb(
+    self: Kernel,
+    psi: Tensor,  # the new ψ⁰, (B, m)
+    eps: Tensor | None = None,  # a new temperature, (B,)
+):
+    "Take new reference potentials, and another temperature if given; φ⁰ makes the largest entry of each row 1."
+    self.psi0, self.eps, self._blocks = psi, self.eps if eps is None else eps, []
+    self.phi0, zero, e = torch.empty_like(self.a), torch.zeros_like(self.a), self.eps[:, None]
+    if not self.stored:
+        columns = psi + self.log_b
+        self._factors = self._factors_of(self.x / e[..., None], -self.half_x / e, columns - self.half_y / e)
+        self._diagonal = columns
+    for i, s in enumerate(self.slices):
+        E = self._exponents(i, s, zero)
+        top = E.amax(-1)
+        self.phi0[:, s] = -top
+        if self.stored:
+            self._blocks.append(E.sub_(top[..., None]).clamp_(min=_LEAST[E.dtype]).exp_())
+    if not self.stored:
+        self._factors[0][..., -2] += self.phi0
+        if self.own:
+            self._diagonal = columns + self.phi0
 
-    def blocks(self) -> Iterator[tuple[slice, Tensor]]:  # rows, (B, rows, m)
-        "The kernel, block by block; a block that is not stored is gone with the next."
-        for i, s in enumerate(self.slices):
-            if self.stored:
-                yield s, self._blocks[i]
-            else:
-                yield s, self._exponents(i, s, None).clamp_(min=_LEAST[self.x.dtype]).exp_()
 
-    def weigh(self, psi: Tensor) -> Tensor:  # ψ - ψ⁰, (B, m) -> (B, m)
-        "The vector e^(ψ - ψ⁰) that the kernel multiplies; zero where a column has no weight."
-        return (psi + self.dead).exp()
+@patch
+def blocks(self: Kernel) -> Iterator[tuple[slice, Tensor]]:  # rows, (B, rows, m)
+    "The kernel, block by block; a block that is not stored is gone with the next."
+    for i, s in enumerate(self.slices):
+        if self.stored:
+            yield s, self._blocks[i]
+        else:
+            yield s, self._exponents(i, s, None).clamp_(min=_LEAST[self.x.dtype]).exp_()
+
+
+@patch
+def weigh(self: Kernel, psi: Tensor) -> Tensor:  # ψ - ψ⁰, (B, m) -> (B, m)
+    "The vector e^(ψ - ψ⁰) that the kernel multiplies; zero where a column has no weight."
+    return (psi + self.dead).exp()
 
 # %% ../nbs/05a_kernel.ipynb #krn-prod
 @patch

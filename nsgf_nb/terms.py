@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['weights_of', 'inner_length', 'inner_scale', 'VelocityInfo', 'Problem', 'largest_exponent', 'prepare', 'double',
-           'SelfTerm', 'solve_group']
+           'solve_group']
 
 # %% ../nbs/05d_terms.ipynb #trm-imports
 import math
@@ -128,7 +128,9 @@ class Problem:
 _ROUNDING = {torch.float32: 2e-7, torch.float64: 4e-16}  # of T, per largest cost in units of eps
 
 
-def largest_exponent(p: Problem) -> float:
+def largest_exponent(
+    p: Problem,  # any
+) -> float:
     "A bound on all costs in units of eps."
     return (p.x.norm(dim=1).max() + p.y.norm(dim=1).max()).item() ** 2 / 2 / p.eps
 
@@ -171,7 +173,9 @@ def prepare(
     return double(p) if precise else p
 
 
-def double(p: Problem) -> Problem:
+def double(
+    p: Problem,  # in any precision
+) -> Problem:
     "The same in float64, where the device has it."
     return replace(p, dtype=p.middle.dtype)
 
@@ -189,7 +193,7 @@ def _first(K, eps, group):
 
 
 @dataclass
-class SelfTerm:
+class _SelfTerm:
     "The map of the self term of B problems, and what is known about it."
 
     T: Tensor  # (B, n, d)
@@ -202,14 +206,14 @@ def _self_term(vel, group, x, a, eps, tol, rows, stored):
     if vel.self_term == "same":
         K = Kernel(x, x, a, a, rows(x.shape[1]), stored)
         s = solve_self(K, eps, tol, proved=vel.certify)
-        return SelfTerm(s.T, s.err, s.bound, s.same)
+        return _SelfTerm(s.T, s.err, s.bound, s.same)
     if vel.self_term == "masked":
         K = Kernel(x, x, a, a, rows(x.shape[1]), stored, masked=True)
     else:
         z = torch.stack([p.other for p in group])
         K = Kernel(x, z, a, torch.full_like(z[..., 0], 1 / z.shape[1]), rows(z.shape[1]), stored)
     s = solve(K, cold_start(K, eps), tol, vel.max_iter, bounded_error if vel.certify else estimated_error)
-    return SelfTerm(s.T, s.err, s.bound, torch.zeros_like(eps))
+    return _SelfTerm(s.T, s.err, s.bound, torch.zeros_like(eps))
 
 
 def solve_group(
