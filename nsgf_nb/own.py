@@ -6,7 +6,7 @@
 __all__ = ['check_labels', 'sampler_of']
 
 # %% ../nbs/01d_own.ipynb #own-imports
-import inspect, numbers, pickle
+import inspect, numbers
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 import numpy as np, torch
@@ -172,7 +172,7 @@ class _Function:
 
     def __getstate__(self):
         if "<" in getattr(self.f, "__qualname__", ""):  # <lambda>, <locals>
-            raise pickle.PicklingError(f"{self.name}: expected a function at the top of a module, one that is defined inside another or a lambda cannot be pickled")
+            raise TypeError(f"{self.name}: expected a function at the top of a module, one that is defined inside another or a lambda cannot be pickled")
         return self.__dict__
 
 def _from_function(f, name):
