@@ -7,7 +7,7 @@ __all__ = ['METHODS', 'find_method', 'open_data', 'make_settings', 'read_setting
            'tidy_run', 'fit_run', 'load_run']
 
 # %% ../nbs/15a_run.ipynb #run-imports
-import csv, fcntl, inspect, io, json, math, os, platform, shutil, time
+import csv, inspect, io, json, math, os, platform, shutil, time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -22,7 +22,7 @@ from .core import atomic_path, check_count, check_name
 from .data import Sampler, get_sampler
 from .base import DOWNLOADED, Flow, LazySource
 from .files import LARGEST, check_facts, check_history, read_array, read_json, reading, write_json
-from .processes import world
+from .processes import locked, world
 
 # %% ../nbs/15a_run.ipynb #run-method
 METHODS = {"nsgf": ("flow", "NSGF", {}), "nsgf++": ("plusplus", "NSGFPlusPlus", {}), "ot-cfm": ("straight", "StraightFlow", dict(coupling="ot", start="source"))}
@@ -121,13 +121,9 @@ def alone(folder: str | Path,     # of a run
           others: bool = False,   # let others in who let others in: builders of its pool
          ) -> Iterator[None]:
     "Keep other processes out of the folder."
-    fd = os.open(folder, os.O_RDONLY)
-    try:
-        try: fcntl.flock(fd, (fcntl.LOCK_SH if others else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-        except BlockingIOError: raise ValueError(f"{folder}: another process is at work on this run") from None
-        except OSError: pass  # a file system without locks
+    with locked(folder, shared=others) as ours:
+        if not ours: raise ValueError(f"{folder}: another process is at work on this run")
         yield
-    finally: os.close(fd)
 
 # %% ../nbs/15a_run.ipynb #run-tidy
 def tidy_run(folder: str | Path, # of a run that no other process is at work on

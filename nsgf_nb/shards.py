@@ -6,7 +6,7 @@
 __all__ = ['PARTS', 'pool_settings', 'build_shards', 'describe_pool', 'open_pool', 'verify_pool']
 
 # %% ../nbs/09a_shards.ipynb #shd-imports
-import fcntl, json, math, os, time
+import json, math, os, time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from .core import check_count, progress
 from .files import check_facts, checksum, load_tensors, read_header, read_json, reading, save_tensors, write_json
+from .processes import locked
 from .pool import Pool, blurs_of
 from .simulation import Simulation, group_clouds, witness
 
@@ -69,13 +70,9 @@ def _read(folder, j, settings, check=False):
 def _claim(file: Path) -> Iterator[bool]:
     "Is the file ours to write?"
     lock = file.with_name(f".{file.name}.lock")
-    fd = os.open(lock, os.O_RDWR | os.O_CREAT)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield True
-        lock.unlink(missing_ok=True)
-    except BlockingIOError: yield False
-    finally: os.close(fd)
+    with locked(lock) as ours:
+        yield ours
+        if ours: lock.unlink(missing_ok=True)
 
 def build_shards(sim: Simulation,           # of the groups
                  folder: str | Path,        # made if it is not there; what is there of this pool is kept

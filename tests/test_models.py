@@ -4,6 +4,8 @@ import inspect
 import io
 import pickle
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -307,3 +309,28 @@ def test_what_is_shown_runs_as_pasted(page, read, quick, tmp_path, monkeypatch):
     namespace = dict(__name__="pasted")
     for block in code: exec(block, namespace)
     assert namespace["path"].shape == (11, 2048, 2)
+
+
+# Where there are no locks
+
+
+WITHOUT_FCNTL = """
+import sys, warnings
+sys.modules["fcntl"] = None                             # as on Windows
+import nsgf_nb.baselines, nsgf_nb.cli, nsgf_nb.flow, nsgf_nb.plusplus, nsgf_nb.run, nsgf_nb.shards
+from nsgf_nb.processes import locked
+small = dict(num_steps=2, pool_size=96, group=32, iterations=4, batch_size=8)
+with warnings.catch_warnings(record=True) as said:
+    warnings.simplefilter("always")
+    flow = nsgf_nb.flow.NSGF(**small).fit("moons", seed=0, workdir=sys.argv[1], progress=False)
+    with locked(sys.argv[1]) as one, locked(sys.argv[1]) as other: assert one and other
+said = [str(w.message) for w in said if "fcntl" in str(w.message)]
+assert said == ["this platform has no fcntl: nothing keeps two processes from writing to one folder, see to it that there is one"], said
+print(flow.sample(3).shape)
+"""
+
+
+def test_the_library_works_without_fcntl_and_says_once_that_it_has_no_locks(tmp_path):
+    out = subprocess.run([sys.executable, "-c", WITHOUT_FCNTL, str(tmp_path)], capture_output=True, text=True)
+    assert out.returncode == 0, out.stderr
+    assert out.stdout == "torch.Size([3, 2])\n"
