@@ -38,7 +38,7 @@ class Judge:
         self.floor["sinkhorn"] = self._divergence(other)
 
     def _divergence(self, xs):
-        from nsgf_nb.sinkhorn import sinkhorn_divergence
+        from nsgf_nb.loss import sinkhorn_divergence
         return [sinkhorn_divergence(a[:300]/self.sigma, b[:300]/self.sigma, .1, tol=1e-4).item() for a, b in zip(xs[:2], self.y)]
 
     def __call__(self, x):

@@ -137,7 +137,10 @@ def self_potentials(x: Tensor,              # points, (n, *shape)
 
 # %% ../nbs/03_sinkhorn.ipynb #snk-more
 def __getattr__(name):
-    if name in ("sinkhorn_divergence", "gaussian_cost", "gaussian_divergence", "gaussian_map"):
+    if name == "sinkhorn_divergence":
+        from nsgf_nb import loss  # here: it is built on later notebooks
+        return loss.sinkhorn_divergence
+    if name in ("gaussian_cost", "gaussian_divergence", "gaussian_map"):
         from nsgf_nb import divergence  # here: it imports this module
         return getattr(divergence, name)
     raise AttributeError(f"module 'nsgf_nb.sinkhorn' has no attribute {name!r}")

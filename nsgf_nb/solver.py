@@ -43,7 +43,7 @@ def anneal(
     g = torch.zeros_like(K.b)
     halvings = (top / eps).log2().clamp(min=0).ceil()  # none where all points coincide
     for k in range(int(halvings.max().item())):
-        e = torch.maximum(top / 2**k, eps)
+        e = torch.maximum(top / 2.0**k, eps)
         st, used = start(K, e, g), torch.zeros_like(e)
         while (alive := _unsettled(K, st) & (used < 100)).any():
             move = advance(K, st, alive)

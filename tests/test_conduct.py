@@ -19,10 +19,10 @@ from nsgf_nb import base
 from nsgf_nb.core import check_count, keep_random_state, make_generator, pick_device
 from nsgf_nb.data import affine, get_sampler
 from nsgf_nb.distances import component_gate, distances, mmd, w2
-from nsgf_nb.divergence import sinkhorn_divergence
 from nsgf_nb.estimator import SinkhornVelocity
 from nsgf_nb.files import load_tensors, save_tensors
 from nsgf_nb.flow import NSGF, Flow
+from nsgf_nb.loss import sinkhorn_divergence
 from nsgf_nb.nets import MLP
 from nsgf_nb.particles import particle_flow
 from nsgf_nb.pool import build_pool
