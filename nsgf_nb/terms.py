@@ -163,7 +163,8 @@ def prepare(
     middle = first + weights[1] @ (y.to(first) - first)  # of points at one place: this place, unrounded
     reach = max((z.to(middle) - middle).abs().max().item() for z in (x, y, other) if z is not None)
     unit = 2.0 ** round(math.log2(reach)) if reach > 0 else 1.0
-    eps = check_positive(min((blur / unit) ** 2, 1e30), "blur², in squared units of the points")  # above, all costs are as good as 0
+    length = min(blur / unit, 1e15)  # above, all costs are as good as 0
+    eps = check_positive(length**2, "blur², in squared units of the points")
     given = x, y, other, *weights
     p = Problem(given, middle, unit, blur, eps, (scale or 0.0) / unit, init and init.potentials, torch.float32)
     shares = [w[w > 0].min() * len(w) for w, said in zip(weights, (a, b)) if said is not None]

@@ -172,7 +172,7 @@ SENTENCES = {
     "a point mass where a scale is needed": [
         (lambda: fit(torch.ones(50, 2)), ValueError, "target: all points are the same, and a flow needs a scale: expected points that differ"),
         (lambda: fit("moons", torch.ones(50, 2)), ValueError, "source: all points are the same, and a relative blur needs a scale: give blur="),
-        (lambda: SinkhornVelocity(relative_blur=.1)(X, torch.ones(8, 2)), ValueError, "blur² (a relative blur needs spread-out points): expected a finite number > 0, got 0"),
+        (lambda: SinkhornVelocity(relative_blur=.1)(X, torch.ones(8, 2)), ValueError, "y: expected spread-out points for a relative blur, got all at one place"),
     ],
     "a checkpoint of another class or version, or a damaged one": [
         (lambda: NSGF.load(saved(straight())), ValueError, "flow.safetensors: expected a NSGF, the file holds a StraightFlow"),

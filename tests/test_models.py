@@ -323,7 +323,7 @@ small = dict(num_steps=2, pool_size=96, group=32, iterations=4, batch_size=8)
 with warnings.catch_warnings(record=True) as said:
     warnings.simplefilter("always")
     flow = nsgf_nb.flow.NSGF(**small).fit("moons", seed=0, workdir=sys.argv[1], progress=False)
-    with locked(sys.argv[1]) as one, locked(sys.argv[1]) as other: assert one and other
+    with locked(sys.argv[1]) as one, locked(sys.argv[1]) as other: assert one is None and other is None
 said = [str(w.message) for w in said if "fcntl" in str(w.message)]
 assert said == ["this platform has no fcntl: nothing keeps two processes from writing to one folder, see to it that there is one"], said
 print(flow.sample(3).shape)
