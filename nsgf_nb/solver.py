@@ -73,11 +73,11 @@ def warm_start(
     eps: Tensor,  # temperatures, (B,)
     g: Tensor,  # potential of y, from anywhere, in squared units, (B, m)
 ) -> State:
-    "A state from given potentials; a cold start where they are not finite or leave half of the mass in wrong columns."
+    "A state from given potentials; a cold start where they are not finite or put nearly all mass into wrong columns."
     g = g - dot(K.b, g)[:, None]
     sound = g.isfinite().all(-1)
     st = start(K, eps, torch.where(sound[:, None], g, 0.0))
-    lost = ~(sound & (st.marginal < 1))
+    lost = ~(sound & (st.marginal < 1.9))  # 2 where all mass is in wrong columns
     if not lost.any():
         return st
     if lost.all():
