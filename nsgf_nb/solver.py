@@ -92,7 +92,9 @@ def _extent(
     z: Tensor,  # points, (B, m, d)
     live: Tensor,  # those that count, (B, m), bool
 ) -> Tensor:  # (B,)
-    "At least the largest distance between two of the points, at most √d times that."
+    "At least the largest distance between two of the points."
+    if z.shape[-1] > 16:  # twice the largest distance from the origin
+        return 2 * torch.where(live, z.norm(dim=-1), 0.0).amax(-1)
     high = torch.where(live[..., None], z, -math.inf).amax(1)
     low = torch.where(live[..., None], z, math.inf).amin(1)
     middle = ((high + low) / 2)[:, None]

@@ -122,7 +122,7 @@ class Problem:
 
     def _placed(self, z):
         "Centred in float64: far from the origin a difference in float32 would be a move of the points."
-        return ((z.to(self.middle) - self.middle) / self.unit).to(self.dtype)
+        return (z - self.middle).mul_(1 / self.unit).to(self.dtype)
 
 
 _ROUNDING = {torch.float32: 2e-7, torch.float64: 4e-16}  # of T, per largest cost in units of eps
@@ -133,6 +133,13 @@ def largest_exponent(
 ) -> float:
     "A bound on all costs in units of eps."
     return (p.x.norm(dim=1).max() + p.y.norm(dim=1).max()).item() ** 2 / 2 / p.eps
+
+
+def _reach(z, middle):
+    "The largest coordinate seen from the middle, roughly: a unit of length is chosen by it."
+    z = z.to(torch.promote_types(z.dtype, torch.float32))  # 16 bits hold no difference
+    low, high = torch.aminmax(z - middle.to(z))
+    return max(-low.item(), high.item())
 
 
 def prepare(
@@ -161,7 +168,7 @@ def prepare(
     x, y, other = (None if z is None else z.detach().flatten(1) for z in (x, y, other))
     first = y[0].to(weights[1])
     middle = first + weights[1] @ (y.to(first) - first)  # of points at one place: this place, unrounded
-    reach = max((z.to(middle) - middle).abs().max().item() for z in (x, y, other) if z is not None)
+    reach = max(_reach(z, middle) for z in (x, y, other) if z is not None)
     unit = 2.0 ** round(math.log2(reach)) if reach > 0 else 1.0
     length = min(blur / unit, 1e15)  # above, all costs are as good as 0
     eps = check_positive(length**2, "blur², in squared units of the points")
