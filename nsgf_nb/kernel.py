@@ -40,6 +40,7 @@ class Kernel:
         self.stored, self.masked, self.own = stored, masked, y is x
         self.log_b = b.log()
         self.dead = torch.where(b > 0, 0.0, -math.inf).to(b)  # added to ψ: what has no weight has no mass
+        self.least = math.exp(_LEAST[x.dtype])  # no entry is less
         self.light = (b > 0) & (b * b.shape[1] < 1e-3)  # columns that no sum over all columns shows
         self.some_light = bool(self.light.any())
         n = x.shape[1]
