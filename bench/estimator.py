@@ -193,14 +193,14 @@ def tier2(device, sizes): return [fresh(large, str(device), n) for n in sizes]
 
 def large(device, n, blur=.5):
     "Streamed: ten fixed half iterations (five passes), extra memory, and the same potentials' rows in float64."
-    from nsgf_nb.kernel import Kernel
+    from nsgf_nb.kernel import Kernel, block_rows
     from nsgf_nb.dual import State, start, sweep_direction
     device = torch.device(device)
     x, y = (z.to(device) for z in ref.inputs("8gaussians", n))
     mid = y.mean(0); x, y = (x - mid)[None], (y - mid)[None]
     a, eps = torch.full((1, n), 1/n, device=device), torch.tensor([blur**2], device=device)
     with Peak(device) as peak:
-        K = Kernel(x, y, a, a, max(1, 2**21//n), False)
+        K = Kernel(x, y, a, a, block_rows(n), False)
         t0 = time.perf_counter()
         st = start(K, eps, torch.zeros(1, n, device=device))
         for _ in range(4): st = State(K, st.psi + sweep_direction(K, st))

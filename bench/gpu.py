@@ -18,11 +18,11 @@ import traceback
 import warnings
 from importlib.util import find_spec
 from pathlib import Path
-from statistics import median
 
 import torch
 
 import make_reference as reference
+from estimator import methods, timed
 from record import ROOT, facts, write
 
 OUT = ROOT / "bench" / "results" / "gpu.json"
@@ -39,16 +39,13 @@ def synchronize(device):
 
 def seconds_of(f, device, repeats=5, inner=1):
     "Median seconds of one call of f, measured over `inner` calls at a time, after a warm-up."
-    f()
-    took = []
-    for _ in range(repeats):
-        synchronize(device)
-        start = time.perf_counter()
+
+    def several():
         for _ in range(inner):
             f()
-        synchronize(device)
-        took.append((time.perf_counter() - start) / inner)
-    return median(took)
+
+    f()
+    return timed(several, device, repeats)[0] / inner
 
 
 # --- what the machine can do ------------------------------------------------------------------
@@ -174,12 +171,12 @@ def limit_of(d, machine_rows):
 def our_pass(x, y, eps, stored):
     "One evaluation of the dual's state (two half iterations) by the kernel of the package."
     from nsgf_nb.dual import start
-    from nsgf_nb.kernel import Kernel
+    from nsgf_nb.kernel import Kernel, block_rows
 
     mid = y.mean(0)
     n, m = len(x), len(y)
     a, b = x.new_full((1, n), 1 / n), x.new_full((1, m), 1 / m)
-    rows = None if stored else max(1, 2**21 // m)
+    rows = None if stored else block_rows(m)
     kernel = Kernel((x - mid)[None], (y - mid)[None], a, b, rows, stored)
     state = start(kernel, x.new_tensor([eps]), x.new_zeros(1, m))
     return lambda: kernel.both(state.v, lambda t, s: kernel.a[:, s] / t)
@@ -299,7 +296,6 @@ def clustered(device, quick):
 
 def trajectories(device, quick):
     "Tier 1 of bench/estimator.py: whole flows, time and error of the end point, all solvers at hand."
-    import estimator
     from safetensors.torch import load_file
 
     ends = load_file(reference.FILE)
@@ -310,7 +306,7 @@ def trajectories(device, quick):
         x, y = (z.to(device) for z in reference.inputs(data, n))
         end = ends[reference.key(*case)].to(device)
         steps, eta = reference.STEPS[data]
-        for name, run in estimator.methods(data, blur, n, device).items():
+        for name, run in methods(data, blur, n, device).items():
             if quick and name not in ("ours auto", "GeomLoss 0.8"):
                 continue
             try:

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['expect_error', 'patch', 'check_positive', 'check_count', 'check_fraction', 'check_name', 'check_points', 'check_pair',
            'check_weights', 'pick_device', 'fresh_seed', 'make_generator', 'seed_torch', 'keep_random_state',
-           'exact_arithmetic', 'atomic_path', 'require', 'progress']
+           'atomic_path', 'require', 'progress']
 
 # %% ../nbs/00_core.ipynb #core-imports
 import difflib, hashlib, importlib, math, numbers, operator, os, random, secrets
@@ -98,6 +98,7 @@ def check_pair(x: Tensor,                            # points, (n, *shape)
         if p != q: raise ValueError(f"{names[0]} and {names[1]}: expected points of the same {what}, got {p} and {q}")
     return x, y
 
+# %% ../nbs/00_core.ipynb #core-weights
 def check_weights(
     a: Tensor,  # weights, (n,), non-negative
     n: int,  # number of points they belong to
@@ -159,31 +160,6 @@ def keep_random_state(seed: int | None = None) -> Iterator[None]:  # seed inside
     finally:
         torch.set_rng_state(saved[0]); np.random.set_state(saved[1]); random.setstate(saved[2])
         if cuda: torch.cuda.set_rng_state_all(saved[3])
-
-# %% ../nbs/00_core.ipynb #core-exact
-def _product_precisions():
-    "The settings of float32 products, one a backend (torch 2.9 and later)."
-    backends = torch.backends.cuda.matmul, getattr(torch.backends.mkldnn, "matmul", None)
-    return [b for b in backends if hasattr(b, "fp32_precision")]
-
-
-@contextmanager
-def exact_arithmetic(device: str | torch.device = "cpu") -> Iterator[None]:  # where the work is done
-    "No gradients, no autocast, and products of float32 numbers in float32, inside the block."
-    new = _product_precisions()
-    saved = [b.fp32_precision for b in new] if new else torch.get_float32_matmul_precision()
-    with torch.no_grad(), torch.autocast(torch.device(device).type, enabled=False):
-        try:
-            for b in new:
-                b.fp32_precision = "ieee"
-            if not new:
-                torch.set_float32_matmul_precision("highest")
-            yield
-        finally:
-            for b, precision in zip(new, saved):
-                b.fp32_precision = precision
-            if not new:
-                torch.set_float32_matmul_precision(saved)
 
 # %% ../nbs/00_core.ipynb #core-file
 @contextmanager

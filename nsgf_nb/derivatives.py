@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from .dual import State, dot, start
-from .kernel import Kernel
+from .kernel import Kernel, block_rows, fits_in_memory
 from .solver import cold_start, marginal_error, solve, solve_self, spread
 
 # %% ../nbs/06b_derivatives.ipynb #dif-first
@@ -67,9 +67,8 @@ def debias(
 def _kernel(x, y, a, b):
     "Stored where costs and kernel fit into the memory that is free, else in blocks of rows."
     n, m = x.shape[1], y.shape[1]
-    room = torch.cuda.mem_get_info(x.device)[0] // 2 if x.is_cuda else 2**30
-    stored = 3 * len(x) * n * m * x.element_size() <= room
-    return Kernel(x, y, a, b, None if stored else max(1, 2**21 // m), stored)
+    stored = fits_in_memory(len(x) * n * m, x)
+    return Kernel(x, y, a, b, None if stored else block_rows(m), stored)
 
 
 @dataclass

@@ -14,7 +14,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .core import check_count, check_name, check_positive, exact_arithmetic
+from .caller import exact_arithmetic
+from .core import check_count, check_name, check_positive
+from .kernel import fits_in_memory
 from .terms import VelocityInfo, prepare, solve_group
 
 # %% ../nbs/06_estimator.ipynb #est-info
@@ -69,7 +71,7 @@ class SinkhornVelocity:
         def nth(z, i):
             return None if z is None else z[i]
 
-        with exact_arithmetic(x.device if isinstance(x, Tensor) else "cpu"):
+        with exact_arithmetic():
             if batched:
                 scales = scale if isinstance(scale, Sequence) else [scale] * len(x)
                 problems = [
@@ -114,8 +116,7 @@ def _stored(vel, n, m, like):
     "Does the kernel, with its costs and one copy, fit into the memory that is free?"
     if vel.backend != "auto":
         return vel.backend == "dense"
-    room = torch.cuda.mem_get_info(like.device)[0] // 2 if like.is_cuda else 2**30
-    return 3 * n * m * like.element_size() <= room
+    return fits_in_memory(n * m, like)
 
 
 def _together(vel, problems):

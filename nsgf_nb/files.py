@@ -44,7 +44,7 @@ def _sealed(header, facts, aliases, numbers):
     text += b" "*(-len(text) % 8)                  # so that the numbers begin at a multiple of 8
     return text.replace(_place(ZEROS), _place(_own_checksum(text, ZEROS)))
 
-# %% ../nbs/00a_files.ipynb #fil-saveh
+# %% ../nbs/00a_files.ipynb #fil-savep
 def _stored(tensors):
     "Each tensor once, contiguous and on the CPU, and the names that stand for another."
     kept, aliases, seen = {}, {}, {}
@@ -77,6 +77,7 @@ def _writing(path: str | Path,     # file to write, replaced if it exists
     except OSError as e:
         raise OSError(f"{path}: could not be written ({e.strerror or e}); the file that was there before is intact") from None
 
+# %% ../nbs/00a_files.ipynb #fil-saveh
 def write_json(path: str | Path, # file to write, replaced if it exists
                value: dict,      # JSON values
               ) -> Path:
@@ -185,6 +186,7 @@ class Header:
     sha256: str | None = None                         # of the numbers; None: written by version 0.1
     header_sha256: str | None = None                  # of the header, which holds the other: it names the content of the file
 
+# %% ../nbs/00a_files.ipynb #fil-headp
 def _header_text(file):
     "The header of an open file, as bytes."
     size = int.from_bytes(file.read(8), "little")

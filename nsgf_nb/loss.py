@@ -11,7 +11,8 @@ import warnings
 import torch
 from torch import Tensor
 
-from .core import check_count, check_positive, exact_arithmetic
+from .caller import exact_arithmetic
+from .core import check_count, check_positive
 from .derivatives import Gradient, cross_term, debias, second_derivatives, self_term
 from .estimator import SinkhornVelocity
 from .terms import prepare
@@ -60,7 +61,7 @@ def _warn_of_residual(left):
 # %% ../nbs/06c_loss.ipynb #los-op
 def _solve(x, y, a, b, blur, tol, max_iter):
     "S, its five derivatives, and four potentials in the unit of the problem, for B problems."
-    with exact_arithmetic(x.device):
+    with exact_arithmetic():
         problems, done = _problems(x, y, a, b, blur), []
         for i in _parts(x, y):
             X, Y, A, B, eps, unit = _stacked(problems[i])
@@ -77,7 +78,7 @@ def _solve(x, y, a, b, blur, tol, max_iter):
 # %% ../nbs/06c_loss.ipynb #los-curve
 def _curve(x, y, a, b, blur, f, g, f_own, g_own, slope, vx, vy, va, vb, vblur):
     "The Hessian of S times a direction; slope is the derivative in blur."
-    with exact_arithmetic(x.device):
+    with exact_arithmetic():
         problems, done = _problems(x, y, a, b, blur), []
         for i in _parts(x, y):
             X, Y, A, B, eps, unit = _stacked(problems[i])

@@ -19,8 +19,8 @@ import torch
 
 from . import __version__
 from .core import atomic_path, check_count, check_name
-from .data import Sampler, get_sampler
-from .base import DOWNLOADED, Flow, LazySource
+from .data import DOWNLOADED, LazySource, Sampler, get_sampler
+from .base import Flow
 from .files import LARGEST, check_facts, check_history, read_array, read_json, reading, write_json
 from .processes import locked, world
 

@@ -15,11 +15,10 @@ from torch import Tensor
 
 from .core import check_pair, check_positive, check_weights
 from .dual import dot, other_side, start
-from .kernel import Kernel
+from .kernel import Kernel, block_rows
 from .sinkhorn import Potentials
-from nsgf_nb.solver import (
-    bounded_error, cold_start, estimated_error, project, solve, solve_self, spread, warm_start,
-)  # fmt: skip
+from .solver import bounded_error, cold_start, estimated_error, project, solve, solve_self
+from .solver import spread, warm_start
 
 # %% ../nbs/05d_terms.ipynb #trm-scale
 def _inner(x, y, a, b):
@@ -173,12 +172,13 @@ def prepare(
     length = min(blur / unit, 1e15)  # above, all costs are as good as 0
     eps = check_positive(length**2, "blur², in squared units of the points")
     given = x, y, other, *weights
-    p = Problem(given, middle, unit, blur, eps, (scale or 0.0) / unit, init and init.potentials, torch.float32)
     shares = [w[w > 0].min() * len(w) for w, said in zip(weights, (a, b)) if said is not None]
     light = any(share.item() < 1e-6 for share in shares)
-    sharp = _ROUNDING[torch.float32] * largest_exponent(p) > vel.tol
-    precise = sharp or light or vel.certify or x.dtype == torch.float64
-    return double(p) if precise else p
+    precise = light or vel.certify or x.dtype == torch.float64
+    dtype = middle.dtype if precise else torch.float32
+    p = Problem(given, middle, unit, blur, eps, (scale or 0.0) / unit, init and init.potentials, dtype)
+    sharp = not precise and _ROUNDING[torch.float32] * largest_exponent(p) > vel.tol
+    return double(p) if sharp else p
 
 
 def double(
@@ -247,7 +247,7 @@ def _solve_group(vel, group, stored):
     eps, scale = (x.new_tensor([getattr(p, k) for p in group]) for k in ("eps", "scale"))
 
     def rows(m):
-        return None if stored else vel.chunk or max(1, 2**21 // m)
+        return None if stored else vel.chunk or block_rows(m)
 
     K = Kernel(x, y, a, b, rows(y.shape[1]), stored)
     st = _first(K, eps, group)
@@ -268,7 +268,9 @@ def _solve_group(vel, group, stored):
     del K, st
     own = _self_term(vel, group, x, a, eps, tol, rows, stored)
     v, bound = cross.T - own.T, cross.bound + own.bound
-    err = cross.err + own.err + _ROUNDING[torch.float64] * x.new_tensor([largest_exponent(p) for p in group]) * size
+    finest = _ROUNDING[group[0].middle.dtype]  # of the device: what float32 cannot do has gone on in float64 where there is one
+    rounded = finest * x.new_tensor([largest_exponent(p) for p in group]) * size
+    err = cross.err + own.err + rounded
     converged = (bound if vel.certify else err) <= 2 * tol
     columns = err, bound, cross.marginal, cross.gap, cross.n_iter, converged, own.same, cross.entropy.exp()
     numbers = torch.stack([column.to(err) for column in columns], 1).tolist()
