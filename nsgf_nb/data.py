@@ -119,16 +119,17 @@ def _from_rows(x, label=None, name="data", params=None, to_float=None):
 
 # %% ../nbs/01_data.ipynb #data-get
 def get_sampler(data: object,           # see the table above
-                **options) -> Sampler:  # for a named set: its constants
+                **options) -> Sampler:  # for a named set: its constants; for points: weights=, one for each
     "Make a sampler from a name or from data."
     names = ("normal", *(name for names in _MODULES.values() for name in names), "affine")
     if isinstance(data, str) and data in names: return _named(data, options)
     if isinstance(data, os.PathLike) or isinstance(data, str) and (os.sep in data or os.path.isdir(data)):
         return _named("folder", dict(path=os.fspath(data)) | options)
     if isinstance(data, str): check_name(data, names, "data set")
+    weights = options.pop("weights", None)
     if options: raise TypeError(f"{', '.join(options)}: options belong to named sets, got {type(data).__name__}")
-    if isinstance(data, Sampler): return data
-    return importlib.import_module("nsgf_nb.own").sampler_of(data)
+    if isinstance(data, Sampler) and weights is None: return data
+    return importlib.import_module("nsgf_nb.own").sampler_of(data, weights)
 
 # %% ../nbs/01_data.ipynb #data-lazy
 DOWNLOADED = "mnist", "fashionmnist", "cifar10"

@@ -12,7 +12,7 @@ from functools import partial
 import numpy as np, torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
-from .core import check_points, keep_random_state
+from .core import check_points, check_weights, keep_random_state
 from .data import Sampler, _from_rows
 
 # %% ../nbs/01d_own.ipynb #own-points
@@ -113,10 +113,26 @@ def _join_labels(labels, n, name, single):
     except ValueError: raise ValueError(f"{name}: expected {n} integer labels, one for each point") from None
     return check_labels(labels, n, name)
 
+# %% ../nbs/01d_own.ipynb #own-weights
+def _draw_weighted_rows(n, g, x, label, weights):
+    order = torch.randperm(len(x), generator=g)
+    ends = weights[order].cumsum(0)
+    at = (torch.arange(n) + torch.rand(1, generator=g, dtype=torch.float64)) / n
+    i = order[torch.searchsorted(ends / ends[-1], at, right=True)]
+    i = i[torch.randperm(n, generator=g)]
+    return x[i] if label is None else (x[i], label[i])
+
+def _from_weighted_rows(x, label, name, weights):
+    "The rows of x, each as often as it weighs."
+    w = _array(weights, "weights")[0].double()
+    w = check_weights(w, len(x), "weights")
+    return Sampler(partial(_draw_weighted_rows, x=x, label=label, weights=w), tuple(x.shape[1:]), name)
+
 # %% ../nbs/01d_own.ipynb #own-kinds
-def _from_arrays(x, label=None, name="data"):
+def _from_arrays(x, label=None, name="data", weights=None):
     x = _points(x, name)
-    return _from_rows(x, None if label is None else check_labels(label, len(x), name), name)
+    label = None if label is None else check_labels(label, len(x), name)
+    return _from_rows(x, label, name) if weights is None else _from_weighted_rows(x, label, name, weights)
 
 def _from_items(items, name):
     "What an iterable gave: the rows of a table, points, points with a label each, or batches."
@@ -187,15 +203,18 @@ def _is_labelled(data):
     if isinstance(data, tuple): return True
     return _is_array(data[0]) and data[0].ndim > 1 and (_is_row(data[1]) or getattr(data[1], "ndim", 0) == 1)
 
-def sampler_of(data: object,  # anything that the table of 01_data lists, but names and folders
+def sampler_of(data: object,           # anything that the table of 01_data lists, but names and folders
+               weights: object = None, # of points that are held in memory, any array of n numbers ≥ 0; None: equal ones
               ) -> Sampler:
     "Make a sampler from data or from a function."
     name = getattr(data, "__name__", type(data).__name__)
     if isinstance(data, TensorDataset) and len(data.tensors) <= 2: data = tuple(data.tensors)
     if isinstance(data, tuple) and len(data) == 1: data = data[0]
-    if isinstance(data, (Mapping, tuple)) and not _is_table(data) and not _is_row(data): return _from_arrays(*_pair(data, "data"))
-    if _is_labelled(data): return _from_arrays(*data)
-    if _is_array(data): return _from_arrays(data)
+    if isinstance(data, (Mapping, tuple)) and not _is_table(data) and not _is_row(data): return _from_arrays(*_pair(data, "data"), weights=weights)
+    if _is_labelled(data): return _from_arrays(*data, weights=weights)
+    if _is_array(data): return _from_arrays(data, weights=weights)
+    if _is_table(data): return _from_arrays(data, name=name, weights=weights)
+    if weights is not None: raise TypeError(f"weights: expected them with points in memory, got {type(data).__name__}: give an array, a table or (x, label)")
     if isinstance(data, Dataset) and not isinstance(data, IterableDataset): return _from_dataset(data, name)
     if isinstance(data, IterableDataset): data = DataLoader(data, batch_size=256)
     if isinstance(data, Iterable): return _from_iterable(data, name)

@@ -65,7 +65,7 @@ def test_killed_three_times(tmp_path, whole):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(6))
 def test_killed_five_times(tmp_path, whole, seed): killed(tmp_path, whole, 5, seed + 10)
 
 

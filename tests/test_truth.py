@@ -7,8 +7,11 @@ import pytest
 import torch
 
 from nsgf_nb.core import make_generator
+from nsgf_nb.data import get_sampler
 from nsgf_nb.estimator import SinkhornVelocity
 from nsgf_nb.particles import particle_flow
+from nsgf_nb.pool import build_pool
+from nsgf_nb.simulation import Simulation
 from nsgf_nb.terms import inner_length
 from nsgf_nb.velocity import sinkhorn_velocity
 
@@ -123,6 +126,18 @@ def test_the_relative_blur_knows_the_weights():
     _, info = SinkhornVelocity(relative_blur=0.3)(x, y, a=a, return_info=True)
     _, alone = SinkhornVelocity(relative_blur=0.3)(x[:20], y, return_info=True)
     assert math.isclose(info.potentials.eps, alone.potentials.eps, rel_tol=1e-9)
+
+
+def test_weights_of_both_ends_reach_the_pool():
+    x = torch.arange(80.0)[:, None].repeat(1, 2)
+    light = torch.cat([torch.zeros(40), torch.ones(40)])
+    source = get_sampler(x, weights=1 - light)
+    target = get_sampler(x, weights=light)
+    pool = build_pool(Simulation(source, target, SinkhornVelocity(1.0), num_steps=2, group=40, seed=0), 2, show=False)
+    path = torch.cat([shard["x"] for shard in pool.shards])
+    start, end = path[:, 0], path[:, -1]
+    assert start.max() == 39 and start.min() == 0
+    assert end.min() > 39.5 and end.max() < 79.5
 
 
 def test_the_default_blurs_converge_on_easy_data():
