@@ -69,6 +69,7 @@ export: $(INSTALLED)  ## notebooks cleaned, nsgf_nb/ and README.md written from 
 	$(BIN)/nbdev_clean
 	$(BIN)/nbdev_export
 	$(BIN)/python tools/readme.py
+	$(BIN)/python tools/sidebar.py
 
 lock: $(INSTALLED)  ## requirements-lock.txt: the versions in .venv
 	{ sed -n '/^#/p' requirements-lock.txt; $(BIN)/python -m pip freeze --exclude-editable --exclude nsgf_nb; } > .lock.tmp && mv .lock.tmp requirements-lock.txt

@@ -193,8 +193,8 @@ def tier2(device, sizes): return [fresh(large, str(device), n) for n in sizes]
 
 def large(device, n, blur=.5):
     "Streamed: ten fixed half iterations (five passes), extra memory, and the same potentials' rows in float64."
-    from nsgf_nb.kernel import Kernel, block_rows
-    from nsgf_nb.dual import State, start, sweep_direction
+    from nsgf_nb.solver.kernel import Kernel, block_rows
+    from nsgf_nb.solver.dual import State, start, sweep_direction
     device = torch.device(device)
     x, y = (z.to(device) for z in ref.inputs("8gaussians", n))
     mid = y.mean(0); x, y = (x - mid)[None], (y - mid)[None]

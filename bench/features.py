@@ -46,7 +46,7 @@ def test(net, x, label):
 
 
 def train(name, epochs, seed, folder, batch=128, lr=4e-3):
-    from nsgf_nb.classifier import LeNet
+    from nsgf_nb.evaluation.classifier import LeNet
     from nsgf_nb.core import keep_random_state, make_generator
     from nsgf_nb.files import save_tensors
     x, label = images(name, True)
@@ -84,7 +84,7 @@ def blur(x, sigma):
 def floor_curve(f, g, C, ns, repeats=10):
     "Fréchet distance between n rows of f and n of g for each n (disjoint where f is g), and what the formula for Gaussian features says"
     from nsgf_nb.core import make_generator
-    from nsgf_nb.frechet import frechet, frechet_floor
+    from nsgf_nb.evaluation.frechet import frechet, frechet_floor
     out = []
     for n in ns:
         d = []
@@ -97,10 +97,10 @@ def floor_curve(f, g, C, ns, repeats=10):
 
 
 def scores(name, n=2000):
-    from nsgf_nb.classifier import classify, lenet_features
+    from nsgf_nb.evaluation.classifier import classify, lenet_features
     from nsgf_nb.core import make_generator
     from nsgf_nb.fid import image_scores
-    from nsgf_nb.floors import nearest_distance, score_floor
+    from nsgf_nb.evaluation.copies import nearest_distance, score_floor
     features, t0 = f"lenet-{name}", time.process_time()
     (x, label), (y, _) = images(name, False), images(name, True)
     out = dict(n=n)
@@ -135,7 +135,7 @@ def scores(name, n=2000):
 
 def mirror():
     "Rates of the test for mirrored digits on MNIST's test set, and its estimates of known shares"
-    from nsgf_nb.mirrored import mirrored_share
+    from nsgf_nb.evaluation.copies import mirrored_share
     x, train = images("mnist", False)[0], images("mnist", True)[0][:20_000]
     half = len(x)//2
     mix = {s: torch.cat([x[:round(s*half)].flip(-1), x[round(s*half):half]]) for s in (.01, .03, .1)}

@@ -21,7 +21,7 @@ def row(problem, method, seed):
     from nsgf_nb.data import get_sampler
     from nsgf_nb.distances import distances, gate
     from nsgf_nb.flow import NSGF
-    from nsgf_nb.report import endless
+    from nsgf_nb.runs.report import endless
     from nsgf_nb.straight import StraightFlow
     torch.set_num_threads(1)
     code = {k: v for k, v in facts().items() if k in ("revision", "date", "torch")}  # now: the code may change while this runs

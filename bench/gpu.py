@@ -105,7 +105,7 @@ def clouds(n, m, d, seed, device, shift=1.0):
 def agreement(device, quick):
     "The true error of each backend against the plain float64 solution on the CPU, beside the stated one."
     from nsgf_nb.estimator import SinkhornVelocity
-    from nsgf_nb.terms import inner_scale
+    from nsgf_nb.transport.scale import inner_scale
     from nsgf_nb.velocity import sinkhorn_velocity
 
     sizes = ((200, 200, 2), (300, 170, 2), (256, 256, 64), (200, 256, 784))
@@ -170,8 +170,8 @@ def limit_of(d, machine_rows):
 
 def our_pass(x, y, eps, stored):
     "One evaluation of the dual's state (two half iterations) by the kernel of the package."
-    from nsgf_nb.dual import start
-    from nsgf_nb.kernel import Kernel, block_rows
+    from nsgf_nb.solver.dual import start
+    from nsgf_nb.solver.kernel import Kernel, block_rows
 
     mid = y.mean(0)
     n, m = len(x), len(y)
@@ -325,9 +325,9 @@ def trajectories(device, quick):
 
 def training(device, quick):
     "Optimiser steps a second: the MLP of the plane, the U-Nets of the images; float32, bfloat16, compiled."
-    from nsgf_nb.nets import MLP
-    from nsgf_nb.optimiser import adamw, under
-    from nsgf_nb.presets import preset_unet
+    from nsgf_nb.learning.nets import MLP
+    from nsgf_nb.learning.training import adamw, under
+    from nsgf_nb.learning.networks import preset_unet
 
     makers = {"MLP 3 × 256, 256 rows": (lambda: MLP((2,)), 256), "U-Net mnist, 128 images": (lambda: preset_unet("mnist"), 128)}
     if not quick:
@@ -377,7 +377,7 @@ def image_methods(iterations):
 def image_flow(arguments, device):
     "A flow whose U-Net is compiled on a GPU."
     from nsgf_nb.plusplus import NSGFPlusPlus
-    from nsgf_nb.presets import preset_unet
+    from nsgf_nb.learning.networks import preset_unet
     from nsgf_nb.straight import StraightFlow
 
     net = preset_unet("mnist")
@@ -401,10 +401,10 @@ def images(device, quick):
     """MNIST: each method gets the same seconds, pool included. A short fit tells its steps a second, and the learning rate's
     schedule is laid out for the steps that the seconds allow. Scores: FID-LeNet of 10 000 samples against the test images."""
     import mnist
-    from nsgf_nb.classifier import lenet_features
+    from nsgf_nb.evaluation.classifier import lenet_features
     from nsgf_nb.core import make_generator
     from nsgf_nb.data import get_sampler
-    from nsgf_nb.frechet import frechet
+    from nsgf_nb.evaluation.frechet import frechet
 
     if quick:
         digits = get_sampler("digits")(1797, make_generator(0, "split"))[0]

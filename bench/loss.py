@@ -17,8 +17,8 @@ import torch
 from record import ROOT, facts, modules, write
 
 sys.path.insert(0, str(ROOT))
-from nsgf_nb.divergence import plain_divergence, plain_gradient  # noqa: E402
-from nsgf_nb.loss import sinkhorn_divergence  # noqa: E402
+from nsgf_nb.transport.divergence import plain_divergence, plain_gradient# noqa: E402
+from nsgf_nb.sinkhorn import sinkhorn_divergence# noqa: E402
 
 OUT = Path(__file__).parent / "results" / "loss.json"
 BLUR = 0.5

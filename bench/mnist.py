@@ -83,11 +83,11 @@ class Entered(torch.nn.Module):
 def one_network(flow, data, seed, iterations=2000):
     """Fit both phases of flow with one network in natural time: below the transition it learns rows of the pool, above it rows of lines, as many of each kind as two networks
     see. The lines begin at what a first phase of its own makes of the source, which is fitted before and costs extra"""
-    from nsgf_nb.nets import Field
-    from nsgf_nb.particles import natural_time, step_sizes
-    from nsgf_nb.presets import make_network
-    from nsgf_nb.simulation import ends
-    from nsgf_nb.training import train
+    from nsgf_nb.learning.nets import Field
+    from nsgf_nb.transport.clock import natural_time, step_sizes
+    from nsgf_nb.learning.networks import make_network
+    from nsgf_nb.sets.ends import ends
+    from nsgf_nb.learning.training import train
     first, straight = flow.sinkhorn, flow.straight
     tau = natural_time(step_sizes(first.num_steps, first.step_size))[-1]
     straight.start = first.fit(data, seed=seed, progress=False)
@@ -181,9 +181,9 @@ def make(arguments):
 
 def scored(flow, real, nfes, n, seed, full=False):
     "Scores by number of calls and solver"
-    from nsgf_nb.classifier import lenet_features
+    from nsgf_nb.evaluation.classifier import lenet_features
     from nsgf_nb.fid import image_scores
-    from nsgf_nb.frechet import frechet
+    from nsgf_nb.evaluation.frechet import frechet
     out, features = {}, lenet_features(real)
     for nfe in nfes:
         for solver in ("euler", "midpoint"):
@@ -219,7 +219,7 @@ def place(folder, method, what): return folder/f"{method.replace('+', 'p')}-{wha
 
 def fitted(at, arguments, seed, target, source=None):
     "The fit of a method in a folder, begun, gone on with or only read, and its CPU seconds"
-    from nsgf_nb.base import Flow
+    from nsgf_nb.learning.model import Flow
     at.mkdir(parents=True, exist_ok=True)
     done, clock = at/"model.safetensors", at/"seconds.json"
     if not done.exists():
@@ -251,7 +251,7 @@ def final(methods, folder, seed):
 
 def transport(folder):
     "Digits carried to FashionMNIST by a flow that has MNIST as its source: scores of 2000, and mean squares of the way beside those of independent and of optimal pairs"
-    from nsgf_nb.classifier import class_shares
+    from nsgf_nb.evaluation.classifier import class_shares
     from nsgf_nb.core import make_generator
     from nsgf_nb.fid import image_scores
     from nsgf_nb.files import save_tensors
@@ -273,7 +273,7 @@ def byte(x): return ((x.clamp(-1, 1) + 1)*127.5).round().to(torch.uint8)
 
 
 def finals(folder):
-    from nsgf_nb.base import Flow
+    from nsgf_nb.learning.model import Flow
     return {m: Flow.load(place(folder, m, 0)/"model.safetensors", device="cpu") for m in FINAL}
 
 
@@ -282,12 +282,12 @@ def extras(folder):
     from nsgf_nb.core import make_generator
     from nsgf_nb.estimator import SinkhornVelocity
     from nsgf_nb.files import save_tensors
-    from nsgf_nb.mirrored import mirrored_share
+    from nsgf_nb.evaluation.copies import mirrored_share
     from nsgf_nb.particles import particle_flow
-    from nsgf_nb.phase import PhasePredictor
-    from nsgf_nb.simulation import ends, group_clouds
+    from nsgf_nb.matching.phase import PhasePredictor
+    from nsgf_nb.sets.ends import ends, group_clouds
     from nsgf_nb.straight import StraightFlow
-    from nsgf_nb.training import train
+    from nsgf_nb.learning.training import train
     file, flows, test_images = RESULTS/"mnist.json", finals(folder), mnist(train=False)(10_000, make_generator(0, "test"))[0]
     train_images = mnist()(20_000, make_generator(0, "train"))[0]
     drawn = {m: flow.sample(2000, seed=0, batch_size=250, **calls(flow, 10, "euler")) for m, flow in flows.items()}
@@ -317,12 +317,12 @@ def extras(folder):
 
 def model(run):
     "10 000 samples of a run of `nsgf fit mnist --method nsgf++`, at ten and at sixty calls"
-    from nsgf_nb.base import Flow
-    from nsgf_nb.classifier import class_shares
+    from nsgf_nb.learning.model import Flow
+    from nsgf_nb.evaluation.classifier import class_shares
     from nsgf_nb.core import make_generator
     from nsgf_nb.fid import image_scores
-    from nsgf_nb.floors import nearest_distance
-    from nsgf_nb.mirrored import mirrored_share
+    from nsgf_nb.evaluation.copies import nearest_distance
+    from nsgf_nb.evaluation.copies import mirrored_share
     file, flow = RESULTS/"mnist.json", Flow.load(run/"model.safetensors", device="cpu")
     train_images, test_images = mnist()(20_000, make_generator(0, "train"))[0], mnist(train=False)(10_000, make_generator(0, "test"))[0]
     for nfe in (10, 60):

@@ -24,7 +24,7 @@ def make(seed, num_steps, **settings):
     "A small NSGF, and its source"
     from nsgf_nb.core import keep_random_state
     from nsgf_nb.flow import NSGF
-    from nsgf_nb.nets import MLP
+    from nsgf_nb.learning.nets import MLP
     source = settings.pop("source", None)
     with keep_random_state(seed): net = MLP((2,), hidden=128)
     return NSGF(num_steps=num_steps, network=net, **SMALL | settings), None if source in (None, "normal") else source
@@ -33,7 +33,7 @@ def make(seed, num_steps, **settings):
 def judge(flow, target, seed):
     "The gate, the total variation of the masses, and the mean variance within a cloud (per coordinate) for learned flow and particle flow"
     from nsgf_nb.distances import gate
-    from nsgf_nb.report import endless
+    from nsgf_nb.runs.report import endless
     x = flow.sample(20_000, seed=seed + 1000)
     g, ends = gate(target, endless(flow), seed=seed + 2000), torch.cat([flow.pool.path(b)[-1] for b in range(len(flow.pool.groups))])
     def within(z):
@@ -105,8 +105,8 @@ def along(flow, target, seed):
     "A fit of 4000 steps, watched"
     from nsgf_nb.distances import component_gate, w2
     from nsgf_nb.estimator import SinkhornVelocity
-    from nsgf_nb.matching import loss_floor
-    from nsgf_nb.simulation import Simulation, velocity_of
+    from nsgf_nb.motion.floor import loss_floor
+    from nsgf_nb.motion.simulation import Simulation, velocity_of
     out, state, start = [], {}, time.perf_counter()
     def watch(row):
         if not state:

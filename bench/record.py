@@ -47,8 +47,10 @@ def locked(path, **empty):
 
 def _source(module, at=None):
     "Text of a module of nsgf_nb, now or at a commit; None where it is not there"
-    if at is None: path = ROOT/"nsgf_nb"/f"{module}.py"; return path.read_text(encoding="utf-8") if path.exists() else None
-    run = subprocess.run(["git", "show", f"{at}:nsgf_nb/{module}.py"], capture_output=True, text=True, cwd=ROOT)
+    name = f"nsgf_nb/{module.replace('.', '/')}.py"
+    if at is None:
+        return (ROOT/name).read_text(encoding="utf-8") if (ROOT/name).exists() else None
+    run = subprocess.run(["git", "show", f"{at}:{name}"], capture_output=True, text=True, cwd=ROOT)
     return run.stdout if run.returncode == 0 else None
 
 
@@ -60,6 +62,28 @@ def _code(tree):
     return ast.dump(tree)
 
 
+def _imports(name, tree, at):
+    "Modules of nsgf_nb that a module imports, with dots and without the package's name"
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (a.name.removeprefix("nsgf_nb.") for a in node.names if a.name.startswith("nsgf_nb."))
+        if not isinstance(node, ast.ImportFrom):
+            continue
+        if node.level:
+            above = name.split(".")[:-node.level]
+        elif (node.module or "").split(".")[0] == "nsgf_nb":
+            above = []
+        else:
+            continue
+        inner = (node.module or "").removeprefix("nsgf_nb").strip(".")
+        target = ".".join([*above, *filter(None, [inner])])
+        if _source(target, at) is not None:
+            yield target
+        else:
+            candidates = [".".join(filter(None, [target, a.name])) for a in node.names]
+            yield from (c for c in candidates if _source(c, at) is not None)
+
+
 def modules(*names, at=None):
     "Hashes of the code of modules of nsgf_nb and of all modules of it that they import, now or at a commit"
     found, todo = {}, list(names)
@@ -69,11 +93,7 @@ def modules(*names, at=None):
         text = _source(name, at)
         if text is None: raise FileNotFoundError(f"nsgf_nb.{name}: no such module" + (f" at {at}" if at else ""))
         tree = ast.parse(text)
-        for node in ast.walk(tree):
-            if isinstance(node, ast.ImportFrom) and (node.level or (node.module or "").split(".")[0] == "nsgf_nb"):
-                inner = (node.module or "") if node.level else node.module.partition(".")[2]
-                todo += [inner.split(".")[0]] if inner else [a.name for a in node.names if _source(a.name, at) is not None]
-            if isinstance(node, ast.Import): todo += [a.name.split(".")[1] for a in node.names if a.name.startswith("nsgf_nb.")]
+        todo += _imports(name, tree, at)
         found[name] = hashlib.sha256(_code(tree).encode()).hexdigest()[:12]
     return dict(sorted(found.items()))
 

@@ -38,7 +38,7 @@ class Judge:
         self.floor["sinkhorn"] = self._divergence(other)
 
     def _divergence(self, xs):
-        from nsgf_nb.loss import sinkhorn_divergence
+        from nsgf_nb.sinkhorn import sinkhorn_divergence
         return [sinkhorn_divergence(a[:300]/self.sigma, b[:300]/self.sigma, .1, tol=1e-4).item() for a, b in zip(xs[:2], self.y)]
 
     def __call__(self, x):
@@ -55,8 +55,8 @@ class Judge:
 
 def fitted(method, problem, seed, rate, steps, folder):
     "A flow, and the CPU seconds of its fit; from the folder where it is there"
-    from nsgf_nb.base import Flow
-    from nsgf_nb.baselines import Interpolant, OneStep
+    from nsgf_nb.learning.model import Flow
+    from nsgf_nb.matching.interpolants import Interpolant, OneStep
     from nsgf_nb.flow import NSGF
     from nsgf_nb.straight import StraightFlow
     file = folder/f"{method} {problem} {seed} {rate} {steps}.safetensors"
@@ -93,7 +93,7 @@ def scores(flow, judge, nfes, seed):
 
 def networks(problem, seed, steps, folder, chosen, put):
     "All rows of a problem and a seed that have a network"
-    from nsgf_nb.baselines import DDIM, DDPM
+    from nsgf_nb.matching.interpolants import DDIM, DDPM
     from nsgf_nb.straight import StraightFlow
     judge, start = Judge(PROBLEMS[problem][0], seed + 5000, pairs=5 if steps > 1000 else 2), seed + 1000
     def row(method, make):
@@ -126,10 +126,10 @@ def networks(problem, seed, steps, folder, chosen, put):
 def particles(problem, seed, judge, row):
     "Flows without a network, 1000 particles to 1000 points: what they know of the target is these points"
     from nsgf_nb.core import make_generator
-    from nsgf_nb.discrepancies import directions, energy_velocity, sliced_wasserstein_velocity
+    from nsgf_nb.motion.functionals import directions, energy_velocity, sliced_wasserstein_velocity
     from nsgf_nb.estimator import SinkhornVelocity
     from nsgf_nb.particles import particle_flow
-    from nsgf_nb.simulation import ends, group_clouds
+    from nsgf_nb.sets.ends import ends, group_clouds
     source, target, _, _, sigma = ends(*PROBLEMS[problem], seed)
     fresh = make_generator(seed, "slices")
     kinds = {"Sinkhorn": (SinkhornVelocity(.1*sigma.item()), None, (5, 10)), "energy": (energy_velocity, .1, (100,)), "sliced": (lambda x, y: sliced_wasserstein_velocity(x, y, directions(2, 32, fresh)), None, (10, 100))}

@@ -30,7 +30,7 @@ def speed():
     from nsgf_nb.data import get_sampler
     from nsgf_nb.estimator import SinkhornVelocity
     from nsgf_nb.flow import NSGF
-    from nsgf_nb.simulation import Simulation
+    from nsgf_nb.motion.simulation import Simulation
     out = []
     images = Simulation(get_sampler("normal", shape=CIFAR["shape"], std=.5), get_sampler("normal", shape=CIFAR["shape"], std=.25), SinkhornVelocity(2.), 5, .2, 128)
     for name, sim in {"d = 3072, n = 128, 5 steps (normal laws)": images}.items():
@@ -77,11 +77,11 @@ def cached(folder):
 
 def train_from(folder, memory, steps, warm):
     "Rows per second of training and resident memory; the pool on the disk, or read whole"
-    from nsgf_nb.nets import MLP
+    from nsgf_nb.learning.nets import MLP
     from nsgf_nb.processes import batch_part
-    from nsgf_nb.shards import open_pool
-    from nsgf_nb.shuffle import BlockShuffle
-    from nsgf_nb.training import train
+    from nsgf_nb.motion.shards import open_pool
+    from nsgf_nb.motion.shuffle import BlockShuffle
+    from nsgf_nb.learning.training import train
     pool = open_pool(folder)
     if memory: pool = pool.in_memory()
     draw, net, most = BlockShuffle(pool, 256, seed=0), MLP(CIFAR["shape"], hidden=256, layers=3), [0]
@@ -99,7 +99,7 @@ def train_from(folder, memory, steps, warm):
 
 
 def disk(gigabytes, scratch, pairs, steps=400, warm=60):
-    from nsgf_nb.shards import build_shards
+    from nsgf_nb.motion.shards import build_shards
     folder = Path(tempfile.mkdtemp(dir=scratch))
     try:
         t = time.perf_counter(); pool = build_shards(Noise(), folder/"pool", int(gigabytes*1e9/(128*6*3072*4)), show=False); wrote = time.perf_counter() - t
@@ -128,7 +128,7 @@ def hit(problem, method, seed, checks=10):
     from nsgf_nb.data import get_sampler
     from nsgf_nb.distances import gate
     from nsgf_nb.flow import NSGF
-    from nsgf_nb.report import endless
+    from nsgf_nb.runs.report import endless
     from nsgf_nb.straight import StraightFlow
     torch.set_num_threads(1)
     code, target = dict(revision=revision()), get_sampler(problem)

@@ -38,7 +38,7 @@ def frame_of(d, generator):
 def flows(seed, d, iterations):
     from nsgf_nb.core import keep_random_state
     from nsgf_nb.flow import NSGF
-    from nsgf_nb.nets import MLP
+    from nsgf_nb.learning.nets import MLP
     from nsgf_nb.straight import StraightFlow
     with keep_random_state(seed): nets = {m: MLP((d,), hidden=128) for m in METHODS}
     sinkhorn = dict(num_steps=STEPS, group=500, pool_size=3000, iterations=iterations, batch_size=128)

@@ -11,7 +11,7 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 from nsgf_nb.core import keep_random_state
-from nsgf_nb.presets import preset_unet
+from nsgf_nb.learning.networks import preset_unet
 from record import facts, write
 
 VARIANTS = {"`mnist`": {}, "`mnist`, not channels_last": dict(format=torch.contiguous_format), "`mnist`, bfloat16": dict(half=True), "`mnist`, bfloat16, not channels_last": dict(half=True, format=torch.contiguous_format),

@@ -20,7 +20,7 @@ def one(problem, seed, iterations):
     from nsgf_nb.data import get_sampler
     from nsgf_nb.distances import gate
     from nsgf_nb.flow import NSGF
-    from nsgf_nb.report import endless
+    from nsgf_nb.runs.report import endless
     torch.set_num_threads(1)
     code, target, out = dict(revision=revision()), get_sampler(problem), []
     for pool, settings in POOLS.items():

@@ -22,7 +22,7 @@ WIDENED = {8: 2.365/1.960*(8/7)**.5, 20: 2.093/1.960*(20/19)**.5}
 
 def mass_reach(problem):
     "Half width of the interval of the total variation"
-    from nsgf_nb.components import _mass_interval
+    from nsgf_nb.distances import _mass_interval
     from nsgf_nb.data import get_sampler
     weights = get_sampler(problem.split(" → ")[-1]).weights.double()
     tv, low, high = _mass_interval(20_000*weights, weights, seed=0)
@@ -31,7 +31,7 @@ def mass_reach(problem):
 
 def judged(gate, problem, bound):
     "A recorded gate with its verdict"
-    from nsgf_nb.gates import MASS_BOUND, verdict
+    from nsgf_nb.distances import MASS_BOUND, verdict
     gate = dict(gate)
     gate.setdefault("bound", bound)
     if "verdict" not in gate:                       # of the earlier rule

@@ -1,1 +1,39 @@
+"""Neural Sinkhorn Gradient Flows, and the family of Wasserstein gradient flows around them.
+
+The main names stand here, and each is imported when it is first asked for: `import nsgf_nb` loads no torch.
+"""
+from importlib import import_module
+
 __version__ = "0.1.0"
+
+# module: the names that the package lends from it. A new member of the family adds a row.
+PUBLIC = {
+    "data": ("Sampler", "get_sampler"),
+    "sinkhorn": ("sinkhorn_divergence", "sinkhorn_potentials", "transport_plan"),
+    "velocity": ("entropic_map", "sinkhorn_velocity"),
+    "estimator": ("SinkhornVelocity", "VelocityInfo"),
+    "particles": ("particle_flow",),
+    "learning.model": ("Flow",),
+    "learning.nets": ("MLP",),
+    "learning.unet": ("UNet",),
+    "flow": ("NSGF",),
+    "straight": ("StraightFlow",),
+    "plusplus": ("NSGFPlusPlus", "SampleInfo"),
+    "matching.interpolants": ("OneStep", "Interpolant", "DDIM", "DDPM"),
+    "distances": ("gate", "mmd", "w2", "w2_floor"),
+}
+_MODULE_OF = {name: module for module, names in PUBLIC.items() for name in names}
+_DOORS = ("cli", "data", "distances", "estimator", "fid", "flow", "particles", "plot", "plusplus", "sinkhorn", "straight", "velocity")
+__all__ = sorted(_MODULE_OF)
+
+
+def __getattr__(name):
+    if name in _DOORS:
+        return import_module(f"nsgf_nb.{name}")
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module 'nsgf_nb' has no attribute {name!r}")
+    return getattr(import_module(f"nsgf_nb.{_MODULE_OF[name]}"), name)
+
+
+def __dir__():
+    return sorted({*globals(), *__all__, *_DOORS})

@@ -13,7 +13,7 @@ from PIL import Image
 
 from nsgf_nb.cli import FILES, main
 from nsgf_nb.files import load_tensors
-from nsgf_nb.run import alone
+from nsgf_nb.runs.run import alone
 from waiting import ENV, HANGS
 
 TINY = ["--set", "num_steps=3", "pool_size=384", "group=128", "iterations=60", "batch_size=32"]

@@ -15,18 +15,18 @@ import pytest
 import torch
 from torch.utils.data import TensorDataset
 
-from nsgf_nb import base
+from nsgf_nb.learning import model
 from nsgf_nb.core import check_count, keep_random_state, make_generator, pick_device
 from nsgf_nb.data import affine, get_sampler
 from nsgf_nb.distances import component_gate, distances, mmd, w2
 from nsgf_nb.estimator import SinkhornVelocity
 from nsgf_nb.files import load_tensors, save_tensors
 from nsgf_nb.flow import NSGF, Flow
-from nsgf_nb.loss import sinkhorn_divergence
-from nsgf_nb.nets import MLP
+from nsgf_nb.sinkhorn import sinkhorn_divergence
+from nsgf_nb.learning.nets import MLP
 from nsgf_nb.particles import particle_flow
-from nsgf_nb.pool import build_pool
-from nsgf_nb.sinkhorn import sinkhorn_potentials
+from nsgf_nb.motion.pool import build_pool
+from nsgf_nb.transport.entropic import sinkhorn_potentials
 from nsgf_nb.straight import StraightFlow
 from nsgf_nb.velocity import sinkhorn_velocity
 
@@ -233,7 +233,7 @@ def test_bad_input_gets_one_sentence(call, kind, sentence):
 @pytest.mark.parametrize("change", [dict(ema=1.), dict(ema="slow"), dict(tol=0), dict(lr=0), dict(self_term="no"), dict(blur=0)], ids=str)
 def test_no_work_is_done_before_the_sentence(change, monkeypatch):
     "Hyper-parameters are refused by the constructor"
-    monkeypatch.setattr(base, "train", lambda *_, **__: pytest.fail("training began"))
+    monkeypatch.setattr(model, "train", lambda *_, **__: pytest.fail("training began"))
     with pytest.raises((ValueError, TypeError)): small(**change)
 
 

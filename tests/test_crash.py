@@ -13,7 +13,7 @@ import torch
 
 from nsgf_nb.cli import FILES, main
 from nsgf_nb.files import load_tensors
-from nsgf_nb.shards import verify_pool
+from nsgf_nb.motion.shards import verify_pool
 from waiting import ENV, HANGS
 
 COMMAND = [sys.executable, "-c", "import sys; from nsgf_nb.cli import main; sys.exit(main())"]

@@ -5,7 +5,7 @@ import warnings
 import pytest
 import torch
 
-from nsgf_nb.dual import rms
+from nsgf_nb.core import rms
 from nsgf_nb.estimator import SinkhornVelocity
 
 

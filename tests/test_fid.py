@@ -5,7 +5,7 @@ import os
 import pytest
 import torch
 
-from nsgf_nb.classifier import CLASSIFIERS, classify, load_classifier
+from nsgf_nb.evaluation.classifier import CLASSIFIERS, classify, load_classifier
 from nsgf_nb.core import make_generator
 from nsgf_nb.data import get_sampler
 

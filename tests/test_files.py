@@ -15,20 +15,20 @@ from PIL import Image
 from safetensors.torch import save as to_bytes
 from torch import nn
 
-from nsgf_nb import classifier
-from nsgf_nb.base import Flow
+from nsgf_nb.evaluation import classifier
+from nsgf_nb.learning.model import Flow
 from nsgf_nb.cli import main
 from nsgf_nb.data import get_sampler
 from nsgf_nb.estimator import SinkhornVelocity
 from nsgf_nb.files import load_tensors, read_header, save_tensors
 from nsgf_nb.flow import NSGF
-from nsgf_nb.nets import MLP
+from nsgf_nb.learning.nets import MLP
 from nsgf_nb.plusplus import NSGFPlusPlus
-from nsgf_nb.report import summary
-from nsgf_nb.run import _read_history, fit_run, load_run, make_settings, open_data, read_settings
+from nsgf_nb.runs.report import summary
+from nsgf_nb.runs.run import _read_history, fit_run, load_run, make_settings, open_data, read_settings
 from nsgf_nb.files import read_json, reading
-from nsgf_nb.shards import build_shards, describe_pool, open_pool, verify_pool
-from nsgf_nb.simulation import Simulation
+from nsgf_nb.motion.shards import build_shards, describe_pool, open_pool, verify_pool
+from nsgf_nb.motion.simulation import Simulation
 from nsgf_nb.straight import StraightFlow
 
 SMALL = dict(num_steps=2, group=64, pool_size=256, iterations=40, batch_size=32)

@@ -14,8 +14,8 @@ import pytest
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
-NOTEBOOKS = sorted(p for p in (ROOT / "nbs").glob("*.ipynb"))  # tutorials record runs of hours: they carry a stamp
-TUTORIALS = sorted((ROOT / "nbs" / "tutorials").glob("*.ipynb"))
+TUTORIALS = sorted((ROOT / "nbs" / "tutorials").glob("*.ipynb"))  # they record runs of hours, and carry a stamp
+NOTEBOOKS = sorted(p for p in (ROOT / "nbs").rglob("*.ipynb") if p not in TUTORIALS and not any(part[0] in "._" for part in p.relative_to(ROOT).parts))
 NUMBER = re.compile(r"(?<![\w.])[-+]?\d+(?:\.\d*)?(?:e[-+]?\d+)?", re.I)
 sys.path[:0] = [str(ROOT / "tools"), str(ROOT / "bench")]
 
@@ -78,9 +78,9 @@ def test_recorded_outputs_are_fresh(path, tmp_path):
     nb = json.loads(path.read_text(encoding="utf-8"))
     for c in nb["cells"]:
         if re.search(r"^#\| *cuda\b", "".join(c["source"]), re.M): c["source"], c["outputs"] = "", []
-    copy = tmp_path / "nbs" / path.name
+    copy = tmp_path / path.relative_to(ROOT)
     copy.write_text(json.dumps(nb))
-    pictures = [name for c in nb["cells"] if c["cell_type"] == "code" for name in re.findall(r'"(images/[\w.-]+)"', "".join(c["source"]))]
+    pictures = [name for c in nb["cells"] if c["cell_type"] == "code" for name in re.findall(r'"(?:\.\./)?(images/[\w.-]+)"', "".join(c["source"]))]
     for name in pictures: (tmp_path / "nbs" / name).unlink()
     nbtext.run(copy)
     other = "; ".join(locked()) or "the versions are those of requirements-lock.txt"
@@ -100,7 +100,7 @@ def stamped(path):
     "Revision and modules of a recorded tutorial, from its outputs"
     text = "\n".join(printed(c) for c in json.loads(path.read_text(encoding="utf-8"))["cells"] if c["cell_type"] == "code")
     facts = re.search(r"Recorded at revision (?P<revision>\w+)\+? on (?P<date>[\d-]+), (?P<machine>[^*]+?), Python .*? in (?P<seconds>\d+) s", text)
-    return facts and facts.groupdict() | dict(modules=dict(re.findall(r"`(\w+):([0-9a-f]{12})`", text)))
+    return facts and facts.groupdict() | dict(modules=dict(re.findall(r"`([\w.]+):([0-9a-f]{12})`", text)))
 
 
 @pytest.mark.parametrize("path", TUTORIALS, ids=lambda p: p.name)

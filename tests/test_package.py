@@ -14,7 +14,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "nsgf_nb"
-MODULES = sorted(p.stem for p in PACKAGE.glob("*.py") if p.stem[0] != "_")
+MODULES = sorted(".".join(p.relative_to(PACKAGE).with_suffix("").parts) for p in PACKAGE.rglob("*.py") if p.stem[0] != "_")
 SETTINGS = configparser.ConfigParser(delimiters=["="])
 SETTINGS.read(ROOT / "settings.ini", encoding="utf-8")
 SETTINGS = SETTINGS["DEFAULT"]
@@ -57,7 +57,7 @@ def test_import_leaves_gpu_random_state_and_defaults_alone(imported): assert imp
 @pytest.mark.parametrize("module", MODULES)
 def test_module_loads_no_code_and_no_fastcore(module):
     "Loading never executes code: no pickle, no torch.load, no eval; nothing of nbdev at run time"
-    tree = ast.parse((PACKAGE / f"{module}.py").read_text(encoding="utf-8"))
+    tree = ast.parse((PACKAGE / f"{module.replace('.', '/')}.py").read_text(encoding="utf-8"))
     imported = {a.name for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names}
     imported |= {n.module for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) and not n.level}
     assert not {m.split(".")[0] for m in imported} & {"pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal", "fastcore", "nbdev", "execnb", "IPython"}
@@ -76,7 +76,10 @@ def wheel(tmp_path_factory):
     "A wheel built from a copy of the project, so that nothing is left in it"
     pytest.importorskip("setuptools")
     src, out = tmp_path_factory.mktemp("src") / "nsgf_nb", tmp_path_factory.mktemp("wheel")
-    shutil.copytree(ROOT, src, ignore=shutil.ignore_patterns(".*", "_site", "_proc", "_docs", "node_modules", "*.egg-info", "build", "dist", "demo", "runs", "data", "__pycache__"))
+    anywhere = shutil.ignore_patterns(".*", "node_modules", "*.egg-info", "__pycache__")
+    at_the_top = {"_site", "_proc", "_docs", "build", "dist", "demo", "runs", "data"}
+    ignore = lambda folder, names: anywhere(folder, names) | (at_the_top if Path(folder) == ROOT else set())
+    shutil.copytree(ROOT, src, ignore=ignore)
     p = subprocess.run([sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", out, src], text=True, capture_output=True)
     assert p.returncode == 0, p.stdout + p.stderr
     return zipfile.ZipFile(next(out.glob("*.whl")))
@@ -85,7 +88,8 @@ def wheel(tmp_path_factory):
 def test_wheel_holds_the_package_and_nothing_else(wheel):
     names = wheel.namelist()
     assert {n.split("/")[0] for n in names} == {"nsgf_nb", f"nsgf_nb-{SETTINGS['version']}.dist-info"}
-    assert {Path(n).stem for n in names if re.fullmatch(r"nsgf_nb/[a-z]\w*\.py", n)} == set(MODULES)
+    inside = {n.removeprefix("nsgf_nb/").removesuffix(".py").replace("/", ".") for n in names if n.startswith("nsgf_nb/") and n.endswith(".py")}
+    assert {m for m in inside if m.rpartition(".")[2][0] != "_"} == set(MODULES)
     assert "nsgf_nb/py.typed" in names and any(n.endswith("LICENSE") for n in names)
     assert not [n for n in names if n.endswith((".ipynb", ".pyc", ".png"))]
     weights = {n: wheel.getinfo(n).file_size for n in names if n.startswith("nsgf_nb/weights/")}

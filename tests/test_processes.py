@@ -13,9 +13,9 @@ import torch
 
 from nsgf_nb.core import keep_random_state, make_generator
 from nsgf_nb.files import load_tensors, save_tensors
-from nsgf_nb.nets import MLP
+from nsgf_nb.learning.nets import MLP
 from nsgf_nb.processes import batch_part, shared, together, world
-from nsgf_nb.training import train
+from nsgf_nb.learning.training import train
 from waiting import ENV, HANGS
 
 COMMAND = [sys.executable, "-c", "import sys; from nsgf_nb.cli import main; sys.exit(main())"]

@@ -20,10 +20,12 @@ def read(name): return (ROOT / name).read_text(encoding="utf-8")
 
 def files():
     "Text files of the project, notebooks apart (tests/test_notebooks.py)"
-    skip = {"node_modules", ".venv", ".git", "demo", "runs", "data", "build", "dist", "_site", "_proc", "_docs", "_local", "__pycache__", ".pytest_cache"}
+    anywhere = {"node_modules", "__pycache__"}
+    at_the_top = {"demo", "runs", "data", "build", "dist", "_site", "_proc", "_docs", "_local"}
     for p in sorted(ROOT.rglob("*")):
         parts = p.relative_to(ROOT).parts
-        if p.is_file() and p.suffix in TEXT and not skip & set(parts) and not any(x.startswith(".venv") or x.endswith(".egg-info") for x in parts): yield p
+        hidden = any(x[0] == "." or x.endswith(".egg-info") for x in parts[:-1])
+        if p.is_file() and p.suffix in TEXT and not hidden and not anywhere & set(parts) and parts[0] not in at_the_top: yield p
 
 
 def test_license(): assert "Apache License" in read("LICENSE") and "Version 2.0" in read("LICENSE") and len(read("LICENSE").split()) > 1500

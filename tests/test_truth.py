@@ -10,9 +10,9 @@ from nsgf_nb.core import make_generator
 from nsgf_nb.data import get_sampler
 from nsgf_nb.estimator import SinkhornVelocity
 from nsgf_nb.particles import particle_flow
-from nsgf_nb.pool import build_pool
-from nsgf_nb.simulation import Simulation
-from nsgf_nb.terms import inner_length
+from nsgf_nb.motion.pool import build_pool
+from nsgf_nb.motion.simulation import Simulation
+from nsgf_nb.transport.scale import inner_length
 from nsgf_nb.velocity import sinkhorn_velocity
 
 

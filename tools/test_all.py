@@ -84,7 +84,7 @@ def clean(copy):
 def exported(copy):
     "gate: nsgf_nb is what the notebooks export"
     for p in (copy / "nsgf_nb").rglob("*.py"):  # a module whose notebook is gone would survive an export
-        if p.name != "__init__.py": p.unlink()
+        if p != copy / "nsgf_nb/__init__.py": p.unlink()
     rc, _, text = run("nbdev_export", cwd=copy)
     gone = lambda n: "no notebook exports it, delete it" if not (copy / n).exists() else "stale, run `make export`"
     return [text] if rc else [f"{n}: {gone(n)}" for n in changed(copy, "nsgf_nb", "*.py")]
@@ -96,6 +96,12 @@ def readme(copy):
     if rc: return [both]
     same = (ROOT / "README.md").exists() and (ROOT / "README.md").read_text(encoding="utf-8") == text
     return [] if same else ["README.md is stale: run `make export`"]
+
+
+def sidebar(copy):
+    "gate: nbs/sidebar.yml is what the folders say"
+    rc, _, text = run(sys.executable, "tools/sidebar.py", cwd=copy)
+    return [text] if rc else [f"{n} is stale: run `make export`" for n in changed(copy, "nbs", "sidebar.yml")]
 
 
 def readable(copy):
@@ -195,7 +201,7 @@ def main(flag=None):
     if flag: nbs = [p for p in nbs if flagged(p)[flag]]
     with tempfile.TemporaryDirectory() as tmp, ThreadPoolExecutor(WORKERS) as pool:
         copy = copy_of_project(Path(tmp) / ROOT.name)
-        results = [] if flag else [timed(g.__doc__, lambda: verdict(g.__doc__, g(copy))) for g in (clean, exported, readme, readable)]
+        results = [] if flag else [timed(g.__doc__, lambda: verdict(g.__doc__, g(copy))) for g in (clean, exported, readme, sidebar, readable)]
         steps = [("tests", lambda: tests(flag))] + ([] if flag else [("site", lambda: site(copy))])
         steps += [(p.name, lambda p=p: notebook(p, flag)) for p in sorted(nbs, key=lambda p: "tutorials" not in p.parts)]  # the long ones first, so that both workers end together
         results += pool.map(lambda s: timed(*s), steps)
