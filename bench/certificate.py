@@ -113,9 +113,8 @@ def checker():
 
 
 def main():
-    import torch
-
     import problems
+    import torch
     import verdict
 
     torch.set_num_threads(1)

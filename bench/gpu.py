@@ -8,10 +8,10 @@ A part gives rows, and each row is written to --out (bench/results/gpu.json) whe
 loses one row. A part that fails says so in the file, and the next one begins. A part begins only while there is time, and it stops
 between two rows when its share is used up. Seconds are medians between synchronisations. The images are read from $NSGF_DATA
 (else ./data), as torchvision keeps them; `bench/gpu_pack.sh FOLDER` gathers what a machine without a network needs."""
+
 import argparse
 import json
 import math
-import os
 import subprocess
 import time
 import traceback
@@ -19,9 +19,8 @@ import warnings
 from importlib.util import find_spec
 from pathlib import Path
 
-import torch
-
 import make_reference as reference
+import torch
 from estimator import methods, timed
 from record import ROOT, facts, write
 
@@ -78,7 +77,9 @@ def machine(device, quick):
         p = torch.randn(size, size, device=device).to(dtype)
         q = torch.randn(size, size, device=device).to(dtype)
         took = seconds_of(lambda: p @ q, device)
-        yield dict(what=f"product of matrices, {name}, operations a second", value=2 * size**3 / took)
+        yield dict(
+            what=f"product of matrices, {name}, operations a second", value=2 * size**3 / took
+        )
     torch.backends.cuda.matmul.allow_tf32 = False
     if device.type == "cuda":
         some = torch.rand(2**20, device=device)
@@ -112,7 +113,10 @@ def agreement(device, quick):
     rivals = ["geomloss"] if find_spec("geomloss") else []
     if device.type == "cuda" and find_spec("flash_sinkhorn"):
         rivals.append("flash")
-    for backends in (("dense", "stream"), rivals):  # the rivals last: flash-sinkhorn tunes itself for half a minute a shape
+    for backends in (
+        ("dense", "stream"),
+        rivals,
+    ):  # the rivals last: flash-sinkhorn tunes itself for half a minute a shape
         for n, m, d in sizes[:2] if quick else sizes:
             x, y = clouds(n, m, d, seed=n + d, device=device)
             for r in (0.5, 0.2):
@@ -144,7 +148,9 @@ def batch(device, quick):
         together = seconds_of(lambda: velocity(x, y, batched=True), device, repeats=3)
         v = velocity(x, y, batched=True)
         few = min(count, 12)
-        single = seconds_of(lambda: [velocity(p, q) for p, q in pairs[:few]], device, repeats=1) / few
+        single = (
+            seconds_of(lambda: [velocity(p, q) for p, q in pairs[:few]], device, repeats=1) / few
+        )
         off = max((v[i] - velocity(*pairs[i])).abs().max().item() for i in range(few))
         yield dict(
             problems=count, n=n, blur=blur, seconds=together, seconds_of_one=single,
@@ -205,7 +211,16 @@ def pairs(device, quick):
         rate = n * n / seconds
         limit, binds = limit_of(d, bounds)
         share = None if limit is None else rate / limit
-        return dict(n=n, d=d, method=method, seconds=seconds, pairs=rate, limit=limit, binds=binds, share=share)
+        return dict(
+            n=n,
+            d=d,
+            method=method,
+            seconds=seconds,
+            pairs=rate,
+            limit=limit,
+            binds=binds,
+            share=share,
+        )
 
     def problem(n, d):
         return *clouds(n, n, d, seed=d, device=device), 0.25 * d / 2
@@ -326,10 +341,13 @@ def trajectories(device, quick):
 def training(device, quick):
     "Optimiser steps a second: the MLP of the plane, the U-Nets of the images; float32, bfloat16, compiled."
     from nsgf_nb.learning.nets import MLP
-    from nsgf_nb.learning.training import adamw, under
     from nsgf_nb.learning.networks import preset_unet
+    from nsgf_nb.learning.training import adamw, under
 
-    makers = {"MLP 3 × 256, 256 rows": (lambda: MLP((2,)), 256), "U-Net mnist, 128 images": (lambda: preset_unet("mnist"), 128)}
+    makers = {
+        "MLP 3 × 256, 256 rows": (lambda: MLP((2,)), 256),
+        "U-Net mnist, 128 images": (lambda: preset_unet("mnist"), 128),
+    }
     if not quick:
         makers["U-Net cifar10, 128 images"] = (lambda: preset_unet("cifar10"), 128)
     shapes = {"MLP": (2,), "U-Net mnist": (1, 28, 28), "U-Net cifar10": (3, 32, 32)}
@@ -353,20 +371,34 @@ def training(device, quick):
                 synchronize(device)
                 first = time.perf_counter() - begin
                 took = seconds_of(step, device, repeats=3, inner=2 if quick else 20)
-                yield dict(what=name, precision=precision, compiled=compiled, steps=1 / took, first_step=first)
+                yield dict(
+                    what=name,
+                    precision=precision,
+                    compiled=compiled,
+                    steps=1 / took,
+                    first_step=first,
+                )
 
 
 # --- images -----------------------------------------------------------------------------------
 
-IMAGE_SECONDS = 60  # of training a method gets: three methods, their samples and scores in eight minutes
+IMAGE_SECONDS = (
+    60  # of training a method gets: three methods, their samples and scores in eight minutes
+)
 IMAGE_CALLS = (5, 10, 20, 60)
 
 
 def image_methods(iterations):
     "Arguments of each method for so many optimiser steps of the U-Net; the same network and batch for all."
     common = dict(iterations=iterations, batch_size=128, lr=1e-3, ema=0.999, precision="bfloat16")
-    first = dict(num_steps=1, step_size=0.5, relative_blur=0.15, network="mlp", lr=4e-3, batch_size=128)
-    first |= dict(group=1024, pool_size=16384, iterations=600) if iterations > 10 else dict(group=64, pool_size=192, iterations=4)
+    first = dict(
+        num_steps=1, step_size=0.5, relative_blur=0.15, network="mlp", lr=4e-3, batch_size=128
+    )
+    first |= (
+        dict(group=1024, pool_size=16384, iterations=600)
+        if iterations > 10
+        else dict(group=64, pool_size=192, iterations=4)
+    )
     return {
         "FM": dict(coupling="independent", **common),
         "OT-CFM": dict(coupling="ot", **common),
@@ -376,15 +408,18 @@ def image_methods(iterations):
 
 def image_flow(arguments, device):
     "A flow whose U-Net is compiled on a GPU."
-    from nsgf_nb.plusplus import NSGFPlusPlus
     from nsgf_nb.learning.networks import preset_unet
+    from nsgf_nb.plusplus import NSGFPlusPlus
     from nsgf_nb.straight import StraightFlow
 
     net = preset_unet("mnist")
     if device.type == "cuda":
         net.compile()
     if "sinkhorn" in arguments:
-        return NSGFPlusPlus(**arguments | dict(straight=dict(arguments["straight"], network=net)), device=str(device))
+        return NSGFPlusPlus(
+            **arguments | dict(straight=dict(arguments["straight"], network=net)),
+            device=str(device),
+        )
     return StraightFlow(**arguments, network=net, device=str(device))
 
 
@@ -401,9 +436,10 @@ def images(device, quick):
     """MNIST: each method gets the same seconds, pool included. A short fit tells its steps a second, and the learning rate's
     schedule is laid out for the steps that the seconds allow. Scores: FID-LeNet of 10 000 samples against the test images."""
     import mnist
-    from nsgf_nb.evaluation.classifier import lenet_features
+
     from nsgf_nb.core import make_generator
     from nsgf_nb.data import get_sampler
+    from nsgf_nb.evaluation.classifier import lenet_features
     from nsgf_nb.evaluation.frechet import frechet
 
     if quick:
@@ -413,7 +449,10 @@ def images(device, quick):
         data, test = mnist.mnist(), mnist.mnist(train=False)(10_000, make_generator(1, "real"))[0]
     seconds, n = (2.0, 100) if quick else (IMAGE_SECONDS, 10_000)
     features = lenet_features(test)
-    floor = frechet(lenet_features(data[:500] if quick else data(10_000, make_generator(2, "real"))[0]), features)
+    floor = frechet(
+        lenet_features(data[:500] if quick else data(10_000, make_generator(2, "real"))[0]),
+        features,
+    )
     yield dict(method="floor", scores={"FID-LeNet": float(floor)}, n=n)
     for method in image_methods(1):
         few, many = (2, 4) if quick else (20, 120)
@@ -441,7 +480,17 @@ PARTS = dict(
     machine=machine, agreement=agreement, batch=batch, pairs=pairs, clustered=clustered,
     converged=converged, trajectories=trajectories, training=training, images=images,
 )  # fmt: skip
-SHARE = dict(machine=20, agreement=30, batch=30, pairs=60, clustered=30, converged=45, trajectories=60, training=60, images=480)
+SHARE = dict(
+    machine=20,
+    agreement=30,
+    batch=30,
+    pairs=60,
+    clustered=30,
+    converged=45,
+    trajectories=60,
+    training=60,
+    images=480,
+)
 _result, _out = {}, OUT
 
 
@@ -482,9 +531,16 @@ def _short(value):
 
 def main():
     global _out
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     p.add_argument("--minutes", type=float, default=6.0, help="after which no further part begins")
-    p.add_argument("--part", nargs="+", choices=PARTS, help="these only; default: all but images, with --quick all")
+    p.add_argument(
+        "--part",
+        nargs="+",
+        choices=PARTS,
+        help="these only; default: all but images, with --quick all",
+    )
     p.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     p.add_argument("--quick", action="store_true", help="small, every part to its end")
     p.add_argument("--out", type=Path, default=OUT)

@@ -17,8 +17,8 @@ import torch
 from record import ROOT, facts, modules, write
 
 sys.path.insert(0, str(ROOT))
-from nsgf_nb.transport.divergence import plain_divergence, plain_gradient# noqa: E402
-from nsgf_nb.sinkhorn import sinkhorn_divergence# noqa: E402
+from nsgf_nb.sinkhorn import sinkhorn_divergence  # noqa: E402
+from nsgf_nb.transport.divergence import plain_divergence, plain_gradient  # noqa: E402
 
 OUT = Path(__file__).parent / "results" / "loss.json"
 BLUR = 0.5
@@ -44,7 +44,9 @@ def seconds(**calls):
             call()
             if repeat:  # the first is for warming up
                 taken[name].append(time.process_time() - start)
-    return {k: dict(median=statistics.median(t), least=min(t), largest=max(t)) for k, t in taken.items()}
+    return {
+        k: dict(median=statistics.median(t), least=min(t), largest=max(t)) for k, t in taken.items()
+    }
 
 
 def both_ways(loss, x, y):
@@ -90,7 +92,9 @@ def methods():
         print("geomloss is not installed (extra 'compare'): its rows are left out")
         return found
     for scaling in SCALINGS:
-        found[f"SamplesLoss, scaling {scaling}"] = SamplesLoss(p=2, blur=BLUR, scaling=scaling, backend="tensorized")
+        found[f"SamplesLoss, scaling {scaling}"] = SamplesLoss(
+            p=2, blur=BLUR, scaling=scaling, backend="tensorized"
+        )
     return found
 
 
@@ -104,7 +108,9 @@ def compare():
     rows = []
     for name, loss in methods().items():
         errors = [relative(z, t) for z, t in zip(derivatives(loss, x, y, v), true)]
-        row = dict(method=name, value_error=errors[0], gradient_error=errors[1], hessian_error=errors[2])
+        row = dict(
+            method=name, value_error=errors[0], gradient_error=errors[1], hessian_error=errors[2]
+        )
         took = seconds(
             float32=both_ways(loss, *clouds(256, 255, torch.float32)),
             float64=both_ways(loss, *clouds(256, 255, torch.float64)),
@@ -114,7 +120,9 @@ def compare():
         row["batch"] = took["batch"]["median"]
         row["spread"] = {k: [t["least"], t["largest"]] for k, t in took.items()}
         rows.append(row)
-        print(f"{name:28} errors {errors[0]:.1e} {errors[1]:.1e} {errors[2]:.1e}, seconds {took['float32']['median']:.3f} {took['float64']['median']:.3f} {row['batch']:.3f}")
+        print(
+            f"{name:28} errors {errors[0]:.1e} {errors[1]:.1e} {errors[2]:.1e}, seconds {took['float32']['median']:.3f} {took['float64']['median']:.3f} {row['batch']:.3f}"
+        )
     return rows, check
 
 
@@ -126,7 +134,9 @@ def sizes():
         for name, dtype in (("float32", torch.float32), ("float64", torch.float64)):
             x, y = clouds(n, m, dtype)
             calls[name] = both_ways(ours, x, y)
-            calls[f"{name}, with a Hessian product"] = partial(derivatives, ours, x, y, torch.ones_like(x))
+            calls[f"{name}, with a Hessian product"] = partial(
+                derivatives, ours, x, y, torch.ones_like(x)
+            )
         took = seconds(**calls)
         rows.append(dict(n=n, m=m, seconds=took))
         print(f"{n} and {m}:", {k: round(t["median"], 3) for k, t in took.items()})
@@ -136,7 +146,14 @@ def sizes():
 def main():
     torch.set_num_threads(1)
     rows, check = compare()
-    result = dict(blur=BLUR, repeats=REPEATS, threads=1, methods=rows, reference_against_plain=check, sizes=sizes())
+    result = dict(
+        blur=BLUR,
+        repeats=REPEATS,
+        threads=1,
+        methods=rows,
+        reference_against_plain=check,
+        sizes=sizes(),
+    )
     write(OUT, facts("geomloss") | dict(modules=modules("loss")) | result)
 
 

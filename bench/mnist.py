@@ -13,24 +13,31 @@
 Each part goes on where it was stopped: rows that bench/results/digits.json or mnist.json hold are kept, an unfinished fit is resumed. Times are CPU seconds of
 one thread, so that other work on the machine does not count. Trials are judged against training images with samples of seed 90, final runs against the test set with
 samples of their own seed. The images are read from $NSGF_DATA (else ./data)."""
-import argparse, json, os, shutil, time, warnings
+
+import argparse
+import json
+import os
+import shutil
+import time
+import warnings
 from pathlib import Path
 
 import torch
-
 from record import ROOT, locked, modules, revision, write
 
-RESULTS = ROOT/"bench"/"results"
+RESULTS = ROOT / "bench" / "results"
 NFES = (5, 10, 20)
 
 
-def read(path): return json.loads(path.read_text()) if path.exists() else {}
+def read(path):
+    return json.loads(path.read_text()) if path.exists() else {}
 
 
 def note(file, value, *keys):
     "Put a value into a JSON file that other processes write into as well"
     with locked(file) as inner:
-        for k in keys[:-1]: inner = inner.setdefault(k, {})
+        for k in keys[:-1]:
+            inner = inner.setdefault(k, {})
         inner[keys[-1]] = value
 
 
@@ -43,23 +50,39 @@ def cpu(f):
 def calls(flow, nfe, solver):
     "Arguments of sample for at most so many calls of the velocity networks: a midpoint step takes two"
     first = flow.sinkhorn.num_steps if hasattr(flow, "sinkhorn") else 0
-    return dict(num_steps=(nfe - first)//(1 if solver == "euler" else 2), solver=solver)
+    return dict(num_steps=(nfe - first) // (1 if solver == "euler" else 2), solver=solver)
 
 
 # --- digits --------------------------------------------------------------------------------------------------------------------------
 
-BASE = dict(T=1, step_size=.2, start="sinkhorn", relative_blur=.15, self_term="same", coupling="ot")
-ABLATIONS = {"FM": None, "OT-CFM": None} | {f"T = {T}, start {start}": dict(T=T, start=start) for T in (1, 3, 5) for start in ("source", "sinkhorn")} | {
-    "blur .05": dict(relative_blur=.05), "blur .5": dict(relative_blur=.5), "blur 1": dict(relative_blur=1.), "self term masked": dict(self_term="masked"),
-    "self term two_batch": dict(self_term="two_batch"), "independent pairs": dict(coupling="independent")} | {
-    f"one network, T = {T}": dict(T=T, one=True) for T in (1, 3)} | {
-    f"two networks, 2000 steps of 32 and of 96, T = {T}": dict(T=T, small=True) for T in (1, 3)}  # the batches that one network has of each kind
+BASE = dict(
+    T=1, step_size=0.2, start="sinkhorn", relative_blur=0.15, self_term="same", coupling="ot"
+)
+ABLATIONS = (
+    {"FM": None, "OT-CFM": None}
+    | {
+        f"T = {T}, start {start}": dict(T=T, start=start)
+        for T in (1, 3, 5)
+        for start in ("source", "sinkhorn")
+    }
+    | {
+        "blur .05": dict(relative_blur=0.05),
+        "blur .5": dict(relative_blur=0.5),
+        "blur 1": dict(relative_blur=1.0),
+        "self term masked": dict(self_term="masked"),
+        "self term two_batch": dict(self_term="two_batch"),
+        "independent pairs": dict(coupling="independent"),
+    }
+    | {f"one network, T = {T}": dict(T=T, one=True) for T in (1, 3)}
+    | {f"two networks, 2000 steps of 32 and of 96, T = {T}": dict(T=T, small=True) for T in (1, 3)}
+)  # the batches that one network has of each kind
 
 
 def digits_split():
     "1297 digits to train on, 500 to test with"
     from nsgf_nb.core import make_generator
     from nsgf_nb.data import get_sampler
+
     x, _ = get_sampler("digits")(1797, make_generator(0, "split"))
     return x[:1297], x[1297:]
 
@@ -67,27 +90,57 @@ def digits_split():
 def digits_flow(name, change, iterations=2000, first=500):
     from nsgf_nb.plusplus import NSGFPlusPlus
     from nsgf_nb.straight import StraightFlow
-    if change is None: return StraightFlow("ot" if name == "OT-CFM" else "independent", iterations=iterations, batch_size=128, lr=2e-3)
+
+    if change is None:
+        return StraightFlow(
+            "ot" if name == "OT-CFM" else "independent",
+            iterations=iterations,
+            batch_size=128,
+            lr=2e-3,
+        )
     c = BASE | change
-    (first, rows), (second, lines) = ((iterations, 32), (iterations, 96)) if "small" in c else ((first, 128), (iterations - first, 128))
-    return NSGFPlusPlus(dict(num_steps=c["T"], step_size=c["step_size"], relative_blur=c["relative_blur"], self_term=c["self_term"], group=512, pool_size=8192, iterations=first, batch_size=rows, lr=2e-3),
-                        dict(coupling=c["coupling"], iterations=second, batch_size=lines, lr=2e-3), start=c["start"])
+    (first, rows), (second, lines) = (
+        ((iterations, 32), (iterations, 96))
+        if "small" in c
+        else ((first, 128), (iterations - first, 128))
+    )
+    return NSGFPlusPlus(
+        dict(
+            num_steps=c["T"],
+            step_size=c["step_size"],
+            relative_blur=c["relative_blur"],
+            self_term=c["self_term"],
+            group=512,
+            pool_size=8192,
+            iterations=first,
+            batch_size=rows,
+            lr=2e-3,
+        ),
+        dict(coupling=c["coupling"], iterations=second, batch_size=lines, lr=2e-3),
+        start=c["start"],
+    )
 
 
 class Entered(torch.nn.Module):
     "A network of natural time, asked with the time of the straight phase"
-    def __init__(self, net, tau): super().__init__(); self.net, self.tau = net, tau
-    def forward(self, x, t): return self.net(x, self.tau + (1 - self.tau)*t)
+
+    def __init__(self, net, tau):
+        super().__init__()
+        self.net, self.tau = net, tau
+
+    def forward(self, x, t):
+        return self.net(x, self.tau + (1 - self.tau) * t)
 
 
 def one_network(flow, data, seed, iterations=2000):
     """Fit both phases of flow with one network in natural time: below the transition it learns rows of the pool, above it rows of lines, as many of each kind as two networks
     see. The lines begin at what a first phase of its own makes of the source, which is fitted before and costs extra"""
     from nsgf_nb.learning.nets import Field
-    from nsgf_nb.transport.clock import natural_time, step_sizes
     from nsgf_nb.learning.networks import make_network
-    from nsgf_nb.sets.ends import ends
     from nsgf_nb.learning.training import train
+    from nsgf_nb.sets.ends import ends
+    from nsgf_nb.transport.clock import natural_time, step_sizes
+
     first, straight = flow.sinkhorn, flow.straight
     tau = natural_time(step_sizes(first.num_steps, first.step_size))[-1]
     straight.start = first.fit(data, seed=seed, progress=False)
@@ -95,14 +148,18 @@ def one_network(flow, data, seed, iterations=2000):
     first.batch_size, straight.batch_size = 32, 96
     below, knots, units, _ = first._prepare(source, *rest, seed, None, False)
     above = straight._prepare(straight._start(source), *rest, seed, None, False)[0]
+
     def rows(s, part=(0, 1)):
         (x, t, v, _), (z, r, u, _) = below(s), above(s)
-        return torch.cat([x, z]), torch.cat([t, tau + (1 - tau)*r]), torch.cat([v, u]), None
+        return torch.cat([x, z]), torch.cat([t, tau + (1 - tau) * r]), torch.cat([v, u]), None
+
     torch.manual_seed(seed)
     net, mean, sigma = make_network(None, rest[0].shape), *rest[2:]
-    train(net, rows, iterations, 2e-3, .999, seed, show=False)
+    train(net, rows, iterations, 2e-3, 0.999, seed, show=False)
     first.velocity = Field(net, mean, sigma, knots, units).eval()
-    flow.velocity = straight.velocity = Field(Entered(net, tau), mean, sigma, torch.zeros(1), torch.ones(1)).eval()
+    flow.velocity = straight.velocity = Field(
+        Entered(net, tau), mean, sigma, torch.zeros(1), torch.ones(1)
+    ).eval()
     flow.source = source
     return flow
 
@@ -111,7 +168,7 @@ def energy(x, y):
     "Energy distance without bias, E 2|x - y| - |x - x'| - |y - y'|: 0 on average for samples of the same law"
     mean = lambda u, v: torch.cdist(u.flatten(1).double(), v.flatten(1).double()).sum().item()
     n, m = len(x), len(y)
-    return 2*mean(x, y)/(n*m) - mean(x, x)/(n*(n - 1)) - mean(y, y)/(m*(m - 1))
+    return 2 * mean(x, y) / (n * m) - mean(x, x) / (n * (n - 1)) - mean(y, y) / (m * (m - 1))
 
 
 def digits(seeds, only=""):
@@ -119,113 +176,253 @@ def digits(seeds, only=""):
     their mean than the data, whose rows are beside it: the energy distance is not deceived"""
     from nsgf_nb.core import make_generator
     from nsgf_nb.distances import w2
-    file = RESULTS/"digits.json"
+
+    file = RESULTS / "digits.json"
     train, test = digits_split()
-    def judged(draws): return {"W2": [w2(x, test) for x in draws], "energy": [energy(x, test) for x in draws], "variance": [x.flatten(1).var(0).sum().item() for x in draws]}
-    real = [train[torch.randperm(len(train), generator=make_generator(r, "pick"))[:500]] for r in range(5)]
-    note(file, dict(floor=judged(real), shrunk=judged([torch.lerp(x, x.mean(0), .1) for x in real])), "real")
+
+    def judged(draws):
+        return {
+            "W2": [w2(x, test) for x in draws],
+            "energy": [energy(x, test) for x in draws],
+            "variance": [x.flatten(1).var(0).sum().item() for x in draws],
+        }
+
+    real = [
+        train[torch.randperm(len(train), generator=make_generator(r, "pick"))[:500]]
+        for r in range(5)
+    ]
+    note(
+        file,
+        dict(floor=judged(real), shrunk=judged([torch.lerp(x, x.mean(0), 0.1) for x in real])),
+        "real",
+    )
     note(file, BASE, "base")
     for name, change in ABLATIONS.items():
-        if only not in name: continue
+        if only not in name:
+            continue
         for seed in range(seeds):
-            if f"{name}/{seed}" in read(file).get("rows", {}): continue
+            if f"{name}/{seed}" in read(file).get("rows", {}):
+                continue
             flow = digits_flow(name, change)
-            _, seconds = cpu(lambda: one_network(flow, train, seed) if change and "one" in change else flow.fit(train, seed=seed, progress=False))
-            row = {str(nfe): {k: sum(v)/5 for k, v in judged(flow.sample(2500, seed=1000 + seed, **calls(flow, nfe, "euler")).split(500)).items()} for nfe in (6, 10, 20)}
-            note(file, dict(scores=row, seconds=seconds, revision=revision()), "rows", f"{name}/{seed}")
-            print(f"{name:50} seed {seed}   " + ", ".join(f"W2 {v['W2']:.3f} energy {v['energy']:.4f} at {k}" for k, v in row.items()) + f"   {seconds:.0f} s", flush=True)
+            _, seconds = cpu(
+                lambda: (
+                    one_network(flow, train, seed)
+                    if change and "one" in change
+                    else flow.fit(train, seed=seed, progress=False)
+                )
+            )
+            row = {
+                str(nfe): {
+                    k: sum(v) / 5
+                    for k, v in judged(
+                        flow.sample(2500, seed=1000 + seed, **calls(flow, nfe, "euler")).split(500)
+                    ).items()
+                }
+                for nfe in (6, 10, 20)
+            }
+            note(
+                file,
+                dict(scores=row, seconds=seconds, revision=revision()),
+                "rows",
+                f"{name}/{seed}",
+            )
+            print(
+                f"{name:50} seed {seed}   "
+                + ", ".join(
+                    f"W2 {v['W2']:.3f} energy {v['energy']:.4f} at {k}" for k, v in row.items()
+                )
+                + f"   {seconds:.0f} s",
+                flush=True,
+            )
 
 
 # --- MNIST ---------------------------------------------------------------------------------------------------------------------------
 
-def two_phases(total, T, step_size, start, coupling, first=600, lr=2e-3, ema=.99, batch_size=128):
+
+def two_phases(total, T, step_size, start, coupling, first=600, lr=2e-3, ema=0.99, batch_size=128):
     "Arguments of NSGFPlusPlus whose straight phase takes so many optimiser steps; the first phase has a small network, whose steps cost a fiftieth"
-    return dict(sinkhorn=dict(num_steps=T, step_size=step_size, relative_blur=.15, group=1024, pool_size=16384, iterations=first, lr=lr, ema=ema, batch_size=128, network="mlp"),
-                straight=dict(coupling=coupling, iterations=total, lr=lr, ema=ema, batch_size=batch_size), start=start)
+    return dict(
+        sinkhorn=dict(
+            num_steps=T,
+            step_size=step_size,
+            relative_blur=0.15,
+            group=1024,
+            pool_size=16384,
+            iterations=first,
+            lr=lr,
+            ema=ema,
+            batch_size=128,
+            network="mlp",
+        ),
+        straight=dict(coupling=coupling, iterations=total, lr=lr, ema=ema, batch_size=batch_size),
+        start=start,
+    )
 
 
-def one_phase(total, coupling, lr=2e-3, ema=.99, batch_size=128): return dict(coupling=coupling, iterations=total, lr=lr, ema=ema, batch_size=batch_size)
+def one_phase(total, coupling, lr=2e-3, ema=0.99, batch_size=128):
+    return dict(coupling=coupling, iterations=total, lr=lr, ema=ema, batch_size=batch_size)
 
 
 def _short(coupling):
     "Trials of a straight flow: learning rates, then batches of another size for the same cost"
     return {f"lr {lr:g}": one_phase(500, coupling, lr) for lr in (2e-3, 4e-3, 1e-3, 8e-3)} | {
-        f"lr {lr:g}, batches of {b}": one_phase(64000//b, coupling, lr, batch_size=b) for lr, b in ((4e-3, 64), (4e-3, 256), (4e-3, 32), (8e-3, 64), (2e-3, 64), (6e-3, 64), (2e-3, 32), (8e-3, 32))}
+        f"lr {lr:g}, batches of {b}": one_phase(64000 // b, coupling, lr, batch_size=b)
+        for lr, b in (
+            (4e-3, 64),
+            (4e-3, 256),
+            (4e-3, 32),
+            (8e-3, 64),
+            (2e-3, 64),
+            (6e-3, 64),
+            (2e-3, 32),
+            (8e-3, 32),
+        )
+    }
 
 
-TRIALS = {"FM": _short("independent"), "OT-CFM": _short("ot"),
-          "NSGF++": {f"T = {T}, step {e:g}": two_phases(460, T, e, "source", "ot", lr=4e-3) for T, e in ((1, .36), (2, .2), (1, .2))}
-                    | {f"T = {T}, step {e:g}, start sinkhorn": two_phases(460, T, e, "sinkhorn", "ot", lr=4e-3) for T, e in ((1, .3), (1, .5), (2, .2))}
-                    | {f"T = {T}, step {e:g}, start sinkhorn, batches of 64": two_phases(920, T, e, "sinkhorn", "ot", lr=4e-3, batch_size=64) for T, e in ((1, .5), (2, .2))}
-                    | {f"T = 1, step {e:g}, start sinkhorn, lr {lr:g}, batches of {b}": two_phases(58880//b, 1, e, "sinkhorn", "ot", lr=lr, batch_size=b)
-                       for e, lr, b in ((.7, 4e-3, 64), (.5, 2e-3, 64), (.5, 4e-3, 32), (.5, 2e-3, 32))}}
+TRIALS = {
+    "FM": _short("independent"),
+    "OT-CFM": _short("ot"),
+    "NSGF++": {
+        f"T = {T}, step {e:g}": two_phases(460, T, e, "source", "ot", lr=4e-3)
+        for T, e in ((1, 0.36), (2, 0.2), (1, 0.2))
+    }
+    | {
+        f"T = {T}, step {e:g}, start sinkhorn": two_phases(460, T, e, "sinkhorn", "ot", lr=4e-3)
+        for T, e in ((1, 0.3), (1, 0.5), (2, 0.2))
+    }
+    | {
+        f"T = {T}, step {e:g}, start sinkhorn, batches of 64": two_phases(
+            920, T, e, "sinkhorn", "ot", lr=4e-3, batch_size=64
+        )
+        for T, e in ((1, 0.5), (2, 0.2))
+    }
+    | {
+        f"T = 1, step {e:g}, start sinkhorn, lr {lr:g}, batches of {b}": two_phases(
+            58880 // b, 1, e, "sinkhorn", "ot", lr=lr, batch_size=b
+        )
+        for e, lr, b in ((0.7, 4e-3, 64), (0.5, 2e-3, 64), (0.5, 4e-3, 32), (0.5, 2e-3, 32))
+    },
+}
 # two trials of each method at full length: the best of the first eight and the best of all, by the geometric mean over 5, 10 and 20 calls, and what is best on digits; numbers of steps for ten minutes of one core, NSGF++ with its pool
-FINALISTS = {"FM": {"lr 0.004, batches of 32": one_phase(4300, "independent", 4e-3, ema=.998, batch_size=32), "lr 0.002, batches of 32": one_phase(4300, "independent", 2e-3, ema=.998, batch_size=32)},
-             "OT-CFM": {"lr 0.004, batches of 64": one_phase(2500, "ot", 4e-3, ema=.998, batch_size=64), "lr 0.002, batches of 32": one_phase(4300, "ot", 2e-3, ema=.998, batch_size=32)},
-             "NSGF++": {"T = 1, step 0.5, start sinkhorn, batches of 64": two_phases(2380, 1, .5, "sinkhorn", "ot", lr=4e-3, ema=.998, batch_size=64),
-                        "T = 1, step 0.5, start sinkhorn, lr 0.002, batches of 32": two_phases(4150, 1, .5, "sinkhorn", "ot", lr=2e-3, ema=.998, batch_size=32),
-                        "T = 3, step 0.2, start sinkhorn, batches of 64": two_phases(2380, 3, .2, "sinkhorn", "ot", lr=4e-3, ema=.998, batch_size=64)}}
-FINAL = {m: FINALISTS[m][name] for m, name in (("FM", "lr 0.002, batches of 32"), ("OT-CFM", "lr 0.004, batches of 64"), ("NSGF++", "T = 1, step 0.5, start sinkhorn, batches of 64"))}  # the better finalists
+FINALISTS = {
+    "FM": {
+        "lr 0.004, batches of 32": one_phase(4300, "independent", 4e-3, ema=0.998, batch_size=32),
+        "lr 0.002, batches of 32": one_phase(4300, "independent", 2e-3, ema=0.998, batch_size=32),
+    },
+    "OT-CFM": {
+        "lr 0.004, batches of 64": one_phase(2500, "ot", 4e-3, ema=0.998, batch_size=64),
+        "lr 0.002, batches of 32": one_phase(4300, "ot", 2e-3, ema=0.998, batch_size=32),
+    },
+    "NSGF++": {
+        "T = 1, step 0.5, start sinkhorn, batches of 64": two_phases(
+            2380, 1, 0.5, "sinkhorn", "ot", lr=4e-3, ema=0.998, batch_size=64
+        ),
+        "T = 1, step 0.5, start sinkhorn, lr 0.002, batches of 32": two_phases(
+            4150, 1, 0.5, "sinkhorn", "ot", lr=2e-3, ema=0.998, batch_size=32
+        ),
+        "T = 3, step 0.2, start sinkhorn, batches of 64": two_phases(
+            2380, 3, 0.2, "sinkhorn", "ot", lr=4e-3, ema=0.998, batch_size=64
+        ),
+    },
+}
+FINAL = {
+    m: FINALISTS[m][name]
+    for m, name in (
+        ("FM", "lr 0.002, batches of 32"),
+        ("OT-CFM", "lr 0.004, batches of 64"),
+        ("NSGF++", "T = 1, step 0.5, start sinkhorn, batches of 64"),
+    )
+}  # the better finalists
 
 
 def mnist(train=True, name="mnist"):
     from nsgf_nb.data import get_sampler
+
     return get_sampler(name, root=os.environ.get("NSGF_DATA", "data"), train=train, download=False)
 
 
 def make(arguments):
     from nsgf_nb.plusplus import NSGFPlusPlus
     from nsgf_nb.straight import StraightFlow
+
     return (NSGFPlusPlus if "sinkhorn" in arguments else StraightFlow)(**arguments, device="cpu")
 
 
 def scored(flow, real, nfes, n, seed, full=False):
     "Scores by number of calls and solver"
     from nsgf_nb.evaluation.classifier import lenet_features
-    from nsgf_nb.fid import image_scores
     from nsgf_nb.evaluation.frechet import frechet
+    from nsgf_nb.fid import image_scores
+
     out, features = {}, lenet_features(real)
     for nfe in nfes:
         for solver in ("euler", "midpoint"):
-            x, seconds = cpu(lambda: flow.sample(n, seed=seed, batch_size=250, **calls(flow, nfe, solver)))
-            out[f"{nfe} {solver}"] = (image_scores(x, real) if full else {"FID-LeNet": float(frechet(lenet_features(x), features))}) | dict(n=n, seconds=seconds)
+            x, seconds = cpu(
+                lambda: flow.sample(n, seed=seed, batch_size=250, **calls(flow, nfe, solver))
+            )
+            out[f"{nfe} {solver}"] = (
+                image_scores(x, real)
+                if full
+                else {"FID-LeNet": float(frechet(lenet_features(x), features))}
+            ) | dict(n=n, seconds=seconds)
     return out
 
 
 def validated(kind, method, name, arguments, flow, seconds):
     "Note what 1000 samples of a seed of their own score against training images"
     from nsgf_nb.core import make_generator
+
     scores = scored(flow, mnist()(10_000, make_generator(1, "real"))[0], NFES, 1000, 90)
-    note(RESULTS/"mnist.json", dict(arguments=arguments, seconds=seconds, scores=scores, revision=revision()), kind, method, name)
-    print(f"{method:8} {name:56} {seconds:4.0f} s   FID-LeNet " + ", ".join(f"{v['FID-LeNet']:.1f} at {k}" for k, v in scores.items()), flush=True)
+    note(
+        RESULTS / "mnist.json",
+        dict(arguments=arguments, seconds=seconds, scores=scores, revision=revision()),
+        kind,
+        method,
+        name,
+    )
+    print(
+        f"{method:8} {name:56} {seconds:4.0f} s   FID-LeNet "
+        + ", ".join(f"{v['FID-LeNet']:.1f} at {k}" for k, v in scores.items()),
+        flush=True,
+    )
 
 
 def trials(methods, only, folder):
-    file = RESULTS/"mnist.json"
+    file = RESULTS / "mnist.json"
     for method in methods:
         for name, arguments in TRIALS[method].items():
-            if only not in name or name in read(file).get("trials", {}).get(method, {}): continue
+            if only not in name or name in read(file).get("trials", {}).get(method, {}):
+                continue
             flow, at = make(arguments), place(folder, method, "trials")
             at.mkdir(parents=True, exist_ok=True)
-            if arguments.get("start") != "source": _, seconds = cpu(lambda: flow.fit(mnist(), seed=7, progress=False))
-            else:                                                            # these differ in the first phase only: the straight one, which starts at the source, is fitted once
-                shutil.rmtree(at/"parts"/"sinkhorn", ignore_errors=True)
-                _, seconds = cpu(lambda: flow.fit(mnist(), seed=7, workdir=at, resume=True, progress=False))
+            if arguments.get("start") != "source":
+                _, seconds = cpu(lambda: flow.fit(mnist(), seed=7, progress=False))
+            else:  # these differ in the first phase only: the straight one, which starts at the source, is fitted once
+                shutil.rmtree(at / "parts" / "sinkhorn", ignore_errors=True)
+                _, seconds = cpu(
+                    lambda: flow.fit(mnist(), seed=7, workdir=at, resume=True, progress=False)
+                )
             validated("trials", method, name, arguments, flow, seconds)
 
 
-def place(folder, method, what): return folder/f"{method.replace('+', 'p')}-{what}"
+def place(folder, method, what):
+    return folder / f"{method.replace('+', 'p')}-{what}"
 
 
 def fitted(at, arguments, seed, target, source=None):
     "The fit of a method in a folder, begun, gone on with or only read, and its CPU seconds"
     from nsgf_nb.learning.model import Flow
+
     at.mkdir(parents=True, exist_ok=True)
-    done, clock = at/"model.safetensors", at/"seconds.json"
+    done, clock = at / "model.safetensors", at / "seconds.json"
     if not done.exists():
-        flow, before = make(arguments), read(clock).get("seconds", 0.)
-        _, seconds = cpu(lambda: flow.fit(target, source, seed=seed, workdir=at, resume=True, progress=False))
-        write(clock, dict(seconds=before + seconds)); flow.save(done)
+        flow, before = make(arguments), read(clock).get("seconds", 0.0)
+        _, seconds = cpu(
+            lambda: flow.fit(target, source, seed=seed, workdir=at, resume=True, progress=False)
+        )
+        write(clock, dict(seconds=before + seconds))
+        flow.save(done)
     return Flow.load(done, device="cpu"), read(clock)["seconds"]
 
 
@@ -233,119 +430,232 @@ def finalists(methods, folder):
     "Fits of full length judged as the trials were; that of the setting in FINAL is the final fit of seed 0"
     for method in methods:
         for i, (name, arguments) in enumerate(FINALISTS[method].items()):
-            if name in read(RESULTS/"mnist.json").get("finalists", {}).get(method, {}): continue
-            flow, seconds = fitted(place(folder, method, 0 if arguments == FINAL[method] else f"finalist-{i}"), arguments, 0, mnist())
+            if name in read(RESULTS / "mnist.json").get("finalists", {}).get(method, {}):
+                continue
+            flow, seconds = fitted(
+                place(folder, method, 0 if arguments == FINAL[method] else f"finalist-{i}"),
+                arguments,
+                0,
+                mnist(),
+            )
             validated("finalists", method, name, arguments, flow, seconds)
 
 
 def final(methods, folder, seed):
     from nsgf_nb.core import make_generator
+
     for method in methods:
         flow, seconds = fitted(place(folder, method, seed), FINAL[method], seed, mnist())
         real = mnist(train=False)(10_000, make_generator(0, "test"))[0]
         scores = scored(flow, real[:2000], NFES, 2000, seed, full=True)
-        rows = [{k: round(v, 5) if isinstance(v, float) else v for k, v in r.items() if k != "rate"} for r in flow.history]
-        note(RESULTS/"mnist.json", dict(arguments=FINAL[method], seconds=seconds, scores=scores, history=rows, revision=revision(), modules=modules("plusplus", "fid", "floors")), "final", method, str(seed))
-        print(f"{method:8} seed {seed} {seconds:4.0f} s   FID-LeNet " + ", ".join(f"{v['FID-LeNet']:.1f} at {k}" for k, v in scores.items()), flush=True)
+        rows = [
+            {k: round(v, 5) if isinstance(v, float) else v for k, v in r.items() if k != "rate"}
+            for r in flow.history
+        ]
+        note(
+            RESULTS / "mnist.json",
+            dict(
+                arguments=FINAL[method],
+                seconds=seconds,
+                scores=scores,
+                history=rows,
+                revision=revision(),
+                modules=modules("plusplus", "fid", "floors"),
+            ),
+            "final",
+            method,
+            str(seed),
+        )
+        print(
+            f"{method:8} seed {seed} {seconds:4.0f} s   FID-LeNet "
+            + ", ".join(f"{v['FID-LeNet']:.1f} at {k}" for k, v in scores.items()),
+            flush=True,
+        )
 
 
 def transport(folder):
     "Digits carried to FashionMNIST by a flow that has MNIST as its source: scores of 2000, and mean squares of the way beside those of independent and of optimal pairs"
-    from nsgf_nb.evaluation.classifier import class_shares
     from nsgf_nb.core import make_generator
+    from nsgf_nb.evaluation.classifier import class_shares
     from nsgf_nb.fid import image_scores
     from nsgf_nb.files import save_tensors
     from nsgf_nb.straight import assign
-    digits, items = (mnist(False, name)(2000, make_generator(0, "transport"))[0] for name in ("mnist", "fashionmnist"))
+
+    digits, items = (
+        mnist(False, name)(2000, make_generator(0, "transport"))[0]
+        for name in ("mnist", "fashionmnist")
+    )
     square = lambda x, y: float((x - y).square().flatten(1).sum(1).mean())
-    flow, seconds = fitted(place(folder, "NSGF++", "fashion"), FINAL["NSGF++"], 0, mnist(name="fashionmnist"), mnist())
-    scores, drawn = {}, {"MNIST": byte(digits[:20]), "Sinkhorn phase": byte(flow.sinkhorn.sample(x0=digits[:20]))}
+    flow, seconds = fitted(
+        place(folder, "NSGF++", "fashion"), FINAL["NSGF++"], 0, mnist(name="fashionmnist"), mnist()
+    )
+    scores, drawn = (
+        {},
+        {"MNIST": byte(digits[:20]), "Sinkhorn phase": byte(flow.sinkhorn.sample(x0=digits[:20]))},
+    )
     for nfe in NFES:
         y = flow.sample(x0=digits, batch_size=250, **calls(flow, nfe, "euler"))
-        scores[str(nfe)] = image_scores(y, items, "lenet-fashionmnist") | dict(way=square(digits, y), least_class=float(class_shares(y, "lenet-fashionmnist").min()))
+        scores[str(nfe)] = image_scores(y, items, "lenet-fashionmnist") | dict(
+            way=square(digits, y), least_class=float(class_shares(y, "lenet-fashionmnist").min())
+        )
         drawn[f"{nfe} calls"] = byte(y[:20])
-    save_tensors(RESULTS/"mnist-transport.safetensors", drawn, dict(kind="samples"))
-    note(RESULTS/"mnist.json", dict(seconds=seconds, scores=scores, independent=square(digits, items), optimal=square(digits, items[assign(digits, items)]), revision=revision()), "transport")
-    print(f"{seconds:4.0f} s   FID-LeNet " + ", ".join(f"{v['FID-LeNet']:.1f} at {k}, way {v['way']:.0f}" for k, v in scores.items()), flush=True)
+    save_tensors(RESULTS / "mnist-transport.safetensors", drawn, dict(kind="samples"))
+    note(
+        RESULTS / "mnist.json",
+        dict(
+            seconds=seconds,
+            scores=scores,
+            independent=square(digits, items),
+            optimal=square(digits, items[assign(digits, items)]),
+            revision=revision(),
+        ),
+        "transport",
+    )
+    print(
+        f"{seconds:4.0f} s   FID-LeNet "
+        + ", ".join(f"{v['FID-LeNet']:.1f} at {k}, way {v['way']:.0f}" for k, v in scores.items()),
+        flush=True,
+    )
 
 
-def byte(x): return ((x.clamp(-1, 1) + 1)*127.5).round().to(torch.uint8)
+def byte(x):
+    return ((x.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
 
 
 def finals(folder):
     from nsgf_nb.learning.model import Flow
-    return {m: Flow.load(place(folder, m, 0)/"model.safetensors", device="cpu") for m in FINAL}
+
+    return {m: Flow.load(place(folder, m, 0) / "model.safetensors", device="cpu") for m in FINAL}
 
 
 def extras(folder):
     "Samples to look at, transition times of particles, and what the test for mirrored digits says where every twentieth sample is mirrored, and where none is"
     from nsgf_nb.core import make_generator
     from nsgf_nb.estimator import SinkhornVelocity
-    from nsgf_nb.files import save_tensors
     from nsgf_nb.evaluation.copies import mirrored_share
-    from nsgf_nb.particles import particle_flow
+    from nsgf_nb.files import save_tensors
+    from nsgf_nb.learning.training import train
     from nsgf_nb.matching.phase import PhasePredictor
+    from nsgf_nb.particles import particle_flow
     from nsgf_nb.sets.ends import ends, group_clouds
     from nsgf_nb.straight import StraightFlow
-    from nsgf_nb.learning.training import train
-    file, flows, test_images = RESULTS/"mnist.json", finals(folder), mnist(train=False)(10_000, make_generator(0, "test"))[0]
+
+    file, flows, test_images = (
+        RESULTS / "mnist.json",
+        finals(folder),
+        mnist(train=False)(10_000, make_generator(0, "test"))[0],
+    )
     train_images = mnist()(20_000, make_generator(0, "train"))[0]
-    drawn = {m: flow.sample(2000, seed=0, batch_size=250, **calls(flow, 10, "euler")) for m, flow in flows.items()}
+    drawn = {
+        m: flow.sample(2000, seed=0, batch_size=250, **calls(flow, 10, "euler"))
+        for m, flow in flows.items()
+    }
     samples = {m: byte(x[:100]) for m, x in drawn.items()}
     samples["Sinkhorn phase"] = byte(flows["NSGF++"].sinkhorn.sample(100, seed=0))
-    save_tensors(RESULTS/"mnist-samples.safetensors", samples, dict(kind="samples"))
+    save_tensors(RESULTS / "mnist-samples.safetensors", samples, dict(kind="samples"))
     seen = {}
     for m, x in drawn.items():
         seen[m] = mirrored_share(x, test_images, train_images)
         x[::20] = x[::20].flip(-1)
         seen[f"{m}, one in twenty mirrored"] = mirrored_share(x, test_images, train_images)
     note(file, seen | dict(revision=revision()), "mirrored")
-    print({k: f"{v['share']:.3f} ± {v['error']:.3f}, flagged {v['flagged']:.3f}" for k, v in seen.items()}, flush=True)
+    print(
+        {
+            k: f"{v['share']:.3f} ± {v['error']:.3f}, flagged {v['flagged']:.3f}"
+            for k, v in seen.items()
+        },
+        flush=True,
+    )
 
     source, target, pilot, mean, sigma = ends(mnist(), None, 0)
-    rows = StraightFlow(batch_size=128)._prepare(source, target, pilot, mean, sigma, 0, None, False)[0]
-    def points(s, part=(0, 1)): x, t, *_ = rows(s, part); return x, t, t, None
+    rows = StraightFlow(batch_size=128)._prepare(
+        source, target, pilot, mean, sigma, 0, None, False
+    )[0]
+
+    def points(s, part=(0, 1)):
+        x, t, *_ = rows(s, part)
+        return x, t, t, None
+
     net = PhasePredictor(target.shape)
-    history = train(net, points, 800, 1e-3, .98, 0, show=False)
+    history = train(net, points, 800, 1e-3, 0.98, 0, show=False)
+
     def after(b):
         x0, y, _ = group_clouds(source, target, 500, 5, b)
-        return particle_flow(x0, y, SinkhornVelocity(relative_blur=.15, tol=1e-2), 5, .2)
-    with torch.no_grad(): tau = torch.cat([net((after(b) - mean)/sigma) for b in range(4)])
-    note(file, dict(tau=[round(t, 4) for t in tau.tolist()], loss=history[-1]["loss"], revision=revision()), "tau")
+        return particle_flow(x0, y, SinkhornVelocity(relative_blur=0.15, tol=1e-2), 5, 0.2)
+
+    with torch.no_grad():
+        tau = torch.cat([net((after(b) - mean) / sigma) for b in range(4)])
+    note(
+        file,
+        dict(
+            tau=[round(t, 4) for t in tau.tolist()], loss=history[-1]["loss"], revision=revision()
+        ),
+        "tau",
+    )
     print(f"tau {tau.mean():.3f} ± {tau.std():.3f}")
 
 
 def model(run):
     "10 000 samples of a run of `nsgf fit mnist --method nsgf++`, at ten and at sixty calls"
-    from nsgf_nb.learning.model import Flow
-    from nsgf_nb.evaluation.classifier import class_shares
     from nsgf_nb.core import make_generator
+    from nsgf_nb.evaluation.classifier import class_shares
+    from nsgf_nb.evaluation.copies import mirrored_share, nearest_distance
     from nsgf_nb.fid import image_scores
-    from nsgf_nb.evaluation.copies import nearest_distance
-    from nsgf_nb.evaluation.copies import mirrored_share
-    file, flow = RESULTS/"mnist.json", Flow.load(run/"model.safetensors", device="cpu")
-    train_images, test_images = mnist()(20_000, make_generator(0, "train"))[0], mnist(train=False)(10_000, make_generator(0, "test"))[0]
+    from nsgf_nb.learning.model import Flow
+
+    file, flow = RESULTS / "mnist.json", Flow.load(run / "model.safetensors", device="cpu")
+    train_images, test_images = (
+        mnist()(20_000, make_generator(0, "train"))[0],
+        mnist(train=False)(10_000, make_generator(0, "test"))[0],
+    )
     for nfe in (10, 60):
-        if str(nfe) in read(file).get("model", {}): continue
-        x, seconds = cpu(lambda: flow.sample(10_000, seed=0, batch_size=250, **calls(flow, nfe, "midpoint")))
-        out = dict(nfe=nfe, sampling=seconds, scores=image_scores(x, test_images), shares=class_shares(x).tolist(), mirrored=mirrored_share(x, test_images, train_images), nearest=nearest_distance(x[:2000], train_images, test_images[:2000]), revision=revision())
+        if str(nfe) in read(file).get("model", {}):
+            continue
+        x, seconds = cpu(
+            lambda: flow.sample(10_000, seed=0, batch_size=250, **calls(flow, nfe, "midpoint"))
+        )
+        out = dict(
+            nfe=nfe,
+            sampling=seconds,
+            scores=image_scores(x, test_images),
+            shares=class_shares(x).tolist(),
+            mirrored=mirrored_share(x, test_images, train_images),
+            nearest=nearest_distance(x[:2000], train_images, test_images[:2000]),
+            revision=revision(),
+        )
         note(file, out, "model", str(nfe))
-        print(f"{nfe} calls: FID-LeNet of 10 000 {out['scores']['FID-LeNet']:.2f}, least class {min(out['shares']):.3f}, mirrored {out['mirrored']['share']:.3f} ± {out['mirrored']['error']:.3f}, copies {out['nearest']}", flush=True)
+        print(
+            f"{nfe} calls: FID-LeNet of 10 000 {out['scores']['FID-LeNet']:.2f}, least class {min(out['shares']):.3f}, mirrored {out['mirrored']['share']:.3f} ± {out['mirrored']['error']:.3f}, copies {out['nearest']}",
+            flush=True,
+        )
 
 
 def ship(run):
     "The flow of that run as it comes with the package: weights of the networks in bfloat16, the rest as it is"
     from nsgf_nb.files import load_tensors, save_tensors
-    tensors, known = load_tensors(run/"model.safetensors", "flow")
+
+    tensors, known = load_tensors(run / "model.safetensors", "flow")
     small = {k: v.bfloat16() if ".net." in k else v for k, v in tensors.items()}
-    about = read(run/"config.json") | dict(script="nsgf fit mnist --method nsgf++ --seed 0", seconds=sum(read(run/"metrics.json")["seconds"][k] for k in ("pool", "matching")), metrics=read(RESULTS/"mnist.json")["model"])
-    path = save_tensors(ROOT/"nsgf_nb"/"weights"/"nsgfpp-mnist.safetensors", small, known | dict(about=about))
-    print(f"{path}: {path.stat().st_size/1e6:.1f} MB")
+    about = read(run / "config.json") | dict(
+        script="nsgf fit mnist --method nsgf++ --seed 0",
+        seconds=sum(read(run / "metrics.json")["seconds"][k] for k in ("pool", "matching")),
+        metrics=read(RESULTS / "mnist.json")["model"],
+    )
+    path = save_tensors(
+        ROOT / "nsgf_nb" / "weights" / "nsgfpp-mnist.safetensors", small, known | dict(about=about)
+    )
+    print(f"{path}: {path.stat().st_size / 1e6:.1f} MB")
 
 
 def main():
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("--part", choices=("digits", "trials", "finalists", "final", "transport", "extras", "model", "ship"), required=True)
+    p = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    p.add_argument(
+        "--part",
+        choices=("digits", "trials", "finalists", "final", "transport", "extras", "model", "ship"),
+        required=True,
+    )
     p.add_argument("--seeds", type=int, default=3)
     p.add_argument("--folder", type=Path, default=Path("runs/mnist"))
     p.add_argument("--run", type=Path, default=Path("runs/nsgfpp-mnist"))
@@ -353,15 +663,25 @@ def main():
     p.add_argument("--seed", type=int, default=0, help="of a final run")
     p.add_argument("--only", default="", help="trials, or rows of digits, whose name holds this")
     a = p.parse_args()
-    torch.set_num_threads(1); warnings.simplefilter("ignore")
-    if a.part == "digits": digits(a.seeds, a.only)
-    if a.part == "extras": extras(a.folder)
-    if a.part == "model": model(a.run)
-    if a.part == "ship": ship(a.run)
-    if a.part == "trials": trials(a.methods, a.only, a.folder)
-    if a.part == "transport": transport(a.folder)
-    if a.part == "finalists": finalists(a.methods, a.folder)
-    if a.part == "final": final(a.methods, a.folder, a.seed)
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    if a.part == "digits":
+        digits(a.seeds, a.only)
+    if a.part == "extras":
+        extras(a.folder)
+    if a.part == "model":
+        model(a.run)
+    if a.part == "ship":
+        ship(a.run)
+    if a.part == "trials":
+        trials(a.methods, a.only, a.folder)
+    if a.part == "transport":
+        transport(a.folder)
+    if a.part == "finalists":
+        finalists(a.methods, a.folder)
+    if a.part == "final":
+        final(a.methods, a.folder, a.seed)
 
 
-if __name__ == "__main__": main()
+if __name__ == "__main__":
+    main()

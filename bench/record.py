@@ -1,5 +1,12 @@
 "What every result says about how it was made, and how it is written."
-import ast, fcntl, hashlib, json, os, platform, subprocess
+
+import ast
+import fcntl
+import hashlib
+import json
+import os
+import platform
+import subprocess
 from contextlib import contextmanager
 from datetime import date
 from importlib.metadata import PackageNotFoundError, version
@@ -11,24 +18,39 @@ ROOT = Path(__file__).resolve().parent.parent
 def revision():
     "The commit; a plus where nsgf_nb had changes that were not committed"
     run = lambda *a: subprocess.run(a, capture_output=True, text=True, cwd=ROOT).stdout.strip()
-    return run("git", "rev-parse", "--short", "HEAD") + ("+" if run("git", "status", "--porcelain", "nsgf_nb") else "")
+    return run("git", "rev-parse", "--short", "HEAD") + (
+        "+" if run("git", "status", "--porcelain", "nsgf_nb") else ""
+    )
 
 
 def facts(*packages, device=None):
     "Machine, versions (of torch and of the packages that are installed), date and revision"
     import torch
+
     have = {}
     for p in packages:
-        try: have[p] = version(p)
-        except PackageNotFoundError: pass
+        try:
+            have[p] = version(p)
+        except PackageNotFoundError:
+            pass
     cuda = device is not None and torch.device(device).type == "cuda"
-    return dict(machine=torch.cuda.get_device_name(device) if cuda else f"{platform.machine()}, {os.cpu_count()} cores", system=platform.system(),
-                python=platform.python_version(), torch=torch.__version__, date=str(date.today()), revision=revision()) | ({"versions": have} if packages else {})
+    return dict(
+        machine=torch.cuda.get_device_name(device)
+        if cuda
+        else f"{platform.machine()}, {os.cpu_count()} cores",
+        system=platform.system(),
+        python=platform.python_version(),
+        torch=torch.__version__,
+        date=str(date.today()),
+        revision=revision(),
+    ) | ({"versions": have} if packages else {})
 
 
 def write(path, result):
     "JSON under a temporary name, then renamed"
-    tmp = Path(path).with_suffix(".tmp"); tmp.write_text(json.dumps(result, indent=1)); os.replace(tmp, path)
+    tmp = Path(path).with_suffix(".tmp")
+    tmp.write_text(json.dumps(result, indent=1))
+    os.replace(tmp, path)
 
 
 @contextmanager
@@ -40,16 +62,18 @@ def locked(path, **empty):
         result = json.loads(path.read_text()) if path.exists() else empty
         before = json.dumps(result)
         yield result
-        if json.dumps(result) != before: write(path, result | facts())
+        if json.dumps(result) != before:
+            write(path, result | facts())
 
 
 # --- stamps: what a recorded tutorial was made with ---------------------------------------------------------------------------------
+
 
 def _source(module, at=None):
     "Text of a module of nsgf_nb, now or at a commit; None where it is not there"
     name = f"nsgf_nb/{module.replace('.', '/')}.py"
     if at is None:
-        return (ROOT/name).read_text(encoding="utf-8") if (ROOT/name).exists() else None
+        return (ROOT / name).read_text(encoding="utf-8") if (ROOT / name).exists() else None
     run = subprocess.run(["git", "show", f"{at}:{name}"], capture_output=True, text=True, cwd=ROOT)
     return run.stdout if run.returncode == 0 else None
 
@@ -58,7 +82,13 @@ def _code(tree):
     "The tree without docstrings: what they and comments say changes no number"
     for node in ast.walk(tree):
         body = getattr(node, "body", None)
-        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and body and isinstance(body[0], ast.Expr) and isinstance(body[0].value, ast.Constant): node.body = body[1:] or [ast.Pass()]
+        if (
+            isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef))
+            and body
+            and isinstance(body[0], ast.Expr)
+            and isinstance(body[0].value, ast.Constant)
+        ):
+            node.body = body[1:] or [ast.Pass()]
     return ast.dump(tree)
 
 
@@ -66,11 +96,13 @@ def _imports(name, tree, at):
     "Modules of nsgf_nb that a module imports, with dots and without the package's name"
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            yield from (a.name.removeprefix("nsgf_nb.") for a in node.names if a.name.startswith("nsgf_nb."))
+            yield from (
+                a.name.removeprefix("nsgf_nb.") for a in node.names if a.name.startswith("nsgf_nb.")
+            )
         if not isinstance(node, ast.ImportFrom):
             continue
         if node.level:
-            above = name.split(".")[:-node.level]
+            above = name.split(".")[: -node.level]
         elif (node.module or "").split(".")[0] == "nsgf_nb":
             above = []
         else:
@@ -89,9 +121,11 @@ def modules(*names, at=None):
     found, todo = {}, list(names)
     while todo:
         name = todo.pop()
-        if name in found: continue
+        if name in found:
+            continue
         text = _source(name, at)
-        if text is None: raise FileNotFoundError(f"nsgf_nb.{name}: no such module" + (f" at {at}" if at else ""))
+        if text is None:
+            raise FileNotFoundError(f"nsgf_nb.{name}: no such module" + (f" at {at}" if at else ""))
         tree = ast.parse(text)
         todo += _imports(name, tree, at)
         found[name] = hashlib.sha256(_code(tree).encode()).hexdigest()[:12]
@@ -106,6 +140,7 @@ def changed(hashes):
 
 class stamp(dict):
     "What a tutorial says of its recording: facts, seconds and the modules it used. Shown as a line, with the hashes folded below"
+
     def __init__(self, *names, seconds, at=None, **more):
         super().__init__(facts() | dict(seconds=seconds, modules=modules(*names, at=at)) | more)
 
@@ -113,17 +148,23 @@ class stamp(dict):
     def of(cls, result, seconds):
         "The stamp of a result that a script has written: facts(), and modules=modules(…) beside them"
         keys = ("machine", "system", "python", "torch", "date", "revision", "modules", "checked")
-        new = cls.__new__(cls); dict.update(new, {k: result[k] for k in keys if k in result}, seconds=seconds)
+        new = cls.__new__(cls)
+        dict.update(new, {k: result[k] for k in keys if k in result}, seconds=seconds)
         return new
 
-    def __repr__(self): return f"recorded at revision {self['revision']} on {self['date']}"
+    def __repr__(self):
+        return f"recorded at revision {self['revision']} on {self['date']}"
 
     def _repr_markdown_(self):
         hashes = " ".join(f"`{k}:{v}`" for k, v in (self.get("checked") or self)["modules"].items())
-        again = f" Checked again at {self['checked']['revision']} on {self['checked']['date']}: {self['checked']['how']}." if "checked" in self else ""
-        return f"""*Recorded at revision {self['revision']} on {self['date']}, {self['machine']}, Python {self['python']}, torch {self['torch']}, in {self['seconds']:.0f} s.{again}*
+        again = (
+            f" Checked again at {self['checked']['revision']} on {self['checked']['date']}: {self['checked']['how']}."
+            if "checked" in self
+            else ""
+        )
+        return f"""*Recorded at revision {self["revision"]} on {self["date"]}, {self["machine"]}, Python {self["python"]}, torch {self["torch"]}, in {self["seconds"]:.0f} s.{again}*
 
-<details><summary>The {hashes.count(':')} modules it used</summary>
+<details><summary>The {hashes.count(":")} modules it used</summary>
 
 {hashes}
 
@@ -133,5 +174,7 @@ class stamp(dict):
 def confirm(path, how, *names):
     "Note in a result that the code has changed since and the numbers stand, and how that is known"
     result = json.loads(Path(path).read_text())
-    result["checked"] = dict(revision=revision(), date=str(date.today()), how=how, modules=modules(*names))
+    result["checked"] = dict(
+        revision=revision(), date=str(date.today()), how=how, modules=modules(*names)
+    )
     write(path, result)

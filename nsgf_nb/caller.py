@@ -19,11 +19,13 @@ def _leave_autocast(stack):
 
 
 @contextmanager
-def usual_torch(grad: bool = False,  # are gradients wanted inside?
-               ) -> Iterator[None]:
+def usual_torch(
+    grad: bool = False,  # are gradients wanted inside?
+) -> Iterator[None]:
     "Float32 and no autocast inside the block, whatever the caller has set; then the caller's settings again."
     before = torch.get_default_dtype()
-    if before != torch.float32: torch.set_default_dtype(torch.float32)
+    if before != torch.float32:
+        torch.set_default_dtype(torch.float32)
     try:
         with ExitStack() as stack:
             stack.enter_context(torch.inference_mode(False))
@@ -31,7 +33,8 @@ def usual_torch(grad: bool = False,  # are gradients wanted inside?
             _leave_autocast(stack)
             yield
     finally:
-        if before != torch.float32: torch.set_default_dtype(before)
+        if before != torch.float32:
+            torch.set_default_dtype(before)
 
 # %% ../nbs/9_workshop/04_caller.ipynb #cal-exact
 def _product_precisions():

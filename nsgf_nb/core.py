@@ -29,83 +29,145 @@ from tqdm import tqdm
 
 # %% ../nbs/9_workshop/01_core.ipynb #core-err
 @contextmanager
-def expect_error(kind: type[BaseException],     # the exception that the block must raise
-                 text: str) -> Iterator[None]:  # a part of its message
+def expect_error(
+    kind: type[BaseException],  # the exception that the block must raise
+    text: str,
+) -> Iterator[None]:  # a part of its message
     "Check that the block raises `kind` with `text` in its message."
-    try: yield
+    try:
+        yield
     except kind as e:
-        if text not in str(e): raise AssertionError(f"expected the message {text!r}, got {str(e)!r}") from e
-    except Exception as e: raise AssertionError(f"expected {kind.__name__}, got {type(e).__name__}: {e}") from e
-    else: raise AssertionError(f"expected {kind.__name__}, nothing was raised")
+        if text not in str(e):
+            raise AssertionError(f"expected the message {text!r}, got {str(e)!r}") from e
+    except Exception as e:
+        raise AssertionError(f"expected {kind.__name__}, got {type(e).__name__}: {e}") from e
+    else:
+        raise AssertionError(f"expected {kind.__name__}, nothing was raised")
 
 # %% ../nbs/9_workshop/01_core.ipynb #core-patch
-def patch(f: Callable,  # a method whose first parameter is annotated with its class
-         ) -> object:   # what the name of `f` meant before
+def patch(
+    f: Callable,  # a method whose first parameter is annotated with its class
+) -> object:  # what the name of `f` meant before
     "Add `f` as a method to the class that annotates its first parameter."
     cls = next(iter(f.__annotations__.values()), None)
-    if not isinstance(cls, type): raise TypeError(f"patch: annotate the first parameter of {f.__name__} with its class")
+    if not isinstance(cls, type):
+        raise TypeError(f"patch: annotate the first parameter of {f.__name__} with its class")
     f.__qualname__ = f"{cls.__name__}.{f.__name__}"
     setattr(cls, f.__name__, f)
     return f.__globals__.get(f.__name__)
 
 # %% ../nbs/9_workshop/01_core.ipynb #core-check-num
-def check_positive(value: float,         # the number to check
-                   name: str) -> float:  # what the caller calls it
+def check_positive(
+    value: float,  # the number to check
+    name: str,
+) -> float:  # what the caller calls it
     "A finite number greater than zero."
-    try: v = float(value)
-    except (TypeError, ValueError): raise TypeError(f"{name}: expected a number, got {type(value).__name__}") from None
-    if not (0 < v < math.inf): raise ValueError(f"{name}: expected a finite number > 0, got {v:g}")
+    try:
+        v = float(value)
+    except (TypeError, ValueError):
+        raise TypeError(f"{name}: expected a number, got {type(value).__name__}") from None
+    if not (0 < v < math.inf):
+        raise ValueError(f"{name}: expected a finite number > 0, got {v:g}")
     return v
 
-def check_count(value: int,              # the number to check
-                name: str,               # what the caller calls it
-                least: int = 1) -> int:  # smallest value allowed
+
+def check_count(
+    value: int,  # the number to check
+    name: str,  # what the caller calls it
+    least: int = 1,
+) -> int:  # smallest value allowed
     "An integer that is at least `least`."
-    try: v = operator.index(value) if not isinstance(value, bool) else None
-    except TypeError: v = None
-    if v is None: raise TypeError(f"{name}: expected an integer, got {value!r}")
-    if v < least: raise ValueError(f"{name}: expected at least {least}, got {v}")
+    try:
+        v = operator.index(value) if not isinstance(value, bool) else None
+    except TypeError:
+        v = None
+    if v is None:
+        raise TypeError(f"{name}: expected an integer, got {value!r}")
+    if v < least:
+        raise ValueError(f"{name}: expected at least {least}, got {v}")
     return v
 
-def check_fraction(value: float,                # the number to check
-                   name: str,                   # what the caller calls it
-                   end: bool = True) -> float:  # may it be 1?
+
+def check_fraction(
+    value: float,  # the number to check
+    name: str,  # what the caller calls it
+    end: bool = True,
+) -> float:  # may it be 1?
     "A number from 0 to 1."
-    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not 0 <= value <= 1 or value == 1 and not end:
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, numbers.Real)
+        or not 0 <= value <= 1
+        or value == 1
+        and not end
+    ):
         raise ValueError(f"{name}: expected 0 ≤ {name} {'≤' if end else '<'} 1, got {value!r}")
     return value
 
-def check_name(name: str,             # the name to look up
-               known: Iterable[str],  # the names that exist
-               what: str) -> str:     # what is being named, e.g. "target"
+
+def check_name(
+    name: str,  # the name to look up
+    known: Iterable[str],  # the names that exist
+    what: str,
+) -> str:  # what is being named, e.g. "target"
     "A known name; for an unknown one the error names the nearest."
     known = list(known)
-    if name in known: return name
+    if name in known:
+        return name
     near = difflib.get_close_matches(str(name), known, 1, 0.4)
-    raise ValueError(f"unknown {what} {name!r}:" + (f" did you mean {near[0]!r}?" if near else "") + f" known: {', '.join(known) or 'none'}")
+    raise ValueError(
+        f"unknown {what} {name!r}:"
+        + (f" did you mean {near[0]!r}?" if near else "")
+        + f" known: {', '.join(known) or 'none'}"
+    )
 
 # %% ../nbs/9_workshop/01_core.ipynb #core-points
-def check_points(x: Tensor,            # points, (n, *shape), floating point
-                 name: str = "x",      # what the caller calls them
-                 min_points: int = 1,  # smallest n allowed
-                ) -> Tensor:           # x itself
+def check_points(
+    x: Tensor,  # points, (n, *shape), floating point
+    name: str = "x",  # what the caller calls them
+    min_points: int = 1,  # smallest n allowed
+) -> Tensor:  # x itself
     "Points of shape (n, *shape) with finite floating-point values."
-    if not isinstance(x, Tensor): raise TypeError(f"{name}: expected a tensor, got {type(x).__name__}: convert with torch.as_tensor")
-    if not x.is_floating_point(): raise TypeError(f"{name}: expected floating point, got {x.dtype}: convert with .float()")
-    if x.ndim < 2: raise ValueError(f"{name}: expected points of shape (n, *shape), got shape {tuple(x.shape)}")
-    if len(x) < min_points: raise ValueError(f"{name}: expected at least {min_points} point{'s' * (min_points > 1)}, got {len(x)}")
-    if x.numel() and not sum(torch.aminmax(x.detach())).isfinite() and not x.isfinite().all():  # the first test costs a tenth of the second
-        raise ValueError(f"{name}: {int((~x.isfinite()).sum())} of {x.numel()} values are NaN or infinite")
+    if not isinstance(x, Tensor):
+        raise TypeError(
+            f"{name}: expected a tensor, got {type(x).__name__}: convert with torch.as_tensor"
+        )
+    if not x.is_floating_point():
+        raise TypeError(f"{name}: expected floating point, got {x.dtype}: convert with .float()")
+    if x.ndim < 2:
+        raise ValueError(
+            f"{name}: expected points of shape (n, *shape), got shape {tuple(x.shape)}"
+        )
+    if len(x) < min_points:
+        raise ValueError(
+            f"{name}: expected at least {min_points} point{'s' * (min_points > 1)}, got {len(x)}"
+        )
+    if (
+        x.numel() and not sum(torch.aminmax(x.detach())).isfinite() and not x.isfinite().all()
+    ):  # the first test costs a tenth of the second
+        raise ValueError(
+            f"{name}: {int((~x.isfinite()).sum())} of {x.numel()} values are NaN or infinite"
+        )
     return x
 
-def check_pair(x: Tensor,                            # points, (n, *shape)
-               y: Tensor,                            # points, (m, *shape)
-               names: tuple[str, str] = ("x", "y"),  # what the caller calls them
-              ) -> tuple[Tensor, Tensor]:            # x, y
+
+def check_pair(
+    x: Tensor,  # points, (n, *shape)
+    y: Tensor,  # points, (m, *shape)
+    names: tuple[str, str] = ("x", "y"),  # what the caller calls them
+) -> tuple[Tensor, Tensor]:  # x, y
     "Two sets of points that live in the same space, dtype and device."
-    check_points(x, names[0]); check_points(y, names[1])
-    for what, p, q in (("shape", tuple(x.shape[1:]), tuple(y.shape[1:])), ("dtype", x.dtype, y.dtype), ("device", x.device, y.device)):
-        if p != q: raise ValueError(f"{names[0]} and {names[1]}: expected points of the same {what}, got {p} and {q}")
+    check_points(x, names[0])
+    check_points(y, names[1])
+    for what, p, q in (
+        ("shape", tuple(x.shape[1:]), tuple(y.shape[1:])),
+        ("dtype", x.dtype, y.dtype),
+        ("device", x.device, y.device),
+    ):
+        if p != q:
+            raise ValueError(
+                f"{names[0]} and {names[1]}: expected points of the same {what}, got {p} and {q}"
+            )
     return x, y
 
 # %% ../nbs/9_workshop/01_core.ipynb #core-weights
@@ -118,11 +180,15 @@ def check_weights(
     if not isinstance(a, Tensor) or not a.is_floating_point():
         raise TypeError(f"{name}: expected a floating-point tensor of weights")
     if a.shape != (n,):
-        raise ValueError(f"{name}: expected {n} weights of shape ({n},), got shape {tuple(a.shape)}")
+        raise ValueError(
+            f"{name}: expected {n} weights of shape ({n},), got shape {tuple(a.shape)}"
+        )
     a = a.detach()
     if not (a.isfinite().all() and (a >= 0).all() and a.amax() > 0):
         raise ValueError(f"{name}: expected finite non-negative weights with a positive sum")
-    a = (a if a.device.type == "mps" else a.double()) / a.amax()  # 16-bit weights may have a sum that their dtype cannot hold
+    a = (
+        a if a.device.type == "mps" else a.double()
+    ) / a.amax()  # 16-bit weights may have a sum that their dtype cannot hold
     a = torch.where(a > 1e-100, a, 0.0)
     return a / a.sum()
 
@@ -130,30 +196,45 @@ def check_weights(
 def to_numbers(x, name):
     "A NumPy array that torch can read: ordinary numbers in this machine's byte order."
     if np.ma.is_masked(x):
-        raise ValueError(f"{name}: {np.ma.count_masked(x)} of {x.size} values are masked, expected them filled or their rows left out")
+        raise ValueError(
+            f"{name}: {np.ma.count_masked(x)} of {x.size} values are masked, expected them filled or their rows left out"
+        )
     if x.dtype.kind == "O":
-        try: x = x.astype(np.float64)
-        except (TypeError, ValueError): pass
+        try:
+            x = x.astype(np.float64)
+        except (TypeError, ValueError):
+            pass
     if x.dtype.kind not in "biuf":
-        raise TypeError(f"{name}: expected numbers, got {x.dtype}: choose the columns that are numbers")
-    if x.dtype.kind == "f" and x.dtype.itemsize > 8: x = x.astype(np.float64)
+        raise TypeError(
+            f"{name}: expected numbers, got {x.dtype}: choose the columns that are numbers"
+        )
+    if x.dtype.kind == "f" and x.dtype.itemsize > 8:
+        x = x.astype(np.float64)
     return np.array(x, dtype=x.dtype.newbyteorder("="), order="C")
 
-def check_labels(label: object,         # classes: a list, an array or a tensor of n integers, or one integer for all
-                 n: int,                # number of points
-                 name: str = "label",   # what the caller calls them
-                ) -> Tensor:            # long (n,), on the device of a tensor, else on the CPU
+
+def check_labels(
+    label: object,  # classes: a list, an array or a tensor of n integers, or one integer for all
+    n: int,  # number of points
+    name: str = "label",  # what the caller calls them
+) -> Tensor:  # long (n,), on the device of a tensor, else on the CPU
     "One integer for each of n points."
     wrong = f"{name}: expected {n} integer labels"
     if not isinstance(label, Tensor):
         label = np.asarray(label.to_numpy() if hasattr(label, "to_numpy") else label)
-        if label.dtype.kind not in "biuf": raise TypeError(f"{wrong}, got {label.dtype}: number the classes from 0")
+        if label.dtype.kind not in "biuf":
+            raise TypeError(f"{wrong}, got {label.dtype}: number the classes from 0")
         label = torch.from_numpy(to_numbers(label, name))
     shape = tuple(label.shape)
     if label.is_floating_point() or label.is_complex():
-        raise ValueError(f"{wrong}, got {label.dtype} of shape {shape}" + (": one-hot rows become classes with .argmax(1)" if len(shape) == 2 else ""))
-    if shape == (): label = label.expand(n)
-    if shape == (n, 1): label = label[:, 0]
+        raise ValueError(
+            f"{wrong}, got {label.dtype} of shape {shape}"
+            + (": one-hot rows become classes with .argmax(1)" if len(shape) == 2 else "")
+        )
+    if shape == ():
+        label = label.expand(n)
+    if shape == (n, 1):
+        label = label[:, 0]
     if label.shape != (n,):
         hint = ": one-hot rows become classes with .argmax(1)" if len(shape) == 2 else ""
         raise ValueError(f"{wrong}, got {label.dtype} of shape {shape}{hint}")
@@ -170,14 +251,22 @@ def rms(z: Tensor) -> Tensor:  # (..., n, d) -> (...)
     return z.square().sum(-1).mean(-1).sqrt()
 
 # %% ../nbs/9_workshop/01_core.ipynb #core-dev
-def pick_device(device: str | torch.device | None = None) -> torch.device:  # "cpu", "cuda", "cuda:1", "mps"; None: CUDA where there is one, else the CPU
+def pick_device(
+    device: str | torch.device | None = None,
+) -> torch.device:  # "cpu", "cuda", "cuda:1", "mps"; None: CUDA where there is one, else the CPU
     "The device to work on, checked to exist."
-    if device is None: return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try: d = torch.device(device)
-    except RuntimeError: raise ValueError(f"device {device!r}: expected 'cpu', 'cuda', 'cuda:0' or 'mps'") from None
+    if device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        d = torch.device(device)
+    except RuntimeError:
+        raise ValueError(f"device {device!r}: expected 'cpu', 'cuda', 'cuda:0' or 'mps'") from None
     if d.type == "cuda" and (d.index or 0) >= torch.cuda.device_count():
-        raise ValueError(f"device {str(d)!r}: this machine has {torch.cuda.device_count()} CUDA devices")
-    if d.type == "mps" and not torch.backends.mps.is_available(): raise ValueError("device 'mps': not available on this machine")
+        raise ValueError(
+            f"device {str(d)!r}: this machine has {torch.cuda.device_count()} CUDA devices"
+        )
+    if d.type == "mps" and not torch.backends.mps.is_available():
+        raise ValueError("device 'mps': not available on this machine")
     return d
 
 # %% ../nbs/9_workshop/01_core.ipynb #core-rand
@@ -185,65 +274,94 @@ def fresh_seed() -> int:  # 0 ≤ seed < 2**63
     "A seed from the operating system."
     return secrets.randbits(63)
 
-def make_generator(seed: int,                                               # seed of the run
-                   stream: str,                                             # what the numbers are for, e.g. "source"
-                   batch: int = 0,                                          # batch b of the stream
-                   device: str | torch.device = "cpu") -> torch.Generator:  # where the numbers are drawn
+
+def make_generator(
+    seed: int,  # seed of the run
+    stream: str,  # what the numbers are for, e.g. "source"
+    batch: int = 0,  # batch b of the stream
+    device: str | torch.device = "cpu",
+) -> torch.Generator:  # where the numbers are drawn
     "A generator that depends on nothing but (seed, stream, batch)."
     seed, batch = check_count(seed, "seed", 0), check_count(batch, "batch", 0)
     digest = hashlib.sha256(f"{seed}/{stream}/{batch}".encode()).digest()
     return torch.Generator(device).manual_seed(int.from_bytes(digest, "big") % 2**63)
 
 # %% ../nbs/9_workshop/01_core.ipynb #core-seed
-def seed_torch(seed: int): # of the global generators of the CPU and of the GPUs in use
+def seed_torch(seed: int):  # of the global generators of the CPU and of the GPUs in use
     "Seed torch's global generators; torch.manual_seed takes a millisecond more, for a note to each kind of device that is not in use."
     torch.default_generator.manual_seed(seed)
-    if torch.cuda.is_initialized(): torch.cuda.manual_seed_all(seed)
+    if torch.cuda.is_initialized():
+        torch.cuda.manual_seed_all(seed)
 
 # %% ../nbs/9_workshop/01_core.ipynb #core-keep
 @contextmanager
-def keep_random_state(seed: int | None = None) -> Iterator[None]:  # seed inside the block; None: go on from the current state
+def keep_random_state(
+    seed: int | None = None,
+) -> Iterator[None]:  # seed inside the block; None: go on from the current state
     "Save the global random states of torch, NumPy and Python, and restore them after the block."
     cuda = torch.cuda.is_initialized()  # asking an unused GPU for its state would start it
-    saved = torch.get_rng_state(), np.random.get_state(), random.getstate(), torch.cuda.get_rng_state_all() if cuda else []
+    saved = (
+        torch.get_rng_state(),
+        np.random.get_state(),
+        random.getstate(),
+        torch.cuda.get_rng_state_all() if cuda else [],
+    )
     try:
         if seed is not None:
-            seed_torch(seed); np.random.seed(seed % 2**32); random.seed(seed)
+            seed_torch(seed)
+            np.random.seed(seed % 2**32)
+            random.seed(seed)
         yield
     finally:
-        torch.set_rng_state(saved[0]); np.random.set_state(saved[1]); random.setstate(saved[2])
-        if cuda: torch.cuda.set_rng_state_all(saved[3])
+        torch.set_rng_state(saved[0])
+        np.random.set_state(saved[1])
+        random.setstate(saved[2])
+        if cuda:
+            torch.cuda.set_rng_state_all(saved[3])
 
 # %% ../nbs/9_workshop/01_core.ipynb #core-file
 @contextmanager
-def atomic_path(path: str | Path,    # the file to write
-               ) -> Iterator[Path]:  # a temporary name in the same folder, with the same suffix
+def atomic_path(
+    path: str | Path,  # the file to write
+) -> Iterator[Path]:  # a temporary name in the same folder, with the same suffix
     "Write a file completely or not at all."
     path = Path(path)
-    if not path.parent.is_dir(): raise FileNotFoundError(f"{path}: the folder {path.parent} does not exist")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"{path}: the folder {path.parent} does not exist")
     tmp = path.with_name(f".{path.stem}.{secrets.token_hex(4)}.tmp{path.suffix}")
     try:
         yield tmp
-        if not tmp.exists(): raise FileNotFoundError(f"{path}: nothing was written to {tmp.name}")
-        with open(tmp, "rb+") as f: os.fsync(f.fileno())
+        if not tmp.exists():
+            raise FileNotFoundError(f"{path}: nothing was written to {tmp.name}")
+        with open(tmp, "rb+") as f:
+            os.fsync(f.fileno())
         os.replace(tmp, path)
     except OSError as e:  # the caller does not know the temporary name
-        if e.filename and Path(e.filename) == tmp: raise type(e)(e.errno, e.strerror, str(path)) from None
+        if e.filename and Path(e.filename) == tmp:
+            raise type(e)(e.errno, e.strerror, str(path)) from None
         raise
-    finally: tmp.unlink(missing_ok=True)
+    finally:
+        tmp.unlink(missing_ok=True)
 
 # %% ../nbs/9_workshop/01_core.ipynb #core-req
-def require(module: str,                  # module to import, e.g. "torchvision"
-            extra: str,                   # the extra of this package that installs it
-            purpose: str) -> ModuleType:  # what it is needed for
+def require(
+    module: str,  # module to import, e.g. "torchvision"
+    extra: str,  # the extra of this package that installs it
+    purpose: str,
+) -> ModuleType:  # what it is needed for
     "Import an optional module, or say how to install it."
-    try: return importlib.import_module(module)
+    try:
+        return importlib.import_module(module)
     except (ImportError, RuntimeError) as e:  # RuntimeError: torchvision built for another torch
-        raise ImportError(f"{module} is needed for {purpose}: pip install 'nsgf_nb[{extra}]' ({e})") from None
+        raise ImportError(
+            f"{module} is needed for {purpose}: pip install 'nsgf_nb[{extra}]' ({e})"
+        ) from None
 
-def progress(total: int,         # number of steps
-             desc: str,          # what is being done
-             show: bool = True,  # False: no output
-            ) -> tqdm:           # call .update(1) after each step and .set_postfix(loss=…) for numbers
+
+def progress(
+    total: int,  # number of steps
+    desc: str,  # what is being done
+    show: bool = True,  # False: no output
+) -> tqdm:  # call .update(1) after each step and .set_postfix(loss=…) for numbers
     "A progress bar."
     return tqdm(total=total, desc=desc, disable=not show, dynamic_ncols=True)

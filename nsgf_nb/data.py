@@ -26,39 +26,51 @@ from .core import check_count, check_name, check_points, fresh_seed
 @dataclass(frozen=True, eq=False)
 class Sampler:
     "`sampler(n, generator=None)` draws n points, with labels where the data has them."
-    draw: Callable                     # draw(n, generator) -> x or (x, label)
-    shape: tuple[int, ...]             # shape of one point
-    name: str = "data"                 # get_sampler(name, **params) makes the same sampler again …
-    params: dict | None = None         # … None: it cannot be made again by name
+
+    draw: Callable  # draw(n, generator) -> x or (x, label)
+    shape: tuple[int, ...]  # shape of one point
+    name: str = "data"  # get_sampler(name, **params) makes the same sampler again …
+    params: dict | None = None  # … None: it cannot be made again by name
     component: Callable | None = None  # component(x) -> the part each point belongs to, long (n,)
-    weights: Tensor | None = None      # masses of the parts
-    num_points: int | None = None      # size of a finite set
+    weights: Tensor | None = None  # masses of the parts
+    num_points: int | None = None  # size of a finite set
     dtype: torch.dtype = torch.float32
 
-    def __call__(self,
-        n: int,                                    # number of points
-        generator: torch.Generator | None = None,  # on the CPU; None: a fresh seed from the operating system
-    ) -> Tensor | tuple[Tensor, Tensor]:           # x (n, *shape), or x and label (n,)
+    def __call__(
+        self,
+        n: int,  # number of points
+        generator: torch.Generator
+        | None = None,  # on the CPU; None: a fresh seed from the operating system
+    ) -> Tensor | tuple[Tensor, Tensor]:  # x (n, *shape), or x and label (n,)
         "Draw n points."
         n = check_count(n, "n")
         if self.num_points is not None and n > self.num_points:
             raise ValueError(f"{self.name}: {n} points asked for, the set has {self.num_points}")
-        if generator is None: generator = torch.Generator().manual_seed(fresh_seed())
-        if generator.device.type != "cpu": raise ValueError(f"generator: expected one on the CPU, got one on {generator.device}")
-        with usual_torch(): out = self.draw(n, generator)
+        if generator is None:
+            generator = torch.Generator().manual_seed(fresh_seed())
+        if generator.device.type != "cpu":
+            raise ValueError(f"generator: expected one on the CPU, got one on {generator.device}")
+        with usual_torch():
+            out = self.draw(n, generator)
         x = check_points(out[0] if isinstance(out, tuple) else out, self.name)
-        if x.shape != (n, *self.shape): raise ValueError(f"{self.name}: expected points of shape {(n, *self.shape)}, got {tuple(x.shape)}")
+        if x.shape != (n, *self.shape):
+            raise ValueError(
+                f"{self.name}: expected points of shape {(n, *self.shape)}, got {tuple(x.shape)}"
+            )
         return out
 
-    def __deepcopy__(self, memo): return self  # it never changes
+    def __deepcopy__(self, memo):
+        return self  # it never changes
 
-    def __repr__(self): return f"Sampler({self.name!r}, shape={self.shape})"
+    def __repr__(self):
+        return f"Sampler({self.name!r}, shape={self.shape})"
 
 # %% ../nbs/1_data/01_data.ipynb #data-points
-def points_and_labels(sampler: Sampler,                          # any sampler
-                      n: int,                                    # number of points
-                      generator: torch.Generator | None = None,  # None: a fresh seed
-                     ) -> tuple[Tensor, Tensor | None]:          # x (n, *shape), label (n,) or None
+def points_and_labels(
+    sampler: Sampler,  # any sampler
+    n: int,  # number of points
+    generator: torch.Generator | None = None,  # None: a fresh seed
+) -> tuple[Tensor, Tensor | None]:  # x (n, *shape), label (n,) or None
     "Draw points, and labels where there are any."
     out = sampler(n, generator)
     return out if isinstance(out, tuple) else (out, None)
@@ -68,48 +80,94 @@ def _draw_moved(n, g, sampler, s, c):
     x, label = points_and_labels(sampler, n, g)
     return s * x + c if label is None else (s * x + c, label)
 
-def _component_moved(x, sampler, s, c): return sampler.component((x - c.to(x)) / s.to(x))
 
-def affine(sampler: Sampler,            # the sampler to move
-           scale: float | Tensor = 1.,  # s ≠ 0, a number or one per coordinate
-           shift: float | Tensor = 0.,  # c, a number or one per coordinate
-          ) -> Sampler:
+def _component_moved(x, sampler, s, c):
+    return sampler.component((x - c.to(x)) / s.to(x))
+
+
+def affine(
+    sampler: Sampler,  # the sampler to move
+    scale: float | Tensor = 1.0,  # s ≠ 0, a number or one per coordinate
+    shift: float | Tensor = 0.0,  # c, a number or one per coordinate
+) -> Sampler:
     "The sampler of s·x + c."
     s, c = torch.as_tensor(scale, dtype=torch.float32), torch.as_tensor(shift, dtype=torch.float32)
     if not (s.isfinite().all() and c.isfinite().all() and (s != 0).all()):
         raise ValueError("affine: expected a finite shift and a finite scale other than 0")
-    try: shape = torch.broadcast_shapes(s.shape, c.shape, sampler.shape)
-    except RuntimeError: shape = None
-    if shape != sampler.shape: raise ValueError(f"affine: expected scale and shift for points of shape {sampler.shape}")
+    try:
+        shape = torch.broadcast_shapes(s.shape, c.shape, sampler.shape)
+    except RuntimeError:
+        shape = None
+    if shape != sampler.shape:
+        raise ValueError(f"affine: expected scale and shift for points of shape {sampler.shape}")
     draw = partial(_draw_moved, sampler=sampler, s=s, c=c)
     component = sampler.component and partial(_component_moved, sampler=sampler, s=s, c=c)
-    params = None if sampler.params is None else dict(base=sampler.name, params=sampler.params, scale=s.tolist(), shift=c.tolist())
-    return Sampler(draw, sampler.shape, "affine", params, component, sampler.weights, sampler.num_points)
+    params = (
+        None
+        if sampler.params is None
+        else dict(base=sampler.name, params=sampler.params, scale=s.tolist(), shift=c.tolist())
+    )
+    return Sampler(
+        draw, sampler.shape, "affine", params, component, sampler.weights, sampler.num_points
+    )
 
 # %% ../nbs/1_data/01_data.ipynb #data-named
-_MODULES = {"sets.plane": ("8gaussians", "8gaussians-cfm", "moons", "moons-cfm", "checkerboard", "scurve", "swissroll", "pinwheel", "circles"),
-            "sets.images": ("digits", "mnist", "fashionmnist", "cifar10"), "sets.folder": ("folder",)}
+_MODULES = {
+    "sets.plane": (
+        "8gaussians",
+        "8gaussians-cfm",
+        "moons",
+        "moons-cfm",
+        "checkerboard",
+        "scurve",
+        "swissroll",
+        "pinwheel",
+        "circles",
+    ),
+    "sets.images": ("digits", "mnist", "fashionmnist", "cifar10"),
+    "sets.folder": ("folder",),
+}
+
 
 def _number(value, what, least=-math.inf):
-    if isinstance(value, bool) or not isinstance(value, numbers.Real): raise TypeError(f"{what}: expected a number, got {type(value).__name__}")
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{what}: expected a number, got {type(value).__name__}")
     if not (math.isfinite(value) and value >= least):
-        raise ValueError(f"{what}: expected a finite number" + (f" ≥ {least:g}" if least > -math.inf else "") + f", got {value:g}")
+        raise ValueError(
+            f"{what}: expected a finite number"
+            + (f" ≥ {least:g}" if least > -math.inf else "")
+            + f", got {value:g}"
+        )
     return float(value)
 
-def _draw_normal(n, g, shape, mean, std): return mean + std * torch.randn(n, *shape, generator=g)
 
-def _normal(shape=(2,), mean=0., std=1.):
-    shape = tuple(check_count(d, "normal: shape") for d in ((shape,) if isinstance(shape, numbers.Integral) else shape))
-    mean, std = _number(mean, "normal: mean"), _number(std, "normal: std", 0.)
+def _draw_normal(n, g, shape, mean, std):
+    return mean + std * torch.randn(n, *shape, generator=g)
+
+
+def _normal(shape=(2,), mean=0.0, std=1.0):
+    shape = tuple(
+        check_count(d, "normal: shape")
+        for d in ((shape,) if isinstance(shape, numbers.Integral) else shape)
+    )
+    mean, std = _number(mean, "normal: mean"), _number(std, "normal: std", 0.0)
     params = dict(shape=shape, mean=mean, std=std)
     return Sampler(partial(_draw_normal, **params), shape, "normal", params)
 
-def _affine(base, params, scale=1., shift=0.): return affine(get_sampler(base, **params), scale, shift)
+
+def _affine(base, params, scale=1.0, shift=0.0):
+    return affine(get_sampler(base, **params), scale, shift)
+
 
 def _named(name, options):
     module = next((m for m, names in _MODULES.items() if name in names), None)
-    makers = importlib.import_module(f"nsgf_nb.{module}").MAKERS if module else {"normal": _normal, "affine": _affine}
-    for k in options: check_name(k, inspect.signature(makers[name]).parameters, f"option of {name}")
+    makers = (
+        importlib.import_module(f"nsgf_nb.{module}").MAKERS
+        if module
+        else {"normal": _normal, "affine": _affine}
+    )
+    for k in options:
+        check_name(k, inspect.signature(makers[name]).parameters, f"option of {name}")
     return makers[name](**options)
 
 # %% ../nbs/1_data/01_data.ipynb #data-own
@@ -118,57 +176,84 @@ def _draw_rows(n, g, x, label, to_float):
     rows = to_float(x[i]) if to_float else x[i]
     return rows if label is None else (rows, label[i])
 
+
 def _from_rows(x, label=None, name="data", params=None, to_float=None):
     "The rows of x, drawn without replacement inside a batch."
     draw = partial(_draw_rows, x=x, label=label, to_float=to_float)
     return Sampler(draw, tuple(x.shape[1:]), name, params, num_points=len(x))
 
 # %% ../nbs/1_data/01_data.ipynb #data-get
-def get_sampler(data: object,           # see the table above
-                **options) -> Sampler:  # for a named set: its constants; for points: weights=, one for each
+def get_sampler(
+    data: object,  # see the table above
+    **options,
+) -> Sampler:  # for a named set: its constants; for points: weights=, one for each
     "Make a sampler from a name or from data."
     names = ("normal", *(name for names in _MODULES.values() for name in names), "affine")
-    if isinstance(data, str) and data in names: return _named(data, options)
-    if isinstance(data, os.PathLike) or isinstance(data, str) and (os.sep in data or os.path.isdir(data)):
+    if isinstance(data, str) and data in names:
+        return _named(data, options)
+    if (
+        isinstance(data, os.PathLike)
+        or isinstance(data, str)
+        and (os.sep in data or os.path.isdir(data))
+    ):
         return _named("folder", dict(path=os.fspath(data)) | options)
-    if isinstance(data, str): check_name(data, names, "data set")
+    if isinstance(data, str):
+        check_name(data, names, "data set")
     weights = options.pop("weights", None)
-    if options: raise TypeError(f"{', '.join(options)}: options belong to named sets, got {type(data).__name__}")
-    if isinstance(data, Sampler) and weights is None: return data
+    if options:
+        raise TypeError(
+            f"{', '.join(options)}: options belong to named sets, got {type(data).__name__}"
+        )
+    if isinstance(data, Sampler) and weights is None:
+        return data
     return importlib.import_module("nsgf_nb.sets.own").sampler_of(data, weights)
 
 # %% ../nbs/1_data/01_data.ipynb #data-lazy
 DOWNLOADED = "mnist", "fashionmnist", "cifar10"
 
+
 def _offline(name, params):
     "Arguments of a sampler that is named in a file: nothing is fetched from the network because a file says so."
-    if name == "affine": return params | dict(params=_offline(params["base"], params["params"]))
+    if name == "affine":
+        return params | dict(params=_offline(params["base"], params["params"]))
     return params | dict(download=False) if name in DOWNLOADED else params
 
-def open_named(name: str,    # of a set
-               params: dict, # arguments of get_sampler, as a file holds them
-              ) -> Sampler:
+
+def open_named(
+    name: str,  # of a set
+    params: dict,  # arguments of get_sampler, as a file holds them
+) -> Sampler:
     "The sampler that a file names; nothing is fetched from the network."
     return get_sampler(name, **_offline(name, params))
 
+
 class LazySource:
     "The sampler that a file names, made when it is asked for."
-    def __init__(self,
-        path: str | Path,    # of the file
-        make: Callable,      # make() -> a Sampler
-        shape: tuple[int, ...], # of one point, as the flow knows it
+
+    def __init__(
+        self,
+        path: str | Path,  # of the file
+        make: Callable,  # make() -> a Sampler
+        shape: tuple[int, ...],  # of one point, as the flow knows it
     ):
         self.path, self.make, self.shape, self.made = path, make, tuple(shape), None
 
-    def __getstate__(self): return vars(self) | dict(made=None)  # it can be made again
+    def __getstate__(self):
+        return vars(self) | dict(made=None)  # it can be made again
 
     def __call__(self):
         "The sampler, or one sentence that says why there is none."
         if self.made is None:
-            try: made = self.make()
+            try:
+                made = self.make()
             except Exception as e:
                 kind = type(e) if type(e) in (FileNotFoundError, ImportError) else ValueError
-                raise kind(f"{self.path}: the source that it names cannot be opened ({e}): give x0=, points to start from") from e
-            if made.shape != self.shape: raise ValueError(f"{self.path}: the source that it names has points of shape {made.shape}, the flow takes {self.shape}")
+                raise kind(
+                    f"{self.path}: the source that it names cannot be opened ({e}): give x0=, points to start from"
+                ) from e
+            if made.shape != self.shape:
+                raise ValueError(
+                    f"{self.path}: the source that it names has points of shape {made.shape}, the flow takes {self.shape}"
+                )
             self.made = made
         return self.made

@@ -23,72 +23,88 @@ def _flat(x, y):
     return x.detach().flatten(1).double().cpu(), y.detach().flatten(1).double().cpu()
 
 # %% ../nbs/8_evaluation/01_distances.ipynb #dst-w2
-def w2(x: Tensor, # samples of one law, (n, *shape)
-       y: Tensor, # samples of the other, (m, *shape)
-      ) -> float: # in the units of x
+def w2(
+    x: Tensor,  # samples of one law, (n, *shape)
+    y: Tensor,  # samples of the other, (m, *shape)
+) -> float:  # in the units of x
     "Exact 2-Wasserstein distance between two clouds of equal weights."
     import ot  # here: POT takes longer to import than this package
-    cost = 2*cost_matrix(*_flat(x, y))      # |x-y|²
-    return math.sqrt(max(0., float(ot.emd2([], [], cost.numpy(), numItermax=10**8))))
+
+    cost = 2 * cost_matrix(*_flat(x, y))  # |x-y|²
+    return math.sqrt(max(0.0, float(ot.emd2([], [], cost.numpy(), numItermax=10**8))))
 
 # %% ../nbs/8_evaluation/01_distances.ipynb #dst-twoh
 def _two(sampler, n, seed, r):
     "Two target samples of n points from one draw: disjoint where the set is finite."
     size = getattr(sampler, "num_points", None)
-    if size is not None and 2*n > size:
-        raise ValueError(f"n = {n} needs two disjoint halves, {2*n} points, but {sampler.name} has {size}: take n <= {size//2}")
-    z = points_and_labels(sampler, 2*n, make_generator(seed, "distances", r))[0]
+    if size is not None and 2 * n > size:
+        raise ValueError(
+            f"n = {n} needs two disjoint halves, {2 * n} points, but {sampler.name} has {size}: take n <= {size // 2}"
+        )
+    z = points_and_labels(sampler, 2 * n, make_generator(seed, "distances", r))[0]
     return z[:n], z[n:]
 
 # %% ../nbs/8_evaluation/01_distances.ipynb #dst-floorc
-def w2_floor(sampler: Sampler, # the target
-             n: int = 1000,    # points per sample
-             pairs: int = 5,   # independent pairs
-             seed: int = 0,    # of the draws
-            ) -> tuple[float, float]: # mean and standard deviation over the pairs
+def w2_floor(
+    sampler: Sampler,  # the target
+    n: int = 1000,  # points per sample
+    pairs: int = 5,  # independent pairs
+    seed: int = 0,  # of the draws
+) -> tuple[float, float]:  # mean and standard deviation over the pairs
     "W2 between two independent samples of the target: what a perfect model scores."
     n, pairs = check_count(n, "n"), check_count(pairs, "pairs", 2)
     d = torch.tensor([w2(*_two(sampler, n, seed, r)) for r in range(pairs)])
     return d.mean().item(), d.std().item()
 
 # %% ../nbs/8_evaluation/01_distances.ipynb #dst-mmdc
-def mmd(x: Tensor, # samples of one law, (n, *shape)
-        y: Tensor, # samples of the other, (m, *shape)
-       ) -> float: # in units of the square root of x
+def mmd(
+    x: Tensor,  # samples of one law, (n, *shape)
+    y: Tensor,  # samples of the other, (m, *shape)
+) -> float:  # in units of the square root of x
     "Maximum mean discrepancy with the energy kernel -|x-y| (V-statistic, square root)."
     x, y = _flat(x, y)
     mean = lambda u, v: torch.cdist(u, v).mean().item()
-    return math.sqrt(max(0., 2*mean(x, y) - mean(x, x) - mean(y, y)))
+    return math.sqrt(max(0.0, 2 * mean(x, y) - mean(x, x) - mean(y, y)))
 
 # %% ../nbs/8_evaluation/01_distances.ipynb #dst-comp
 def _by_component(sampler, x, count, repeats):
     "x as (repeats, K, count, d): equal counts per component; None where a component is short."
     k = sampler.component(x)
-    rows = [x[k == i].flatten(1)[:count*repeats] for i in range(len(sampler.weights))]
-    if any(len(r) < count*repeats for r in rows): return None
+    rows = [x[k == i].flatten(1)[: count * repeats] for i in range(len(sampler.weights))]
+    if any(len(r) < count * repeats for r in rows):
+        return None
     return torch.stack([r.view(repeats, count, -1) for r in rows], 1)
+
 
 def _component_w2(x, y):
     "W2² of each component in each repeat, (repeats, K)."
-    squares = [[w2(a, b)**2 for a, b in zip(u, v)] for u, v in zip(x, y)]
+    squares = [[w2(a, b) ** 2 for a, b in zip(u, v)] for u, v in zip(x, y)]
     return torch.tensor(squares, dtype=torch.float64)
 
 # %% ../nbs/8_evaluation/01_distances.ipynb #dst-tablec
-def distances(sampler: Sampler,  # the target
-              x: Tensor,         # generated samples, (N, *shape)
-              seed: int = 0,     # of the target's draws
-              n: int = 1000,     # points per distance, at most N and half of a finite set
-              pairs: int = 5,    # independent pairs
-             ) -> dict:          # n, pairs, and for w2 and mmd: mean, sd, floor mean, floor sd
+def distances(
+    sampler: Sampler,  # the target
+    x: Tensor,  # generated samples, (N, *shape)
+    seed: int = 0,  # of the target's draws
+    n: int = 1000,  # points per distance, at most N and half of a finite set
+    pairs: int = 5,  # independent pairs
+) -> dict:  # n, pairs, and for w2 and mmd: mean, sd, floor mean, floor sd
     "W2 and MMD of generated samples, each beside its floor on the same targets."
     size = getattr(sampler, "num_points", None)
-    n = min(check_count(n, "n"), len(check_points(x, "x", 2)), size//2 if size is not None else n)
+    n = min(check_count(n, "n"), len(check_points(x, "x", 2)), size // 2 if size is not None else n)
     targets = [_two(sampler, n, seed, r) for r in range(check_count(pairs, "pairs", 2))]
-    rows = [torch.randperm(len(x), generator=make_generator(seed, "rows", r))[:n].to(x.device) for r in range(pairs)]
+    rows = [
+        torch.randperm(len(x), generator=make_generator(seed, "rows", r))[:n].to(x.device)
+        for r in range(pairs)
+    ]
     out = {"n": n, "pairs": pairs}
     for name, d in (("w2", w2), ("mmd", mmd)):
-        model, floor = ([d(x[i].to(y), y) for i, (y, _) in zip(rows, targets)], [d(y2, y) for y, y2 in targets])
-        for key, v in ((name, model), (f"{name}_floor", floor)): out[key], out[f"{key}_sd"] = statistics.mean(v), statistics.stdev(v)
+        model, floor = (
+            [d(x[i].to(y), y) for i, (y, _) in zip(rows, targets)],
+            [d(y2, y) for y, y2 in targets],
+        )
+        for key, v in ((name, model), (f"{name}_floor", floor)):
+            out[key], out[f"{key}_sd"] = statistics.mean(v), statistics.stdev(v)
     return out
 
 # %% ../nbs/8_evaluation/02_gates.ipynb #gat-imp
@@ -106,19 +122,20 @@ from .data import Sampler
 def _ratio(score, floor, seed):
     "Root of mean score over mean floor, squares of shape (m, K), and the ends of its 95 % bootstrap interval."
     m, K = score.shape
-    ratio = (score.mean()/floor.mean()).sqrt().item()
+    ratio = (score.mean() / floor.mean()).sqrt().item()
     pick = torch.randint(m, (2000, m - 1, K), generator=make_generator(seed, "bootstrap"))
     column = torch.arange(K)
-    again = (score[pick, column].mean((1, 2))/floor[pick, column].mean((1, 2))).sqrt()
-    ends = torch.tensor([.025, .975], dtype=again.dtype)
+    again = (score[pick, column].mean((1, 2)) / floor[pick, column].mean((1, 2))).sqrt()
+    ends = torch.tensor([0.025, 0.975], dtype=again.dtype)
     low, high = again.quantile(ends).tolist()
     return ratio, low, high
 
 # %% ../nbs/8_evaluation/02_gates.ipynb #gat-verdict
-def verdict(low: float,   # lower end of an interval
-            high: float,  # upper end
-            bound: float, # largest value allowed
-           ) -> str:      # "passed", "failed" or "undecided"
+def verdict(
+    low: float,  # lower end of an interval
+    high: float,  # upper end
+    bound: float,  # largest value allowed
+) -> str:  # "passed", "failed" or "undecided"
     "Passed where the whole interval is under the bound, failed where all of it is over it."
     if high <= bound:
         return "passed"
@@ -130,16 +147,17 @@ def verdict(low: float,   # lower end of an interval
 @dataclass(frozen=True)
 class GateResult:
     "The result of a gate: a ratio to the floor, its interval, and a verdict."
+
     verdict: str  # "passed", "failed" or "undecided"
     ratio: float  # W2 of the model over W2 of a perfect one
-    low: float    # 95 % bootstrap interval of the ratio
+    low: float  # 95 % bootstrap interval of the ratio
     high: float
     floor: float  # W2 of a perfect model, in the units of the data
     bound: float  # what the ratio was held against
-    n: int        # points per W2
-    pairs: int    # independent pairs
-    tv: float | None = None       # total variation of the component masses
-    tv_low: float | None = None   # 95 % interval of it
+    n: int  # points per W2
+    pairs: int  # independent pairs
+    tv: float | None = None  # total variation of the component masses
+    tv_low: float | None = None  # 95 % interval of it
     tv_high: float | None = None
 
     @property
@@ -149,70 +167,87 @@ class GateResult:
 
     def __str__(self):
         word = "passed" if self.passed else self.verdict.upper()
-        text = (f"{word}: {self.ratio:.2f} [{self.low:.2f}, {self.high:.2f}] × floor {self.floor:.3f}, "
-                f"bound {self.bound:.2f}, n = {self.n}, {self.pairs} pairs")
+        text = (
+            f"{word}: {self.ratio:.2f} [{self.low:.2f}, {self.high:.2f}] × floor {self.floor:.3f}, "
+            f"bound {self.bound:.2f}, n = {self.n}, {self.pairs} pairs"
+        )
         if self.tv is None:
             return text
-        return text + f", mass tv {self.tv:.3f} [{self.tv_low:.3f}, {self.tv_high:.3f}], bound {MASS_BOUND:.2f}"
+        return (
+            text
+            + f", mass tv {self.tv:.3f} [{self.tv_low:.3f}, {self.tv_high:.3f}], bound {MASS_BOUND:.2f}"
+        )
 
-MASS_BOUND = .03  # largest total variation of component masses
+
+MASS_BOUND = 0.03  # largest total variation of component masses
 
 # %% ../nbs/8_evaluation/02_gates.ipynb #gat-helpers
 def _holds(x, n, least, what):
     "How many blocks of n samples there are; no limit for a function."
     if callable(x):
         return math.inf
-    if len(check_points(x, "x")) < n*least:
+    if len(check_points(x, "x")) < n * least:
         blocks = f" ({least} × {n})" if least > 1 else ""
-        raise ValueError(f"x: the {what} gate expected at least {n*least} samples{blocks}, got {len(x)}")
-    return len(x)//n
+        raise ValueError(
+            f"x: the {what} gate expected at least {n * least} samples{blocks}, got {len(x)}"
+        )
+    return len(x) // n
+
 
 def _block(x, n, r, seed):
     "Samples r·n to (r+1)·n of the model."
     if not callable(x):
-        return x[r*n:(r + 1)*n]
+        return x[r * n : (r + 1) * n]
     block = check_points(x(n, make_generator(seed, "model", r)), "x")
     if len(block) != n:
-        raise ValueError(f"x: expected a function that draws {n} samples when asked for {n}, got {len(block)}")
+        raise ValueError(
+            f"x: expected a function that draws {n} samples when asked for {n}, got {len(block)}"
+        )
     return block
+
 
 def _enough(ratio, low, high, bound, half_width):
     "Is the interval as narrow as asked for, or its verdict clear?"
-    if high - low <= 2*(half_width or .04):
+    if high - low <= 2 * (half_width or 0.04):
         return True
     reach = high - ratio if ratio <= bound else ratio - low
-    return half_width is None and abs(bound - ratio) > 2*reach
+    return half_width is None and abs(bound - ratio) > 2 * reach
 
 # %% ../nbs/8_evaluation/02_gates.ipynb #gat-dist
-def distribution_gate(sampler: Sampler,     # the target
-                      x: Tensor | Callable, # samples, at least (n * pairs, *shape), or a function of n and a generator
-                      bound: float = 1.6,   # largest ratio to the floor
-                      seed: int = 0,        # of all draws
-                      n: int = 1000,        # points per W2
-                      pairs: int = 20,      # independent pairs to begin with, 20 or more
-                      most: int = 640,      # pairs to end with, if x holds as many
-                      half_width: float | None = None, # of the interval, at which to stop; None: .04, or a clear verdict
-                     ) -> GateResult:
+def distribution_gate(
+    sampler: Sampler,  # the target
+    x: Tensor
+    | Callable,  # samples, at least (n * pairs, *shape), or a function of n and a generator
+    bound: float = 1.6,  # largest ratio to the floor
+    seed: int = 0,  # of all draws
+    n: int = 1000,  # points per W2
+    pairs: int = 20,  # independent pairs to begin with, 20 or more
+    most: int = 640,  # pairs to end with, if x holds as many
+    half_width: float
+    | None = None,  # of the interval, at which to stop; None: .04, or a clear verdict
+) -> GateResult:
     "Root of the mean W2² over independent pairs, over the floor on the same targets."
     bound, n = check_positive(bound, "bound"), check_count(n, "n")
     pairs = check_count(pairs, "pairs", 20)
     size = getattr(sampler, "num_points", None)
-    if size is not None and 2*n*pairs > size:
-        raise ValueError(f"n: expected {pairs} pairs that share no point of {sampler.name}, {2*n*pairs} points, got {size}")
+    if size is not None and 2 * n * pairs > size:
+        raise ValueError(
+            f"n: expected {pairs} pairs that share no point of {sampler.name}, {2 * n * pairs} points, got {size}"
+        )
     most = min(check_count(most, "most", pairs), _holds(x, n, pairs, "distribution"))
     if size is not None:
-        most = min(most, size//(2*n))
+        most = min(most, size // (2 * n))
     score, floor = [], []
     while True:
         for r in range(len(score), pairs):
             y, again = _two(sampler, n, seed, r)
-            score.append([w2(_block(x, n, r, seed).to(y), y)**2])
-            floor.append([w2(again, y)**2])
+            score.append([w2(_block(x, n, r, seed).to(y), y) ** 2])
+            floor.append([w2(again, y) ** 2])
         squares = [torch.tensor(v, dtype=torch.float64) for v in (score, floor)]
         interval = _ratio(*squares, seed)
         if pairs == most or _enough(*interval, bound, half_width):
             break
-        pairs = min(2*pairs, most)
+        pairs = min(2 * pairs, most)
     word = verdict(*interval[1:], bound)
     return GateResult(word, *interval, squares[1].mean().sqrt().item(), bound, n, pairs)
 
@@ -231,21 +266,23 @@ from .data import Sampler
 def _mass_interval(counts, weights, seed):
     "Total variation of the masses from the weights, and the ends of its 95 % interval."
     N = int(counts.sum())
-    p = (counts.double()/N).numpy()
+    p = (counts.double() / N).numpy()
     noise = np.random.default_rng(make_generator(seed, "masses").initial_seed())
-    drawn = noise.multinomial(N, p, size=2000)/N
-    reach = np.quantile(abs(drawn - p).sum(1)/2, .95)
-    tv = abs(p - weights.numpy()).sum()/2
-    return float(tv), float(max(0., tv - reach)), float(tv + reach)
+    drawn = noise.multinomial(N, p, size=2000) / N
+    reach = np.quantile(abs(drawn - p).sum(1) / 2, 0.95)
+    tv = abs(p - weights.numpy()).sum() / 2
+    return float(tv), float(max(0.0, tv - reach)), float(tv + reach)
 
 # %% ../nbs/8_evaluation/03_components.ipynb #cmp-comp
-def component_gate(sampler: Sampler,     # the target, with `component` and `weights`
-                   x: Tensor | Callable, # samples, at least (20000, *shape), or a function of n and a generator
-                   bound: float = 1.10,  # largest ratio to the floor
-                   seed: int = 0,        # of all draws
-                   most: int = 8,        # times 20000 samples to end with, if x holds as many
-                   half_width: float | None = None, # of the ratio's interval, at which to stop; None: .04, or a clear verdict
-                  ) -> GateResult:
+def component_gate(
+    sampler: Sampler,  # the target, with `component` and `weights`
+    x: Tensor | Callable,  # samples, at least (20000, *shape), or a function of n and a generator
+    bound: float = 1.10,  # largest ratio to the floor
+    seed: int = 0,  # of all draws
+    most: int = 8,  # times 20000 samples to end with, if x holds as many
+    half_width: float
+    | None = None,  # of the ratio's interval, at which to stop; None: .04, or a clear verdict
+) -> GateResult:
     "Component masses within .03, and W2 component by component within `bound` × its floor."
     bound, size, n, repeats = check_positive(bound, "bound"), 20_000, 1024, 8
     most = min(check_count(most, "most"), _holds(x, size, 1, "component"))
@@ -257,9 +294,9 @@ def component_gate(sampler: Sampler,     # the target, with `component` and `wei
         y = _two(sampler, size, seed, r)
         block = _block(x, size, r, seed).to(y[0])
         counts += torch.bincount(sampler.component(block).cpu(), minlength=len(weights))
-        parts = [_by_component(sampler, z, n//len(weights), repeats) for z in (block, *y)]
+        parts = [_by_component(sampler, z, n // len(weights), repeats) for z in (block, *y)]
         floor.append(_component_w2(parts[2], parts[1]))
-        if parts[0] is None:          # a component has hardly any samples
+        if parts[0] is None:  # a component has hardly any samples
             interval = (math.inf, math.inf, math.inf)
             break
         score.append(_component_w2(parts[0], parts[1]))
@@ -269,15 +306,25 @@ def component_gate(sampler: Sampler,     # the target, with `component` and `wei
     masses = _mass_interval(counts, weights, seed)
     words = verdict(*interval[1:], bound), verdict(*masses[1:], MASS_BOUND)
     word = next(w for w in ("failed", "undecided", "passed") if w in words)
-    return GateResult(word, *interval, torch.cat(floor).mean().sqrt().item(), bound, n, repeats*len(floor), *masses)
+    return GateResult(
+        word,
+        *interval,
+        torch.cat(floor).mean().sqrt().item(),
+        bound,
+        n,
+        repeats * len(floor),
+        *masses,
+    )
 
 # %% ../nbs/8_evaluation/03_components.ipynb #cmp-gate
-def gate(sampler: Sampler,           # the target
-         x: Tensor | Callable,       # samples, at least (20000, *shape), or a function of n and a generator
-         bound: float | None = None, # largest ratio; None: 1.10 for 8 Gaussians, else 1.6
-         seed: int = 0,              # of all draws
-         half_width: float | None = None, # of the ratio's interval, at which to stop; None: .04, or a clear verdict
-        ) -> GateResult:
+def gate(
+    sampler: Sampler,  # the target
+    x: Tensor | Callable,  # samples, at least (20000, *shape), or a function of n and a generator
+    bound: float | None = None,  # largest ratio; None: 1.10 for 8 Gaussians, else 1.6
+    seed: int = 0,  # of all draws
+    half_width: float
+    | None = None,  # of the ratio's interval, at which to stop; None: .04, or a clear verdict
+) -> GateResult:
     "The gate that fits the target: by component where mode counts rule the floor."
     # raw W2² of 8 Gaussians is 29 (cfm: 7) times the component-wise one; elsewhere at most 3
     if sampler.name.startswith("8gaussians"):

@@ -27,7 +27,8 @@ class SinkhornVelocity:
         self,
         blur: float | None = None,  # length, eps = blur²
         *,
-        relative_blur: float | None = None,  # r: eps = r² s, s from `transport.scale.inner_scale` of the call's clouds
+        relative_blur: float
+        | None = None,  # r: eps = r² s, s from `transport.scale.inner_scale` of the call's clouds
         self_term: str = "same",  # "same", "masked" (no diagonal) or "two_batch" (x_self)
         tol: float = 1e-3,  # error of v in units of scale
         max_iter: int = 1000,  # most passes through the kernel
@@ -38,16 +39,24 @@ class SinkhornVelocity:
         if (blur is None) == (relative_blur is None):
             raise ValueError("blur: expected either blur or relative_blur")
         self.blur = blur if blur is None else check_positive(blur, "blur")
-        self.relative_blur = relative_blur if relative_blur is None else check_positive(relative_blur, "relative_blur")
+        self.relative_blur = (
+            relative_blur
+            if relative_blur is None
+            else check_positive(relative_blur, "relative_blur")
+        )
         self.self_term = check_name(self_term, ("same", "masked", "two_batch"), "self_term")
         self.tol, self.max_iter = check_positive(tol, "tol"), check_count(max_iter, "max_iter")
-        self.backend = check_name(backend, ("auto", "dense", "stream", "flash", "geomloss"), "backend")
+        self.backend = check_name(
+            backend, ("auto", "dense", "stream", "flash", "geomloss"), "backend"
+        )
         self.chunk = chunk if chunk is None else check_count(chunk, "chunk")
         self.certify = bool(certify)
         if backend in ("flash", "geomloss") and self_term != "same":
             raise ValueError(f"self_term: backend {backend!r} knows 'same' only, got {self_term!r}")
         if backend in ("flash", "geomloss") and certify:
-            raise ValueError(f"certify: backend {backend!r} knows nothing about its error, expected 'dense' or 'stream'")
+            raise ValueError(
+                f"certify: backend {backend!r} knows nothing about its error, expected 'dense' or 'stream'"
+            )
 
     def __repr__(self):
         blur = f"{self.blur:g}" if self.blur else f"None, relative_blur={self.relative_blur:g}"
@@ -62,7 +71,9 @@ class SinkhornVelocity:
         a: Tensor | None = None,  # weights of x, (n,), or (B, n); None: uniform
         b: Tensor | None = None,  # weights of y, (m,), or (B, m); None: uniform
         init: VelocityInfo | None = None,  # of a nearby problem: warm start
-        scale: float | Sequence[float] | None = None,  # unit of tol, or one per problem; None: rms of T_xy - x at the start
+        scale: float
+        | Sequence[float]
+        | None = None,  # unit of tol, or one per problem; None: rms of T_xy - x at the start
         batched: bool = False,  # B independent problems, each solved to its own convergence
         return_info: bool = False,  # also return VelocityInfo
     ) -> Tensor | tuple[Tensor, VelocityInfo]:  # v, the shape of x
@@ -75,7 +86,16 @@ class SinkhornVelocity:
             if batched:
                 scales = scale if isinstance(scale, Sequence) else [scale] * len(x)
                 problems = [
-                    prepare(self, x[i], y[i], nth(x_self, i), nth(a, i), nth(b, i), nth(init, i), scales[i])
+                    prepare(
+                        self,
+                        x[i],
+                        y[i],
+                        nth(x_self, i),
+                        nth(a, i),
+                        nth(b, i),
+                        nth(init, i),
+                        scales[i],
+                    )
                     for i in range(len(x))
                 ]
             else:
@@ -90,7 +110,9 @@ class SinkhornVelocity:
             return v
         if not batched:
             return v, infos[0]
-        return v, VelocityInfo(*([getattr(i, k) for i in infos] for k in VelocityInfo.__dataclass_fields__))
+        return v, VelocityInfo(
+            *([getattr(i, k) for i in infos] for k in VelocityInfo.__dataclass_fields__)
+        )
 
 # %% ../nbs/3_solver/06_estimator.ipynb #est-words
 def _complaint(vel, info):
@@ -109,7 +131,9 @@ def _warn_of_regime(vel, problems, infos):
             plan, what = "sharp", "the flow is transport between minibatches"
         else:
             plan, what = "nearly uniform", "all particles move to the mean"
-        return warnings.warn(f"the self plan is the identity and the cross plan {plan}: {what}", stacklevel=3)
+        return warnings.warn(
+            f"the self plan is the identity and the cross plan {plan}: {what}", stacklevel=3
+        )
 
 # %% ../nbs/3_solver/06_estimator.ipynb #est-one
 def _stored(vel, n, m, like):
@@ -144,7 +168,9 @@ def _evaluate(vel, problems):
         else:
             try:
                 solved = solve_group(vel, group, stored)
-            except RuntimeError as e:  # OutOfMemoryError is one; a CPU without memory raises a plain one
+            except (
+                RuntimeError
+            ) as e:  # OutOfMemoryError is one; a CPU without memory raises a plain one
                 if not stored or not (isinstance(e, torch.OutOfMemoryError) or "memory" in str(e)):
                     raise
                 solved = [solve_group(vel, [p], False)[0] for p in group]
@@ -156,7 +182,9 @@ def _evaluate(vel, problems):
 # %% ../nbs/3_solver/06_estimator.ipynb #est-rival
 def _samples_loss(vel, p):
     "The paper's path: v = -∂S/∂x / a by differentiating SamplesLoss of another library; its error is not known."
-    name, extra = dict(geomloss=("geomloss", "compare"), flash=("flash_sinkhorn", "gpu"))[vel.backend]
+    name, extra = dict(geomloss=("geomloss", "compare"), flash=("flash_sinkhorn", "gpu"))[
+        vel.backend
+    ]
     options = dict(
         geomloss=dict(p=2, scaling=0.8, backend="tensorized"), flash=dict(half_cost=True, allow_tf32=False)
     )  # fmt: skip
@@ -166,7 +194,9 @@ def _samples_loss(vel, p):
         raise ImportError(f"backend {vel.backend!r}: pip install 'nsgf_nb[{extra}]'") from e
     if vel.backend == "flash" and not p.x.is_cuda:
         raise ValueError("backend 'flash': expected tensors on a CUDA device")
-    loss = library.SamplesLoss("sinkhorn", blur=math.sqrt(p.eps), debias=True, **options[vel.backend])
+    loss = library.SamplesLoss(
+        "sinkhorn", blur=math.sqrt(p.eps), debias=True, **options[vel.backend]
+    )
     with torch.enable_grad():
         x = p.x.clone().requires_grad_(True)
         (grad,) = torch.autograd.grad(loss(p.a, x, p.b, p.y), x)

@@ -13,101 +13,154 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from nsgf_nb.core import (
-    check_name,
-    check_points,
-    keep_random_state,
-    pick_device,
-    require,
-)
-from nsgf_nb.evaluation.classifier import (
-    CLASSIFIERS,
-    check_images,
-    class_shares,
-    classify,
-    load_classifier,
-)
+from .core import check_name, check_points, keep_random_state, pick_device, require
+from .evaluation.classifier import CLASSIFIERS, check_images, classify, load_classifier
+
+# %% ../nbs/8_evaluation/06_fid.ipynb #fid-lent
+from .evaluation.classifier import class_shares  # noqa: F401, lent
 
 # %% ../nbs/8_evaluation/06_fid.ipynb #fid-bytes
-def to_bytes(x: Tensor,       # images in [-1, 1], (n, 1 or 3, H, W)
-             name: str = "x", # what the caller calls them
-            ) -> Tensor:      # uint8, (n, 3, H, W), on the CPU
+def to_bytes(
+    x: Tensor,  # images in [-1, 1], (n, 1 or 3, H, W)
+    name: str = "x",  # what the caller calls them
+) -> Tensor:  # uint8, (n, 3, H, W), on the CPU
     "Images as torch-fidelity reads them."
-    x = ((check_images(x.detach(), name=name) + 1)*127.5).round().to(torch.uint8).cpu()
+    x = ((check_images(x.detach(), name=name) + 1) * 127.5).round().to(torch.uint8).cpu()
     return x.expand(-1, 3, -1, -1)
+
 
 class _Images(Dataset):
     "What torch-fidelity takes: a set whose items are images."
-    def __init__(self, x): self.x = x
-    def __len__(self): return len(self.x)
-    def __getitem__(self, i): return self.x[i]
+
+    def __init__(self, x):
+        self.x = x
+
+    def __len__(self):
+        return len(self.x)
+
+    def __getitem__(self, i):
+        return self.x[i]
 
 # %% ../nbs/8_evaluation/06_fid.ipynb #fid-reg
 INCEPTION = "weights-inception-2015-12-05-6726825d.pth"
 
+
 def _register(name):
     "Make a classifier of ours known to torch-fidelity."
-    registry, base = (require(f"torch_fidelity.{m}", "images", "FID") for m in ("registry", "feature_extractor_base"))
-    if name in registry.FEATURE_EXTRACTORS_REGISTRY: return
+    registry, base = (
+        require(f"torch_fidelity.{m}", "images", "FID")
+        for m in ("registry", "feature_extractor_base")
+    )
+    if name in registry.FEATURE_EXTRACTORS_REGISTRY:
+        return
+
     class Extractor(base.FeatureExtractorBase):
         def __init__(self, name, features_list, **kw):
             super().__init__(name, features_list)
             self.net = load_classifier(name, "cpu")[0]
+
         @staticmethod
-        def get_provided_features_list(): return "features", "logits"
+        def get_provided_features_list():
+            return "features", "logits"
+
         @staticmethod
-        def get_default_feature_layer_for_metric(metric): return "logits" if metric == "isc" else "features"
+        def get_default_feature_layer_for_metric(metric):
+            return "logits" if metric == "isc" else "features"
+
         @staticmethod
-        def can_be_compiled(): return False
+        def can_be_compiled():
+            return False
+
         def forward(self, x):
-            f = self.net.features(x[:, :1].float()/127.5 - 1)
+            f = self.net.features(x[:, :1].float() / 127.5 - 1)
             return tuple(f if k == "features" else self.net.head(f) for k in self.features_list)
+
     registry.register_feature_extractor(name, Extractor)
 
-def inception_weights() -> Path: # the file, checked
+
+def inception_weights() -> Path:  # the file, checked
     "Where the weights of the standard FID lie."
-    path = Path(torch.hub.get_dir())/"checkpoints"/INCEPTION
+    path = Path(torch.hub.get_dir()) / "checkpoints" / INCEPTION
     if not path.is_file():
-        raise FileNotFoundError(f"features='inception' needs the weights in the file {path}: put them there (torch-fidelity's release v0.2.0 on GitHub has {INCEPTION}), or take features='lenet-mnist'")
-    with open(path, "rb") as f: digest = hashlib.sha256(f.read()).hexdigest()
-    if not digest.startswith(INCEPTION[-12:-4]): raise ValueError(f"{path}: not the weights of the standard FID (SHA-256 begins with {digest[:8]}, expected {INCEPTION[-12:-4]})")
+        raise FileNotFoundError(
+            f"features='inception' needs the weights in the file {path}: put them there (torch-fidelity's release v0.2.0 on GitHub has {INCEPTION}), or take features='lenet-mnist'"
+        )
+    with open(path, "rb") as f:
+        digest = hashlib.sha256(f.read()).hexdigest()
+    if not digest.startswith(INCEPTION[-12:-4]):
+        raise ValueError(
+            f"{path}: not the weights of the standard FID (SHA-256 begins with {digest[:8]}, expected {INCEPTION[-12:-4]})"
+        )
     return path
 
 # %% ../nbs/8_evaluation/06_fid.ipynb #fid-score
 def _calculate(x, y, features, device, **metrics):
     "torch-fidelity's numbers, without its caches, processes, messages and global random numbers."
     tf = require("torch_fidelity", "images", "FID")
-    if check_name(features, ("inception", *CLASSIFIERS), "features") == "inception": kw = dict(feature_extractor="inception-v3-compat", feature_extractor_weights_path=str(inception_weights()))
+    if check_name(features, ("inception", *CLASSIFIERS), "features") == "inception":
+        kw = dict(
+            feature_extractor="inception-v3-compat",
+            feature_extractor_weights_path=str(inception_weights()),
+        )
     else:
-        _register(features); kw = dict(feature_extractor=features, batch_size=500)
-        for z, name in ((x, "x"), (y, "y")): check_images(z, (1, 28, 28), name)
-    check_points(x, "x", 10); check_points(y, "y", 10)
+        _register(features)
+        kw = dict(feature_extractor=features, batch_size=500)
+        for z, name in ((x, "x"), (y, "y")):
+            check_images(z, (1, 28, 28), name)
+    check_points(x, "x", 10)
+    check_points(y, "y", 10)
     with keep_random_state(0):
-        return tf.calculate_metrics(input1=_Images(to_bytes(x, "x")), input2=_Images(to_bytes(y, "y")), cuda=pick_device(device).type == "cuda", cache=False, save_cpu_ram=True,
-                                    verbose=False, kid_subset_size=min(1000, len(x)//2, len(y)//2), prc_batch_size=1000, **kw, **metrics)
+        return tf.calculate_metrics(
+            input1=_Images(to_bytes(x, "x")),
+            input2=_Images(to_bytes(y, "y")),
+            cuda=pick_device(device).type == "cuda",
+            cache=False,
+            save_cpu_ram=True,
+            verbose=False,
+            kid_subset_size=min(1000, len(x) // 2, len(y) // 2),
+            prc_batch_size=1000,
+            **kw,
+            **metrics,
+        )
 
-def image_scores(x: Tensor,                                # samples, images in [-1, 1], (n, C, H, W)
-                 y: Tensor,                                # real images, (m, C, H, W)
-                 features: str = "lenet-mnist",            # "inception", "lenet-mnist" or "lenet-fashionmnist"
-                 device: str | torch.device | None = None, # where the features are computed; None: CUDA where there is one
-                ) -> dict:                                 # FID, KID, KID_sd, IS, IS_sd, precision, recall (each with -LeNet unless Inception's), n, m
+
+def image_scores(
+    x: Tensor,  # samples, images in [-1, 1], (n, C, H, W)
+    y: Tensor,  # real images, (m, C, H, W)
+    features: str = "lenet-mnist",  # "inception", "lenet-mnist" or "lenet-fashionmnist"
+    device: str
+    | torch.device
+    | None = None,  # where the features are computed; None: CUDA where there is one
+) -> (
+    dict
+):  # FID, KID, KID_sd, IS, IS_sd, precision, recall (each with -LeNet unless Inception's), n, m
     "All scores of samples against real images."
     r = _calculate(x, y, features, device, fid=True, kid=True, isc=True, prc=True)
-    keys = dict(FID="frechet_inception_distance", KID="kernel_inception_distance_mean", KID_sd="kernel_inception_distance_std", IS="inception_score_mean", IS_sd="inception_score_std")
+    keys = dict(
+        FID="frechet_inception_distance",
+        KID="kernel_inception_distance_mean",
+        KID_sd="kernel_inception_distance_std",
+        IS="inception_score_mean",
+        IS_sd="inception_score_std",
+    )
     keys |= dict(precision="precision", recall="recall")
     return {score_name(k, features): r[v] for k, v in keys.items()} | dict(n=len(x), m=len(y))
 
-def score_name(score: str,    # "FID", "KID", "KID_sd", "IS", …
-               features: str, # "inception", "lenet-mnist" or "lenet-fashionmnist"
-              ) -> str:       # "FID" or "FID-LeNet", "KID_sd" or "KID-LeNet_sd"
+
+def score_name(
+    score: str,  # "FID", "KID", "KID_sd", "IS", …
+    features: str,  # "inception", "lenet-mnist" or "lenet-fashionmnist"
+) -> str:  # "FID" or "FID-LeNet", "KID_sd" or "KID-LeNet_sd"
     "The name of a score: bare for Inception's features only."
     name, _, sd = score.partition("_")
     return name + ("" if features == "inception" else "-LeNet") + (f"_{sd}" if sd else "")
 
-def fid(x: Tensor,                                # samples, images in [-1, 1], (n, C, H, W)
-        y: Tensor,                                # real images, (m, C, H, W)
-        features: str,                            # "inception": FID; "lenet-mnist", "lenet-fashionmnist": FID-LeNet
-        device: str | torch.device | None = None, # where the features are computed
-       ) -> float:
+
+def fid(
+    x: Tensor,  # samples, images in [-1, 1], (n, C, H, W)
+    y: Tensor,  # real images, (m, C, H, W)
+    features: str,  # "inception": FID; "lenet-mnist", "lenet-fashionmnist": FID-LeNet
+    device: str | torch.device | None = None,  # where the features are computed
+) -> float:
     "FID, or FID-LeNet, alone."
     return _calculate(x, y, features, device, fid=True)["frechet_inception_distance"]

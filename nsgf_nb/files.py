@@ -24,16 +24,19 @@ from torch import Tensor
 from .core import atomic_path
 
 # %% ../nbs/9_workshop/02_files.ipynb #fil-seal
-ZEROS = "0"*64
+ZEROS = "0" * 64
+
 
 def _place(checksum):
     "How the header's own checksum stands in it; inside of a JSON text the quotes would be escaped."
     return f'"header_sha256": "{checksum}"'.encode()
 
+
 def _own_checksum(header, checksum):
     "SHA-256 of length and header, with zeros where its checksum stands."
     blank = header.replace(_place(checksum), _place(ZEROS))
     return hashlib.sha256(len(blank).to_bytes(8, "little") + blank).hexdigest()
+
 
 def _sealed(header, facts, aliases, numbers):
     "The bytes of a header with facts and checksums."
@@ -41,7 +44,7 @@ def _sealed(header, facts, aliases, numbers):
     if aliases:
         about["aliases"] = json.dumps(aliases)
     text = json.dumps({"__metadata__": about} | header).encode()
-    text += b" "*(-len(text) % 8)                  # so that the numbers begin at a multiple of 8
+    text += b" " * (-len(text) % 8)  # so that the numbers begin at a multiple of 8
     return text.replace(_place(ZEROS), _place(_own_checksum(text, ZEROS)))
 
 # %% ../nbs/9_workshop/02_files.ipynb #fil-savep
@@ -57,7 +60,10 @@ def _stored(tensors):
         kept[name] = v.detach().cpu().contiguous()
     memory = {k: v.untyped_storage().data_ptr() for k, v in kept.items()}
     users = Counter(memory.values())
-    return {k: v.clone() if users[memory[k]] > 1 else v for k, v in kept.items()}, aliases  # safetensors takes no parts of others
+    return {
+        k: v.clone() if users[memory[k]] > 1 else v for k, v in kept.items()
+    }, aliases  # safetensors takes no parts of others
+
 
 def _plain(value):
     "What JSON does not know."
@@ -65,9 +71,11 @@ def _plain(value):
         return value.item()
     raise TypeError(f"{type(value).__name__} is no JSON value")
 
+
 @contextmanager
-def _writing(path: str | Path,     # file to write, replaced if it exists
-           ) -> Iterator[Path]:   # where to write it
+def _writing(
+    path: str | Path,  # file to write, replaced if it exists
+) -> Iterator[Path]:  # where to write it
     "Write a file completely or not at all; what the system refuses is said of the file."
     try:
         with atomic_path(path) as tmp:
@@ -75,12 +83,15 @@ def _writing(path: str | Path,     # file to write, replaced if it exists
     except FileNotFoundError:
         raise
     except OSError as e:
-        raise OSError(f"{path}: could not be written ({e.strerror or e}); the file that was there before is intact") from None
+        raise OSError(
+            f"{path}: could not be written ({e.strerror or e}); the file that was there before is intact"
+        ) from None
 
 # %% ../nbs/9_workshop/02_files.ipynb #fil-saveh
-def write_json(path: str | Path, # file to write, replaced if it exists
-               value: dict,      # JSON values
-              ) -> Path:
+def write_json(
+    path: str | Path,  # file to write, replaced if it exists
+    value: dict,  # JSON values
+) -> Path:
     "Write a JSON file, completely or not at all."
     text = json.dumps(value, indent=1, default=_plain) + "\n"
     with _writing(path) as tmp:
@@ -88,8 +99,9 @@ def write_json(path: str | Path, # file to write, replaced if it exists
     return Path(path)
 
 # %% ../nbs/9_workshop/02_files.ipynb #fil-sum
-def checksum(tensors: dict[str, Tensor], # on the CPU
-            ) -> str:
+def checksum(
+    tensors: dict[str, Tensor],  # on the CPU
+) -> str:
     "SHA-256 of names and bytes."
     digest = hashlib.sha256()
     for name in sorted(tensors):
@@ -98,10 +110,11 @@ def checksum(tensors: dict[str, Tensor], # on the CPU
     return digest.hexdigest()
 
 # %% ../nbs/9_workshop/02_files.ipynb #fil-save
-def save_tensors(path: str | Path,           # file to write, replaced if it exists
-                 tensors: dict[str, Tensor], # what to keep
-                 facts: dict,                # JSON values; must say kind=…
-                ) -> Path:
+def save_tensors(
+    path: str | Path,  # file to write, replaced if it exists
+    tensors: dict[str, Tensor],  # what to keep
+    facts: dict,  # JSON values; must say kind=…
+) -> Path:
     "Write tensors and facts to one safetensors file, completely or not at all."
     path, text = Path(path), json.dumps(facts, default=_plain)
     kept, aliases = _stored(tensors)
@@ -115,17 +128,19 @@ def save_tensors(path: str | Path,           # file to write, replaced if it exi
     return path
 
 # %% ../nbs/9_workshop/02_files.ipynb #fil-reading
-LARGEST = 10**8 # bytes of a header or a JSON file; safetensors takes no longer header
+LARGEST = 10**8  # bytes of a header or a JSON file; safetensors takes no longer header
+
 
 @contextmanager
-def reading(path: str | Path,     # the file whose content is read in the block
-           ) -> Iterator[None]:
+def reading(
+    path: str | Path,  # the file whose content is read in the block
+) -> Iterator[None]:
     "Whatever the content of a file leads to is one sentence with its name."
     try:
         yield
     except (ImportError, OSError) as e:
         if getattr(e, "errno", None) is None or e.filename is not None:
-            raise                                  # it says what is missing
+            raise  # it says what is missing
         raise ValueError(f"{path}: cannot be read ({e.strerror})") from e
     except MemoryError as e:
         raise ValueError(f"{path}: damaged, or too large for the memory of this machine") from e
@@ -134,15 +149,16 @@ def reading(path: str | Path,     # the file whose content is read in the block
     except Exception as e:
         said = f"{e} is missing" if isinstance(e, KeyError) else " ".join(str(e).split())
         if said.startswith(str(path)):
-            raise                                  # a sentence already
+            raise  # a sentence already
         raise ValueError(f"{path}: damaged: {said or type(e).__name__}") from e
 
 # %% ../nbs/9_workshop/02_files.ipynb #fil-headh
-def check_facts(path: str | Path,    # the file they are from
-                facts: dict,         # what stands in it
-                /,
-                **kinds: type | tuple[type, ...], # name=the kind that its value must have
-               ) -> dict:            # facts
+def check_facts(
+    path: str | Path,  # the file they are from
+    facts: dict,  # what stands in it
+    /,
+    **kinds: type | tuple[type, ...],  # name=the kind that its value must have
+) -> dict:  # facts
     "Facts with the names and kinds that are needed."
     for name, kind in kinds.items():
         value = facts[name] if name in facts else ...
@@ -152,9 +168,11 @@ def check_facts(path: str | Path,    # the file they are from
             raise ValueError(f"{path}: damaged: {name}: expected {wanted}, got {said}")
     return facts
 
-def check_history(path: str | Path, # the file they are from
-                  rows: list,       # of a history
-                 ) -> list[dict]:   # rows
+
+def check_history(
+    path: str | Path,  # the file they are from
+    rows: list,  # of a history
+) -> list[dict]:  # rows
     "Rows of numbers by name, with rising steps."
     step = 0
     for row in rows:
@@ -163,28 +181,38 @@ def check_history(path: str | Path, # the file they are from
         kinds = {k: str if k == "part" else int if k == "step" else (int, float) for k in row}
         check_facts(path, row, **dict(step=int, loss=(int, float), seconds=(int, float)) | kinds)
         if row["step"] <= step:
-            raise ValueError(f"{path}: damaged: history: expected rising steps, got {row['step']} after {step}")
+            raise ValueError(
+                f"{path}: damaged: history: expected rising steps, got {row['step']} after {step}"
+            )
         step = row["step"]
     return rows
 
-def check_finite(path: str | Path,           # the file they are from
-                 tensors: dict[str, Tensor], # what stands in it
-                ) -> None:
+
+def check_finite(
+    path: str | Path,  # the file they are from
+    tensors: dict[str, Tensor],  # what stands in it
+) -> None:
     "Refuse what is not a number. Infinity may be meant: a mask holds it."
     for name, v in tensors.items():
         if v.is_complex():
             raise ValueError(f"{path}: damaged: {name} is complex")
         if v.is_floating_point() and v.isnan().any():
-            raise ValueError(f"{path}: damaged: {int(v.isnan().sum())} of the {v.numel()} values of {name} are NaN")
+            raise ValueError(
+                f"{path}: damaged: {int(v.isnan().sum())} of the {v.numel()} values of {name} are NaN"
+            )
+
 
 @dataclass(frozen=True)
 class Header:
     "What the beginning of a file says."
-    facts: dict                                       # JSON values
-    start: int                                        # where the numbers begin
-    aliases: dict = field(default_factory=dict)       # name → the name under which it is stored
-    sha256: str | None = None                         # of the numbers; None: written by version 0.1
-    header_sha256: str | None = None                  # of the header, which holds the other: it names the content of the file
+
+    facts: dict  # JSON values
+    start: int  # where the numbers begin
+    aliases: dict = field(default_factory=dict)  # name → the name under which it is stored
+    sha256: str | None = None  # of the numbers; None: written by version 0.1
+    header_sha256: str | None = (
+        None  # of the header, which holds the other: it names the content of the file
+    )
 
 # %% ../nbs/9_workshop/02_files.ipynb #fil-headp
 def _header_text(file):
@@ -195,12 +223,14 @@ def _header_text(file):
         raise ValueError("its header is not complete")
     return text
 
+
 def _parsed(text, what):
     "A JSON object."
     value = json.loads(text)
     if not isinstance(value, dict):
         raise ValueError(f"expected {what}")
     return value
+
 
 def _check_numbers(path, header):
     "Compare the numbers with their checksum, a megabyte at a time."
@@ -215,9 +245,10 @@ def _check_numbers(path, header):
         raise ValueError(f"{path}: damaged: its checksum is not the one it was written with")
 
 # %% ../nbs/9_workshop/02_files.ipynb #fil-header
-def read_header(path: str | Path, # file written by save_tensors
-                kind: str,        # facts["kind"] it must have
-               ) -> Header:
+def read_header(
+    path: str | Path,  # file written by save_tensors
+    kind: str,  # facts["kind"] it must have
+) -> Header:
     "Read and check the header of a file; the numbers are not touched."
     path = Path(path)
     if not path.is_file():
@@ -232,20 +263,30 @@ def read_header(path: str | Path, # file written by save_tensors
         except (ValueError, AttributeError, TypeError) as e:
             raise ValueError(f"{unreadable} ({e})") from None
         if facts.get("kind") != kind:
-            raise ValueError(f"{path}: expected a {kind}, the file holds {facts.get('kind') or 'something else'}")
+            raise ValueError(
+                f"{path}: expected a {kind}, the file holds {facts.get('kind') or 'something else'}"
+            )
         if about.keys() == {"facts"}:
-            return Header(facts, 8 + len(text))       # version 0.1
+            return Header(facts, 8 + len(text))  # version 0.1
         own = about.get("header_sha256")
-        if about.keys() - {"aliases"} != {"facts", "sha256", "header_sha256"} or _own_checksum(text, own) != own:
-            raise ValueError(f"{path}: damaged: the checksum of its header is not the one it was written with")
-        return Header(facts, 8 + len(text), json.loads(about.get("aliases", "{}")), about["sha256"], own)
+        if (
+            about.keys() - {"aliases"} != {"facts", "sha256", "header_sha256"}
+            or _own_checksum(text, own) != own
+        ):
+            raise ValueError(
+                f"{path}: damaged: the checksum of its header is not the one it was written with"
+            )
+        return Header(
+            facts, 8 + len(text), json.loads(about.get("aliases", "{}")), about["sha256"], own
+        )
 
 # %% ../nbs/9_workshop/02_files.ipynb #fil-load
-def load_tensors(path: str | Path,   # file written by save_tensors
-                 kind: str,          # facts["kind"] it must have
-                 device: str | torch.device = "cpu", # where the tensors go
-                 whole: bool = True, # compare the numbers with their checksum; False: of the header only, the numbers are mapped and not read
-                ) -> tuple[dict[str, Tensor], dict]: # tensors, facts
+def load_tensors(
+    path: str | Path,  # file written by save_tensors
+    kind: str,  # facts["kind"] it must have
+    device: str | torch.device = "cpu",  # where the tensors go
+    whole: bool = True,  # compare the numbers with their checksum; False: of the header only, the numbers are mapped and not read
+) -> tuple[dict[str, Tensor], dict]:  # tensors, facts
     "Read tensors and facts; nothing in the file is executed."
     path = Path(path)
     header = read_header(path, kind)
@@ -254,24 +295,29 @@ def load_tensors(path: str | Path,   # file written by save_tensors
             with safe_open(path, "pt", device=str(device)) as file:
                 tensors = {k: file.get_tensor(k) for k in file.keys()}
         except SafetensorError as e:
-            raise ValueError(f"{path}: not a readable safetensors file, damaged or cut short ({e})") from None
+            raise ValueError(
+                f"{path}: not a readable safetensors file, damaged or cut short ({e})"
+            ) from None
         if whole:
             _check_numbers(path, header)
-        return tensors | {name: tensors[other] for name, other in header.aliases.items()}, header.facts
+        return tensors | {
+            name: tensors[other] for name, other in header.aliases.items()
+        }, header.facts
 
 # %% ../nbs/9_workshop/02_files.ipynb #fil-entry
-def read_entry(path: str | Path, # file written by save_tensors
-               name: str,        # of a tensor in it
-               i: int,           # number of an entry, along the first dimension
-               out: Tensor,      # filled with it; contiguous, on the CPU, shape and dtype as in the file
-              ) -> None:
+def read_entry(
+    path: str | Path,  # file written by save_tensors
+    name: str,  # of a tensor in it
+    i: int,  # number of an entry, along the first dimension
+    out: Tensor,  # filled with it; contiguous, on the CPU, shape and dtype as in the file
+) -> None:
     "Copy one entry of a tensor, tensor[i], into memory that is there."
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path}: no such file")
     with reading(path), open(path, "rb") as file:
         try:
             text = _header_text(file)
-            file.seek(8 + len(text) + json.loads(text)[name]["data_offsets"][0] + i*out.nbytes)
+            file.seek(8 + len(text) + json.loads(text)[name]["data_offsets"][0] + i * out.nbytes)
             if file.readinto(out.view(torch.uint8).numpy()) == out.nbytes:
                 return
         except (ValueError, LookupError, TypeError, OverflowError, RecursionError):
@@ -279,23 +325,30 @@ def read_entry(path: str | Path, # file written by save_tensors
         raise ValueError(f"{path}: damaged or cut short since it was opened")
 
 # %% ../nbs/9_workshop/02_files.ipynb #fil-json
-def read_json(path: str | Path, # a JSON file
-             ) -> dict:
+def read_json(
+    path: str | Path,  # a JSON file
+) -> dict:
     "The object in a JSON file."
     with reading(path):
         size = Path(path).stat().st_size
         if size > LARGEST:
-            raise ValueError(f"{path}: expected a JSON file of at most {LARGEST:,} bytes, got {size:,}")
+            raise ValueError(
+                f"{path}: expected a JSON file of at most {LARGEST:,} bytes, got {size:,}"
+            )
         try:
-            value = json.loads(Path(path).read_text(encoding="utf-8-sig"))   # an editor may have put a mark before it
+            value = json.loads(
+                Path(path).read_text(encoding="utf-8-sig")
+            )  # an editor may have put a mark before it
         except (json.JSONDecodeError, UnicodeDecodeError) as e:
             raise ValueError(f"{path}: not readable as JSON ({e})") from None
         if not isinstance(value, dict):
             raise ValueError(f"{path}: expected a JSON object of names and values")
         return value
 
-def read_array(path: str | Path, # a .npy file
-              ) -> np.ndarray:   # a copy in memory
+
+def read_array(
+    path: str | Path,  # a .npy file
+) -> np.ndarray:  # a copy in memory
     "The array in a .npy file; arrays of Python objects are refused."
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path}: no such file")

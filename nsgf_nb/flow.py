@@ -41,117 +41,212 @@ from .transport.scale import inner_scale
 # %% ../nbs/6_matching/01_flow.ipynb #flw-nsgf
 class NSGF(Flow):
     "Neural Sinkhorn Gradient Flow (arXiv 2401.14069, algorithms 1 and 2)."
-    def __init__(self,
-        num_steps: int = 10,                           # T, Euler steps and network calls per sample
-        step_size: float | Sequence[float] | None = None, # η, or one per step; None: 1/(T-k), equal steps of natural time
-        blur: float | Sequence[float] | None = None,   # length, or one per step; None: from relative_blur
-        relative_blur: float | Sequence[float] = (.5, .05), # r, eps = r² s; a pair: falls geometrically from the first to the last step
-        network: nn.Module | str | None = None,              # net(x, t, label=None), of which a copy is trained, or a name: make_network
-        pool_size: int = 49152,                        # simulated particles, in whole groups
-        group: int | None = None,                      # particles simulated together; None: 2048, or half of the points there are
-        iterations: int = 16000,                       # optimiser steps
-        batch_size: int = 256,                         # rows per step
-        lr: float = 2e-3,                              # largest learning rate
-        ema: float = .999,                             # decay of the average of the weights
-        precision: str = "float32",                    # of the network in training: "float32", "bfloat16", or "float16" on CUDA
-        accumulate: int = 1,                           # parts of a batch that are taken one after the other
-        clip: float | None = None,                     # largest norm of the gradient
-        weight_decay: float = 0.,                      # of AdamW
-        patience: int | None = None,                   # rows of the history without a better held-out loss after which training stops
-        self_term: str = "same",                       # "same", "masked" or "two_batch"
-        tol: float = 1e-2,                             # error of the velocities in the pool, in units of the first step
-        jitter: bool = False,                          # random time grids: sample with any num_steps
-        unit: str = "step",                            # of what the network says: rms v of each "step", one unit for "v", or one for "u" = v/(1-t)
-        online: float = 0.,                            # fraction of the groups that fresh ones replace in a pass through the pool
-        storage: str = "float32",                      # of the pool: "float32", "bfloat16" or "float16"
-        device: str | None = None,                     # None: CUDA where there is one
+
+    def __init__(
+        self,
+        num_steps: int = 10,  # T, Euler steps and network calls per sample
+        step_size: float
+        | Sequence[float]
+        | None = None,  # η, or one per step; None: 1/(T-k), equal steps of natural time
+        blur: float
+        | Sequence[float]
+        | None = None,  # length, or one per step; None: from relative_blur
+        relative_blur: float | Sequence[float] = (
+            0.5,
+            0.05,
+        ),  # r, eps = r² s; a pair: falls geometrically from the first to the last step
+        network: nn.Module
+        | str
+        | None = None,  # net(x, t, label=None), of which a copy is trained, or a name: make_network
+        pool_size: int = 49152,  # simulated particles, in whole groups
+        group: int
+        | None = None,  # particles simulated together; None: 2048, or half of the points there are
+        iterations: int = 16000,  # optimiser steps
+        batch_size: int = 256,  # rows per step
+        lr: float = 2e-3,  # largest learning rate
+        ema: float = 0.999,  # decay of the average of the weights
+        precision: str = "float32",  # of the network in training: "float32", "bfloat16", or "float16" on CUDA
+        accumulate: int = 1,  # parts of a batch that are taken one after the other
+        clip: float | None = None,  # largest norm of the gradient
+        weight_decay: float = 0.0,  # of AdamW
+        patience: int
+        | None = None,  # rows of the history without a better held-out loss after which training stops
+        self_term: str = "same",  # "same", "masked" or "two_batch"
+        tol: float = 1e-2,  # error of the velocities in the pool, in units of the first step
+        jitter: bool = False,  # random time grids: sample with any num_steps
+        unit: str = "step",  # of what the network says: rms v of each "step", one unit for "v", or one for "u" = v/(1-t)
+        online: float = 0.0,  # fraction of the groups that fresh ones replace in a pass through the pool
+        storage: str = "float32",  # of the pool: "float32", "bfloat16" or "float16"
+        device: str | None = None,  # None: CUDA where there is one
     ):
         self._keep(locals())
         T = check_count(self.num_steps, "num_steps")
         step_sizes(T, self.step_size)
-        if self.blur is not None: per_step(self.blur, T, "blur")
-        for r in self.relative_blur if isinstance(self.relative_blur, (list, tuple)) else [self.relative_blur]: check_positive(r, "relative_blur")
-        if not isinstance(self.jitter, bool): raise TypeError(f"jitter: expected True or False, got {jitter!r}")
-        check_name(unit, ("step", "v", "u"), "unit"); check_name(storage, STORAGE, "storage")
+        if self.blur is not None:
+            per_step(self.blur, T, "blur")
+        for r in (
+            self.relative_blur
+            if isinstance(self.relative_blur, (list, tuple))
+            else [self.relative_blur]
+        ):
+            check_positive(r, "relative_blur")
+        if not isinstance(self.jitter, bool):
+            raise TypeError(f"jitter: expected True or False, got {jitter!r}")
+        check_name(unit, ("step", "v", "u"), "unit")
+        check_name(storage, STORAGE, "storage")
         check_fraction(self.online, "online")
-        SinkhornVelocity(1., self_term=self_term, tol=self.tol)
+        SinkhornVelocity(1.0, self_term=self_term, tol=self.tol)
         check_count(pool_size, "pool_size")
-        if group is not None: _groups(pool_size, check_count(group, "group", 2))
+        if group is not None:
+            _groups(pool_size, check_count(group, "group", 2))
 
     def _grid(self, num_steps, solver):
         T = num_steps or self.num_steps
         if not self.jitter and (T != self.num_steps or solver != "euler"):
-            raise ValueError(f"num_steps and solver: this flow knows its field at its {self.num_steps} Euler steps only, train with jitter=True for others")
+            raise ValueError(
+                f"num_steps and solver: this flow knows its field at its {self.num_steps} Euler steps only, train with jitter=True for others"
+            )
         return natural_time(step_sizes(T, self.step_size if T == self.num_steps else None))
 
-    def _rate(self, t): return 1/(1 - t) if t < 1 else math.inf
+    def _rate(self, t):
+        return 1 / (1 - t) if t < 1 else math.inf
 
 # %% ../nbs/6_matching/01_flow.ipynb #flw-blurs
 def _blurs(flow, source, pilot, seed):
     "Absolute blur of each step."
     T = flow.num_steps
-    if flow.blur is not None: return per_step(flow.blur, T, "blur")
+    if flow.blur is not None:
+        return per_step(flow.blur, T, "blur")
     r, n = flow.relative_blur, min(2048, source.num_points or 2048)
-    if isinstance(r, (int, float)): r = (r, r)
-    if len(r) == 2: r = [r[0]*(r[1]/r[0])**(k/max(1, T - 1)) for k in range(T)]
-    try: s = inner_scale(points_and_labels(source, n, make_generator(seed, "pilot source"))[0], pilot)
-    except ValueError: raise ValueError("source: all points are the same, and a relative blur needs a scale: give blur=") from None
-    return [q*math.sqrt(s) for q in per_step(r, T, "relative_blur")]
+    if isinstance(r, (int, float)):
+        r = (r, r)
+    if len(r) == 2:
+        r = [r[0] * (r[1] / r[0]) ** (k / max(1, T - 1)) for k in range(T)]
+    try:
+        s = inner_scale(
+            points_and_labels(source, n, make_generator(seed, "pilot source"))[0], pilot
+        )
+    except ValueError:
+        raise ValueError(
+            "source: all points are the same, and a relative blur needs a scale: give blur="
+        ) from None
+    return [q * math.sqrt(s) for q in per_step(r, T, "relative_blur")]
 
 # %% ../nbs/6_matching/01_flow.ipynb #flw-rows
 def _units(pool, kind):
     "Knots and ρ at the knots."
     t, rms = pool.times[:, :-1].mean(0), pool.rms()
-    if kind == "step": return t, rms
+    if kind == "step":
+        return t, rms
     shape = torch.ones_like(t) if kind == "v" else 1 - t
-    return t, shape*(rms/shape).square().mean().sqrt()
+    return t, shape * (rms / shape).square().mean().sqrt()
+
 
 @patch
 @usual_torch()
-def simulate(self: NSGF,
-             target: object,                 # as for fit
-             source: object = None,          # as for fit
-             *,
-             seed: int = 0,                  # of all draws
-             workdir: str | Path | None = None, # keeps the pool in its subfolder "pool"; None: in memory
-             progress: bool = True,          # progress bar
-            ) -> Pool:
+def simulate(
+    self: NSGF,
+    target: object,  # as for fit
+    source: object = None,  # as for fit
+    *,
+    seed: int = 0,  # of all draws
+    workdir: str | Path | None = None,  # keeps the pool in its subfolder "pool"; None: in memory
+    progress: bool = True,  # progress bar
+) -> Pool:
     "The pool that `fit` trains on, and no more."
     source, target, pilot, *_ = ends(target, source, seed)
     return _simulate(self, source, target, pilot, seed, workdir, progress)[0]
+
 
 @patch
 def _prepare(self: NSGF, source, target, pilot, mean, sigma, seed, workdir, show):
     "Rows, units and floor."
     self.pool, sim = _simulate(self, source, target, pilot, seed, workdir, show)
     G = len(self.pool.groups)
-    (main, held_out), (knots, units) = self.pool.split(max(1, G//16)), _units(self.pool, self.unit)
-    if self.online: main = main.in_memory()
-    draw, moving = BlockShuffle(main, self.batch_size, seed), Online(main, sim, self.online, self.batch_size, first=G)
+    (main, held_out), (knots, units) = (
+        self.pool.split(max(1, G // 16)),
+        _units(self.pool, self.unit),
+    )
+    if self.online:
+        main = main.in_memory()
+    draw, moving = (
+        BlockShuffle(main, self.batch_size, seed),
+        Online(main, sim, self.online, self.batch_size, first=G),
+    )
 
     def pick(x, t, v, _):
-        return tuple(z.to(self.device) for z in ((x - mean)/sigma, t, v/unit_at(t, knots, units).view(-1, *[1]*(v.ndim - 1)))) + (None,)
-    def rows(s, part=(0, 1)): moving.at(s); return pick(*draw.rows(s, batch_part(self.batch_size, part)))
-    kept = pick(*held_out.rows(torch.randint(len(held_out), (num_held_out(target.shape),), generator=make_generator(seed, "validation"))))
+        return tuple(
+            z.to(self.device)
+            for z in (
+                (x - mean) / sigma,
+                t,
+                v / unit_at(t, knots, units).view(-1, *[1] * (v.ndim - 1)),
+            )
+        ) + (None,)
+
+    def rows(s, part=(0, 1)):
+        moving.at(s)
+        return pick(*draw.rows(s, batch_part(self.batch_size, part)))
+
+    kept = pick(
+        *held_out.rows(
+            torch.randint(
+                len(held_out),
+                (num_held_out(target.shape),),
+                generator=make_generator(seed, "validation"),
+            )
+        )
+    )
 
     @torch.no_grad()
-    def validate(net): return matching_loss(net, *kept).item()
-    return rows, knots, units/sigma, dict(validate=validate, floor=loss_floor(self.pool, units).mean().item(), close=moving.close)
+    def validate(net):
+        return matching_loss(net, *kept).item()
+
+    return (
+        rows,
+        knots,
+        units / sigma,
+        dict(
+            validate=validate, floor=loss_floor(self.pool, units).mean().item(), close=moving.close
+        ),
+    )
 
 # %% ../nbs/6_matching/01_flow.ipynb #flw-sim
 def _simulate(flow, source, target, pilot, seed, workdir, show):
     "The pool, and what it is made with."
     most = min(z.num_points or math.inf for z in (source, target))
-    group = flow.group or max(2, int(min(2048, most/2)))
-    if most < group: raise ValueError(f"group: expected at most {most}, the number of points there are, got {group}")
+    group = flow.group or max(2, int(min(2048, most / 2)))
+    if most < group:
+        raise ValueError(
+            f"group: expected at most {most}, the number of points there are, got {group}"
+        )
     G = _groups(flow.pool_size, group)
-    vels = [SinkhornVelocity(b, self_term=flow.self_term, tol=flow.tol) for b in _blurs(flow, source, pilot, seed)]
-    sim = Simulation(source, target, vels, flow.num_steps, flow.step_size, group, seed, flow.jitter, flow.storage, flow.device)
-    if workdir is None or flow.online: return build_pool(sim, G, show), sim
-    pool = build_shards(sim, Path(workdir)/"pool", G, show)
+    vels = [
+        SinkhornVelocity(b, self_term=flow.self_term, tol=flow.tol)
+        for b in _blurs(flow, source, pilot, seed)
+    ]
+    sim = Simulation(
+        source,
+        target,
+        vels,
+        flow.num_steps,
+        flow.step_size,
+        group,
+        seed,
+        flow.jitter,
+        flow.storage,
+        flow.device,
+    )
+    if workdir is None or flow.online:
+        return build_pool(sim, G, show), sim
+    pool = build_shards(sim, Path(workdir) / "pool", G, show)
     return (pool.in_memory() if pool.nbytes <= 2**30 else pool), sim
+
 
 def _groups(pool_size, group):
     "Whole groups in a pool."
-    if pool_size < 3*group: raise ValueError(f"pool_size: expected at least 3 groups of {group}, {3*group}, got {pool_size}")
-    return pool_size//group
+    if pool_size < 3 * group:
+        raise ValueError(
+            f"pool_size: expected at least 3 groups of {group}, {3 * group}, got {pool_size}"
+        )
+    return pool_size // group

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from .core import check_count, check_pair, check_positive, rms
+from .core import check_pair
 from .estimator import SinkhornVelocity, VelocityInfo
 from .transport.clock import natural_time, per_step, step_sizes
 
@@ -23,11 +23,15 @@ def _velocities(velocity, num_steps, two, weighted):
         raise ValueError(f"velocity: expected one or {num_steps}, one per step, got {len(vels)}")
     for v in vels:
         if not callable(v):
-            raise TypeError(f"velocity: expected a SinkhornVelocity or a function v(x, y), got {type(v).__name__}")
+            raise TypeError(
+                f"velocity: expected a SinkhornVelocity or a function v(x, y), got {type(v).__name__}"
+            )
         if two != (getattr(v, "self_term", "same") == "two_batch"):
             raise ValueError("x0_self: expected with self_term='two_batch', and only there")
         if weighted and not isinstance(v, SinkhornVelocity):
-            raise ValueError("a and b: expected with a SinkhornVelocity only, a function v(x, y) takes no weights")
+            raise ValueError(
+                "a and b: expected with a SinkhornVelocity only, a function v(x, y) takes no weights"
+            )
     return vels
 
 
@@ -37,7 +41,9 @@ def _evaluate(vel, x, y, x_self, info, scale, a, b):
         return vel(x, y, x_self, a, b, init=info, scale=scale, batched=True, return_info=True)
     vs = [vel(p, q) for p, q in zip(x, y)]
     if vs[0].shape != x[0].shape:
-        raise ValueError(f"velocity: expected v of shape {tuple(x.shape[1:])}, got {tuple(vs[0].shape)}")
+        raise ValueError(
+            f"velocity: expected v of shape {tuple(x.shape[1:])}, got {tuple(vs[0].shape)}"
+        )
     return torch.stack(vs), None
 
 
@@ -61,16 +67,25 @@ def _steps(num_steps, step_size, B, like):
 def particle_flow(
     x0: Tensor,  # particles, (n, *shape), or (B, n, *shape) when batched
     y: Tensor,  # target points, (m, *shape), or (B, m, *shape)
-    velocity: SinkhornVelocity | Sequence | Callable,  # one for all steps, or one per step; or any function v(x, y)
+    velocity: SinkhornVelocity
+    | Sequence
+    | Callable,  # one for all steps, or one per step; or any function v(x, y)
     num_steps: int,  # number of Euler steps T
-    step_size: float | Sequence[float] | Tensor | None = None,  # η, or one per step; None: 1/(T-k); when batched also (B, T)
-    x0_self: Tensor | None = None,  # second cloud of "two_batch", (n', *shape) or (B, n', *shape); it flows as well
+    step_size: float
+    | Sequence[float]
+    | Tensor
+    | None = None,  # η, or one per step; None: 1/(T-k); when batched also (B, T)
+    x0_self: Tensor
+    | None = None,  # second cloud of "two_batch", (n', *shape) or (B, n', *shape); it flows as well
     batched: bool = False,  # B clouds at once, each on its own
     return_path: bool = False,  # all positions instead of the last
     return_info: bool = False,  # also one VelocityInfo per step (None for a function)
-    a: Tensor | None = None,  # weights of the particles, (n,) or (B, n); None: uniform; not with x0_self
+    a: Tensor
+    | None = None,  # weights of the particles, (n,) or (B, n); None: uniform; not with x0_self
     b: Tensor | None = None,  # weights of the target points, (m,) or (B, m); None: uniform
-) -> Tensor | tuple[Tensor, list[VelocityInfo]]:  # (n, *shape) or (T+1, n, *shape); when batched with B in front
+) -> (
+    Tensor | tuple[Tensor, list[VelocityInfo]]
+):  # (n, *shape) or (T+1, n, *shape); when batched with B in front
     "Euler flow of a cloud: x ← x + η_k v(x)."
 
     def one(z):
@@ -87,7 +102,9 @@ def particle_flow(
     for eta, vel in zip(etas.T, vels):
         others = clouds[::-1] if x0_self is not None else [None]
         pairs = zip(clouds, others, warm)
-        vs, warm = zip(*[_evaluate(vel, x, y, other, info, scale, a, b) for x, other, info in pairs])
+        vs, warm = zip(
+            *[_evaluate(vel, x, y, other, info, scale, a, b) for x, other, info in pairs]
+        )
         scale = scale or _speed(vs[0], a)  # the tolerance is in units of the first step's speed
         clouds = [x + eta.view(-1, *[1] * (x.ndim - 1)) * v for x, v in zip(clouds, vs)]
         if return_path:
@@ -108,19 +125,22 @@ from .transport.clock import per_step, step_sizes
 from .velocity import gaussian_velocity
 
 # %% ../nbs/4_particles/02_meanfield.ipynb #mf-flow
-def gaussian_flow(a: Tensor,   # mean of the source, (d,)
-                  A: Tensor,   # its covariance, (d, d)
-                  b: Tensor,   # mean of the target, (d,)
-                  B: Tensor,   # its covariance, (d, d)
-                  blur: float | Sequence[float], # length, eps = blur²; one for all steps, or one per step
-                  etas: Sequence[float], # step sizes, T of them
-                 ) -> tuple[Tensor, Tensor, Tensor]: # means a_k (T+1, d), covariances A_k and maps P_k (T+1, d, d): x_k = a_k + P_k (x_0 - a)
+def gaussian_flow(
+    a: Tensor,  # mean of the source, (d,)
+    A: Tensor,  # its covariance, (d, d)
+    b: Tensor,  # mean of the target, (d,)
+    B: Tensor,  # its covariance, (d, d)
+    blur: float | Sequence[float],  # length, eps = blur²; one for all steps, or one per step
+    etas: Sequence[float],  # step sizes, T of them
+) -> tuple[
+    Tensor, Tensor, Tensor
+]:  # means a_k (T+1, d), covariances A_k and maps P_k (T+1, d, d): x_k = a_k + P_k (x_0 - a)
     "The Euler flow of infinitely many particles between Gaussians."
     etas = step_sizes(len(etas), etas)
     path = [(a, A, torch.eye(len(a)).to(A))]
     for eta, s in zip(etas, per_step(blur, len(etas), "blur")):
         a, A, P = path[-1]
         c, L = gaussian_velocity(a, A, b, B, s**2)
-        L = torch.eye(len(a)).to(A) + eta*L
-        path.append((a + eta*c, L @ A @ L, L @ P))
+        L = torch.eye(len(a)).to(A) + eta * L
+        path.append((a + eta * c, L @ A @ L, L @ P))
     return tuple(torch.stack(z) for z in zip(*path))

@@ -18,38 +18,78 @@ from torch import Tensor
 from .core import atomic_path
 
 # %% ../nbs/1_data/07_style.ipynb #style-style
-BLUE, ORANGE, GREEN, PINK, SKY, GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#B5B5B5"
-_STYLE = {"figure.dpi": 90, "savefig.dpi": 90, "font.size": 8, "axes.titlesize": 8.5, "axes.spines.top": False, "axes.spines.right": False,
-          "axes.edgecolor": "#888888", "axes.linewidth": .6, "xtick.color": "#555555", "ytick.color": "#555555", "axes.labelcolor": "#333333",
-          "xtick.major.width": .6, "ytick.major.width": .6, "xtick.major.size": 2, "ytick.major.size": 2, "xtick.labelsize": 7,
-          "ytick.labelsize": 7, "legend.frameon": False, "legend.fontsize": 7.5, "lines.linewidth": 1.3,
-          "figure.facecolor": "white"}
+BLUE, ORANGE, GREEN, PINK, SKY, GREY = (
+    "#0072B2",
+    "#D55E00",
+    "#009E73",
+    "#CC79A7",
+    "#56B4E9",
+    "#B5B5B5",
+)
+_STYLE = {
+    "figure.dpi": 90,
+    "savefig.dpi": 90,
+    "font.size": 8,
+    "axes.titlesize": 8.5,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": "#888888",
+    "axes.linewidth": 0.6,
+    "xtick.color": "#555555",
+    "ytick.color": "#555555",
+    "axes.labelcolor": "#333333",
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "xtick.major.size": 2,
+    "ytick.major.size": 2,
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+    "legend.frameon": False,
+    "legend.fontsize": 7.5,
+    "lines.linewidth": 1.3,
+    "figure.facecolor": "white",
+}
+
 
 def figure_style():
     "A context in which matplotlib draws in the style of this project."
     import matplotlib
     from cycler import cycler
-    return matplotlib.rc_context(_STYLE | {"axes.prop_cycle": cycler(color=[BLUE, ORANGE, GREEN, PINK, SKY, "#000000"])})
+
+    return matplotlib.rc_context(
+        _STYLE | {"axes.prop_cycle": cycler(color=[BLUE, ORANGE, GREEN, PINK, SKY, "#000000"])}
+    )
+
 
 def _png(fig):
     "A small PNG: 256 colours are enough for our figures."
     from PIL import Image
-    with figure_style(): fig.savefig(raw := io.BytesIO(), format="png")
-    Image.open(raw).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(small := io.BytesIO(), "PNG", optimize=True)
+
+    with figure_style():
+        fig.savefig(raw := io.BytesIO(), format="png")
+    Image.open(raw).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(
+        small := io.BytesIO(), "PNG", optimize=True
+    )
     return small.getvalue()
 
-def figure(ncols: int = 1,              # panels beside each other
-           nrows: int = 1,              # panels below each other
-           width: float = 2.2,          # of a panel, in inches
-           height: float = None,        # of a panel, in inches; None: as wide
-           titles: Sequence[str] = (),  # of the panels
-          ) -> tuple:                   # Figure, and its Axes: one, or an array (nrows·ncols,)
+
+def figure(
+    ncols: int = 1,  # panels beside each other
+    nrows: int = 1,  # panels below each other
+    width: float = 2.2,  # of a panel, in inches
+    height: float = None,  # of a panel, in inches; None: as wide
+    titles: Sequence[str] = (),  # of the panels
+) -> tuple:  # Figure, and its Axes: one, or an array (nrows·ncols,)
     "An empty figure in the style of this project."
     from matplotlib.figure import Figure
+
     with figure_style():
-        fig = Figure(figsize=(width * ncols, (height or width) * nrows), layout="compressed")  # made for equal axes
+        fig = Figure(
+            figsize=(width * ncols, (height or width) * nrows), layout="compressed"
+        )  # made for equal axes
         axes = fig.subplots(nrows, ncols, squeeze=False).ravel()
-        for ax, title in zip(axes, titles): ax.set_title(title)
+        for ax, title in zip(axes, titles):
+            ax.set_title(title)
     fig._repr_png_ = functools.partial(_png, fig)  # pyplot would do this, but it picks a backend
     return fig, axes[0] if len(axes) == 1 else axes
 
@@ -57,52 +97,86 @@ def figure(ncols: int = 1,              # panels beside each other
 def _array(x, what, ndim=None):
     "A NumPy array for drawing; with `ndim`, of points in the plane."
     x = x.detach().cpu().float().numpy() if isinstance(x, Tensor) else np.asarray(x, dtype=float)
-    if ndim and (x.ndim != ndim or x.shape[-1] != 2): raise ValueError(f"{what}: expected shape {'(T+1, n, 2)' if ndim == 3 else '(n, 2)'}, got {x.shape}")
+    if ndim and (x.ndim != ndim or x.shape[-1] != 2):
+        raise ValueError(
+            f"{what}: expected shape {'(T+1, n, 2)' if ndim == 3 else '(n, 2)'}, got {x.shape}"
+        )
     return x
 
 # %% ../nbs/1_data/07_style.ipynb #style-curve
-def lines(curves: Mapping[str, tuple],  # name -> (x, y)
-          xlabel: str = "",             # name of the horizontal axis
-          ylabel: str = "",             # name of the vertical axis
-          log: str = "",                # logarithmic axes: "", "x", "y" or "xy"
-          ax: Any = None,               # Axes to draw into; None: a new figure
-         ) -> Any:                      # Figure
+def lines(
+    curves: Mapping[str, tuple],  # name -> (x, y)
+    xlabel: str = "",  # name of the horizontal axis
+    ylabel: str = "",  # name of the vertical axis
+    log: str = "",  # logarithmic axes: "", "x", "y" or "xy"
+    ax: Any = None,  # Axes to draw into; None: a new figure
+) -> Any:  # Figure
     "Named curves."
     ax = ax if ax is not None else figure(width=3.2, height=2.2)[1]
     with figure_style():
-        for name, (x, y) in curves.items(): ax.plot(_array(x, "x"), _array(y, "y"), marker="o" if len(x) <= 20 else "", ms=3, label=name)
+        for name, (x, y) in curves.items():
+            ax.plot(
+                _array(x, "x"), _array(y, "y"), marker="o" if len(x) <= 20 else "", ms=3, label=name
+            )
         ax.set(xlabel=xlabel, ylabel=ylabel, **{f"{a}scale": "log" for a in log})
-        if "x" in log and len(x) <= 8: ax.set_xticks(x, [f"{float(v):g}" for v in x]); ax.set_xticks([], minor=True)
-        if any(name[0] != "_" for name in curves): ax.legend()
+        if "x" in log and len(x) <= 8:
+            ax.set_xticks(x, [f"{float(v):g}" for v in x])
+            ax.set_xticks([], minor=True)
+        if any(name[0] != "_" for name in curves):
+            ax.legend()
     return ax.figure
 
-def loss_curve(history: Mapping | Sequence,  # dict of lists, or list of rows: step, loss, val, floor (may be absent or None)
-               ax: Any = None,               # Axes to draw into; None: a new figure
-              ) -> Any:                      # Figure
+
+def loss_curve(
+    history: Mapping
+    | Sequence,  # dict of lists, or list of rows: step, loss, val, floor (may be absent or None)
+    ax: Any = None,  # Axes to draw into; None: a new figure
+) -> Any:  # Figure
     "The loss, on held-out rows too, beside its floor; logarithmic."
-    rows = [dict(zip(history, r)) for r in zip(*history.values())] if isinstance(history, Mapping) else list(history)
-    if not rows: raise ValueError("history: expected at least one row")
-    known = {k: [(r["step"], r[k]) for r in rows if r.get(k) is not None] for k in ("loss", "val", "floor")}
-    fig = lines({"held out" if k == "val" else k: tuple(zip(*v)) for k, v in known.items() if v}, "step", "loss", "y", ax)
-    for line in (ax or fig.axes[0]).get_lines(): line.set(marker="", linestyle="--" if line.get_label() == "floor" else "-")
+    rows = (
+        [dict(zip(history, r)) for r in zip(*history.values())]
+        if isinstance(history, Mapping)
+        else list(history)
+    )
+    if not rows:
+        raise ValueError("history: expected at least one row")
+    known = {
+        k: [(r["step"], r[k]) for r in rows if r.get(k) is not None]
+        for k in ("loss", "val", "floor")
+    }
+    fig = lines(
+        {"held out" if k == "val" else k: tuple(zip(*v)) for k, v in known.items() if v},
+        "step",
+        "loss",
+        "y",
+        ax,
+    )
+    for line in (ax or fig.axes[0]).get_lines():
+        line.set(marker="", linestyle="--" if line.get_label() == "floor" else "-")
     return fig
 
-def plan_heatmap(P: Tensor,       # a transport plan, (n, m), non-negative
-                 ax: Any = None,  # Axes to draw into; None: a new figure
-                ) -> Any:         # Figure
+
+def plan_heatmap(
+    P: Tensor,  # a transport plan, (n, m), non-negative
+    ax: Any = None,  # Axes to draw into; None: a new figure
+) -> Any:  # Figure
     "A transport plan: the darker, the more mass."
     P, ax = _array(P, "P"), ax if ax is not None else figure()[1]
-    if P.ndim != 2: raise ValueError(f"P: expected a plan (n, m), got {P.shape}")
+    if P.ndim != 2:
+        raise ValueError(f"P: expected a plan (n, m), got {P.shape}")
     ax.imshow(P, cmap="Blues", vmin=0, interpolation="nearest", aspect="auto")
-    ax.set(xlabel="$j$", ylabel="$i$"); ax.locator_params(integer=True, nbins=4)
+    ax.set(xlabel="$j$", ylabel="$i$")
+    ax.locator_params(integer=True, nbins=4)
     return ax.figure
 
 # %% ../nbs/1_data/07_style.ipynb #style-save
-def save_figure(fig: Any,          # a matplotlib Figure
-                file: str | Path,  # where to, e.g. "samples.png"
-               ) -> Path:
+def save_figure(
+    fig: Any,  # a matplotlib Figure
+    file: str | Path,  # where to, e.g. "samples.png"
+) -> Path:
     "Write a figure."
-    with atomic_path(file) as tmp, figure_style(): fig.savefig(tmp)
+    with atomic_path(file) as tmp, figure_style():
+        fig.savefig(tmp)
     return Path(file)
 
 # %% ../nbs/1_data/08_plot.ipynb #plot-imports
@@ -122,69 +196,89 @@ def _limits(*clouds):
     "One square that holds all clouds, as [[low, high], [low, high]]."
     x = np.concatenate([c.reshape(-1, 2) for c in clouds])
     low, high = x.min(0), x.max(0)
-    half = .54 * max((high - low).max(), 1e-12)
+    half = 0.54 * max((high - low).max(), 1e-12)
     return (low + high)[:, None] / 2 + np.array([-half, half])
 
-def scatter(x: Tensor,          # points, (n, 2)
-            ax: Any = None,     # Axes to draw into; None: a new figure
-            color: str = BLUE,  # of the points
-            num: int = 1000,    # draw at most the first num
-           ) -> Any:            # Figure
+
+def scatter(
+    x: Tensor,  # points, (n, 2)
+    ax: Any = None,  # Axes to draw into; None: a new figure
+    color: str = BLUE,  # of the points
+    num: int = 1000,  # draw at most the first num
+) -> Any:  # Figure
     "A cloud of points on equal axes."
     x, ax = _array(x, "x", 2), ax if ax is not None else figure(width=2.8)[1]
-    ax.scatter(x[:num, 0], x[:num, 1], s=4, c=color, alpha=.55, linewidths=0)
+    ax.scatter(x[:num, 0], x[:num, 1], s=4, c=color, alpha=0.55, linewidths=0)
     ax.set_aspect("equal")
     return ax.figure
 
-def panels(clouds: Mapping[str, Tensor],  # title -> points, (n, 2)
-           limits: tuple = None,          # (low, high) of both axes; None: fitted
-           target: Tensor = None,         # points drawn in grey behind each cloud, (m, 2)
-           ncols: int = None,             # panels in a row; None: all in one row
-           num: int = 1000,               # draw at most the first num of each cloud
-           width: float = 1.9,            # of a panel, in inches
-           share: bool = True,            # fit the same limits for all panels
-          ) -> Any:                       # Figure
+
+def panels(
+    clouds: Mapping[str, Tensor],  # title -> points, (n, 2)
+    limits: tuple = None,  # (low, high) of both axes; None: fitted
+    target: Tensor = None,  # points drawn in grey behind each cloud, (m, 2)
+    ncols: int = None,  # panels in a row; None: all in one row
+    num: int = 1000,  # draw at most the first num of each cloud
+    width: float = 1.9,  # of a panel, in inches
+    share: bool = True,  # fit the same limits for all panels
+) -> Any:  # Figure
     "Clouds side by side on equal axes."
-    if not clouds: raise ValueError("clouds: expected at least one")
+    if not clouds:
+        raise ValueError("clouds: expected at least one")
     xs = [_array(x, name, 2) for name, x in clouds.items()]
     back = [] if target is None else [_array(target, "target", 2)]
     ncols = ncols or len(xs)
     fig, axes = figure(ncols, math.ceil(len(xs) / ncols), width, titles=list(clouds))
     for ax, x in zip(fig.axes, xs):
-        for y in back: scatter(y, ax, GREY, num)
+        for y in back:
+            scatter(y, ax, GREY, num)
         scatter(x, ax, num=num)
         box = _limits(*(xs if share else [x]), *back) if limits is None else [limits, limits]
         ax.set(xlim=box[0], ylim=box[1])
-    for ax in fig.axes[len(xs):]: ax.set_axis_off()
+    for ax in fig.axes[len(xs) :]:
+        ax.set_axis_off()
     return fig
 
 # %% ../nbs/1_data/08_plot.ipynb #plot-path
-def trails(path: Tensor,           # positions, (T+1, n, 2)
-           target: Tensor = None,  # points drawn in grey behind, (m, 2)
-           ax: Any = None,         # Axes to draw into; None: a new figure
-           num: int = 200,         # draw at most the first num particles
-          ) -> Any:                # Figure
+def trails(
+    path: Tensor,  # positions, (T+1, n, 2)
+    target: Tensor = None,  # points drawn in grey behind, (m, 2)
+    ax: Any = None,  # Axes to draw into; None: a new figure
+    num: int = 200,  # draw at most the first num particles
+) -> Any:  # Figure
     "The way of each particle, with its start and its end."
     path, ax = _array(path, "path", 3)[:, :num], ax if ax is not None else figure(width=2.8)[1]
-    if target is not None: scatter(target, ax, GREY)
-    ax.plot(path[..., 0], path[..., 1], color="#444444", lw=.5, alpha=.35, zorder=1.5)
-    ax.scatter(*path[0].T, s=9, facecolors="none", edgecolors=BLUE, linewidths=.6, zorder=2)
+    if target is not None:
+        scatter(target, ax, GREY)
+    ax.plot(path[..., 0], path[..., 1], color="#444444", lw=0.5, alpha=0.35, zorder=1.5)
+    ax.scatter(*path[0].T, s=9, facecolors="none", edgecolors=BLUE, linewidths=0.6, zorder=2)
     ax.scatter(*path[-1].T, s=7, c=ORANGE, linewidths=0, zorder=3)
     ax.set_aspect("equal")
     return ax.figure
 
-def quiver(x: Tensor,          # positions, (n, 2)
-           v: Tensor,          # velocities, (n, 2)
-           ax: Any = None,     # Axes to draw into; None: a new figure
-           step: float = 1.,   # arrows go from x to x + step·v
-           color: str = BLUE,  # of the arrows
-           num: int = 400,     # draw at most the first num
-          ) -> Any:            # Figure
+
+def quiver(
+    x: Tensor,  # positions, (n, 2)
+    v: Tensor,  # velocities, (n, 2)
+    ax: Any = None,  # Axes to draw into; None: a new figure
+    step: float = 1.0,  # arrows go from x to x + step·v
+    color: str = BLUE,  # of the arrows
+    num: int = 400,  # draw at most the first num
+) -> Any:  # Figure
     "Velocities as arrows in the units of the data."
-    x, v, ax = _array(x, "x", 2)[:num], _array(v, "v", 2)[:num] * step, ax if ax is not None else figure(width=2.8)[1]
-    if x.shape != v.shape: raise ValueError(f"x and v: expected the same shape, got {x.shape} and {v.shape}")
-    ax.quiver(*x.T, *v.T, color=color, angles="xy", scale_units="xy", scale=1, width=.004, alpha=.8)
-    ax.update_datalim(np.concatenate([x, x + v])); ax.autoscale_view(); ax.set_aspect("equal")
+    x, v, ax = (
+        _array(x, "x", 2)[:num],
+        _array(v, "v", 2)[:num] * step,
+        ax if ax is not None else figure(width=2.8)[1],
+    )
+    if x.shape != v.shape:
+        raise ValueError(f"x and v: expected the same shape, got {x.shape} and {v.shape}")
+    ax.quiver(
+        *x.T, *v.T, color=color, angles="xy", scale_units="xy", scale=1, width=0.004, alpha=0.8
+    )
+    ax.update_datalim(np.concatenate([x, x + v]))
+    ax.autoscale_view()
+    ax.set_aspect("equal")
     return ax.figure
 
 # %% ../nbs/1_data/08_plot.ipynb #plot-img
@@ -192,26 +286,38 @@ def _tile(x, ncols):
     "Many images in one array (rows, columns, C) with values in [0, 1], light grey between them."
     x = _array(x, "x")
     side = math.isqrt(x.shape[1]) if x.ndim == 2 else 0
-    if side and side**2 == x.shape[1]: x = x.reshape(-1, side, side)
-    if x.ndim == 3: x = x[:, None]
-    if x.ndim != 4 or x.shape[1] not in (1, 3): raise ValueError(f"x: expected images (n, 1 or 3, H, W), (n, H, W) or (n, H·H), got {x.shape}")
+    if side and side**2 == x.shape[1]:
+        x = x.reshape(-1, side, side)
+    if x.ndim == 3:
+        x = x[:, None]
+    if x.ndim != 4 or x.shape[1] not in (1, 3):
+        raise ValueError(
+            f"x: expected images (n, 1 or 3, H, W), (n, H, W) or (n, H·H), got {x.shape}"
+        )
     n, c, h, w = x.shape
     nrows = math.ceil(n / ncols)
-    out = np.full((nrows * (h + 1) + 1, ncols * (w + 1) + 1, c), .75)
+    out = np.full((nrows * (h + 1) + 1, ncols * (w + 1) + 1, c), 0.75)
     for i in range(n):
         r, k = i // ncols * (h + 1) + 1, i % ncols * (w + 1) + 1
-        out[r:r + h, k:k + w] = (x[i].transpose(1, 2, 0).clip(-1, 1) + 1) / 2
+        out[r : r + h, k : k + w] = (x[i].transpose(1, 2, 0).clip(-1, 1) + 1) / 2
     return out
 
-def image_grid(x: Tensor,            # images in [-1, 1]: (n, C, H, W), (n, H, W) or (n, H·H)
-               ncols: int = 10,      # images in a row
-               ax: Any = None,       # Axes to draw into; None: a new figure
-               width: float = None,  # of the figure, in inches; None: by the number of columns
-              ) -> Any:              # Figure
+
+def image_grid(
+    x: Tensor,  # images in [-1, 1]: (n, C, H, W), (n, H, W) or (n, H·H)
+    ncols: int = 10,  # images in a row
+    ax: Any = None,  # Axes to draw into; None: a new figure
+    width: float = None,  # of the figure, in inches; None: by the number of columns
+) -> Any:  # Figure
     "Images in rows, in the order given."
-    tile, width = _tile(x, check_count(ncols, "ncols")), width or min(6.4, .5 * ncols)
-    ax = ax if ax is not None else figure(width=width, height=width * tile.shape[0] / tile.shape[1])[1]
-    ax.imshow(tile, cmap="gray", vmin=0, vmax=1, interpolation="nearest"); ax.set_axis_off()
+    tile, width = _tile(x, check_count(ncols, "ncols")), width or min(6.4, 0.5 * ncols)
+    ax = (
+        ax
+        if ax is not None
+        else figure(width=width, height=width * tile.shape[0] / tile.shape[1])[1]
+    )
+    ax.imshow(tile, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    ax.set_axis_off()
     return ax.figure
 
 # %% ../nbs/1_data/08_plot.ipynb #plot-file
@@ -222,47 +328,82 @@ def _between(path, between):
     part = (s - low).reshape(-1, *[1] * (path.ndim - 1))
     return (1 - part) * path[low] + part * path[high], high
 
+
 def _point_frames(path, target, limits, titles, pixels=280, num=600):
     from matplotlib.backends.backend_agg import FigureCanvasAgg
+
     path, back = path[:, :num], [] if target is None else [_array(target, "target", 2)]
     box = _limits(path, *back) if limits is None else [limits, limits]
     fig = panels({"": path[0]}, target=target, width=pixels / 90)
     ax, canvas = fig.axes[0], FigureCanvasAgg(fig)
-    ax.set(xlim=box[0], ylim=box[1], title="step"); canvas.draw()
+    ax.set(xlim=box[0], ylim=box[1], title="step")
+    canvas.draw()
     fig.set_layout_engine("none")  # the axes stay where they are
     for x, title in zip(path, titles):
-        ax.collections[-1].set_offsets(x); ax.set_title(title, fontsize=8.5); canvas.draw()
+        ax.collections[-1].set_offsets(x)
+        ax.set_title(title, fontsize=8.5)
+        canvas.draw()
         yield np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
-def _image_frames(path, pixels=280):
-    ncols = max(1, min(6, pixels // path.shape[-1], math.ceil(path.shape[1]**.5)))
-    for x in path:
-        tile = (255 * _tile(x[:ncols**2], ncols)).astype(np.uint8)
-        zoom, skip = max(1, pixels // max(tile.shape)), math.ceil(max(tile.shape) / 400)
-        yield (tile if tile.shape[2] == 3 else tile.repeat(3, 2)).repeat(zoom, 0).repeat(zoom, 1)[::skip, ::skip].copy()
 
-def save_gif(path: Tensor,           # points (T+1, n, 2), or images (T+1, n, C, H, W) in [-1, 1]
-             file: str | Path,       # where to, e.g. "path.gif"
-             limits: tuple = None,   # (low, high) of both axes, for points; None: fitted
-             seconds: float = 2.5,   # length of the motion; the last frame then stays for a second
-             target: Tensor = None,  # points drawn in grey behind, (m, 2)
-             between: int = 1,       # frames per step, on its straight line
-             titles: Sequence[str] = None, # of the T+1 positions, for points; None: "step k"
-            ) -> Path:
+def _image_frames(path, pixels=280):
+    ncols = max(1, min(6, pixels // path.shape[-1], math.ceil(path.shape[1] ** 0.5)))
+    for x in path:
+        tile = (255 * _tile(x[: ncols**2], ncols)).astype(np.uint8)
+        zoom, skip = max(1, pixels // max(tile.shape)), math.ceil(max(tile.shape) / 400)
+        yield (
+            (tile if tile.shape[2] == 3 else tile.repeat(3, 2))
+            .repeat(zoom, 0)
+            .repeat(zoom, 1)[::skip, ::skip]
+            .copy()
+        )
+
+
+def save_gif(
+    path: Tensor,  # points (T+1, n, 2), or images (T+1, n, C, H, W) in [-1, 1]
+    file: str | Path,  # where to, e.g. "path.gif"
+    limits: tuple = None,  # (low, high) of both axes, for points; None: fitted
+    seconds: float = 2.5,  # length of the motion; the last frame then stays for a second
+    target: Tensor = None,  # points drawn in grey behind, (m, 2)
+    between: int = 1,  # frames per step, on its straight line
+    titles: Sequence[str] = None,  # of the T+1 positions, for points; None: "step k"
+) -> Path:
     "An animation of a path."
     from PIL import Image
+
     path = _array(path, "path", None if path.ndim == 5 else 3)
     titles = titles or [f"step {k}" for k in range(len(path))]
-    if len(titles) != len(path): raise ValueError(f"titles: expected {len(path)}, one per position, got {len(titles)}")
+    if len(titles) != len(path):
+        raise ValueError(f"titles: expected {len(path)}, one per position, got {len(titles)}")
     path, step = _between(path, check_count(between, "between"))
-    frames = list(_image_frames(path) if path.ndim == 5 else _point_frames(path, target, limits, [titles[k] for k in step]))
+    frames = list(
+        _image_frames(path)
+        if path.ndim == 5
+        else _point_frames(path, target, limits, [titles[k] for k in step])
+    )
     for colors, most in ((64, 60), (16, 30), (8, 15), (4, 6)):
         keep = np.linspace(0, len(frames) - 1, min(most, len(frames))).round().astype(int)
-        palette = Image.fromarray(np.concatenate([frames[k] for k in keep[::max(1, len(keep) // 3)]])).quantize(colors)
-        palette.putpalette([255 if v > 247 else v for v in palette.getpalette()])  # white stays white
-        images = [Image.fromarray(frames[k]).quantize(palette=palette, dither=Image.Dither.NONE) for k in keep]
+        palette = Image.fromarray(
+            np.concatenate([frames[k] for k in keep[:: max(1, len(keep) // 3)]])
+        ).quantize(colors)
+        palette.putpalette(
+            [255 if v > 247 else v for v in palette.getpalette()]
+        )  # white stays white
+        images = [
+            Image.fromarray(frames[k]).quantize(palette=palette, dither=Image.Dither.NONE)
+            for k in keep
+        ]
         wait = [round(1000 * seconds / len(keep))] * (len(keep) - 1) + [1000]
-        images[0].save(gif := io.BytesIO(), "GIF", save_all=True, append_images=images[1:], duration=wait, loop=0)
-        if gif.tell() <= 500_000: break
-    with atomic_path(file) as tmp: tmp.write_bytes(gif.getvalue())
+        images[0].save(
+            gif := io.BytesIO(),
+            "GIF",
+            save_all=True,
+            append_images=images[1:],
+            duration=wait,
+            loop=0,
+        )
+        if gif.tell() <= 500_000:
+            break
+    with atomic_path(file) as tmp:
+        tmp.write_bytes(gif.getvalue())
     return Path(file)

@@ -7,7 +7,6 @@ __all__ = ['PHASES', 'SampleInfo', 'NSGFPlusPlus']
 
 # %% ../nbs/6_matching/07_plusplus.ipynb #npp-imports
 import json
-import math
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -28,23 +27,9 @@ from nsgf_nb.core import (
     patch,
     pick_device,
 )
-from nsgf_nb.files import (
-    check_facts,
-    check_finite,
-    check_history,
-    load_tensors,
-    reading,
-)
+from .files import check_facts, check_finite, check_history, load_tensors, reading
 from .flow import NSGF
-from nsgf_nb.learning.model import (
-    SOLVERS,
-    Flow,
-    _as_before,
-    _begin,
-    _origin,
-    _starts,
-    _witnesses,
-)
+from .learning.model import SOLVERS, Flow, _as_before, _begin, _origin, _starts, _witnesses
 from .learning.nets import chunk_size, guided
 from .learning.training import train
 from .matching.phase import PhasePredictor, straight_adaptive, straight_steps
@@ -57,62 +42,125 @@ from .transport.clock import natural_time, step_sizes
 @dataclass(frozen=True)
 class SampleInfo:
     "What a sample cost."
-    nfe: Tensor # calls of the two velocity networks, (n,); the predictor is not counted
-    tau: Tensor # time at which the straight flow was entered, (n,)
 
-PHASES = dict(sinkhorn=dict(num_steps=1, step_size=.3, relative_blur=.15), straight=dict(coupling="ot"))  # what differs from the defaults of NSGF and StraightFlow
+    nfe: Tensor  # calls of the two velocity networks, (n,); the predictor is not counted
+    tau: Tensor  # time at which the straight flow was entered, (n,)
+
+
+PHASES = dict(
+    sinkhorn=dict(num_steps=1, step_size=0.3, relative_blur=0.15), straight=dict(coupling="ot")
+)  # what differs from the defaults of NSGF and StraightFlow
+
 
 def _part(cls, value, defaults, device):
     "A flow, or the arguments of one."
-    if isinstance(value, cls): return value
-    if not isinstance(value, dict): raise TypeError(f"{cls.__name__}: expected a flow or a dict of its arguments, got {type(value).__name__}")
+    if isinstance(value, cls):
+        return value
+    if not isinstance(value, dict):
+        raise TypeError(
+            f"{cls.__name__}: expected a flow or a dict of its arguments, got {type(value).__name__}"
+        )
     return cls(**defaults | value, device=device)
+
 
 class NSGFPlusPlus(Flow):
     "NSGF++ (arXiv 2401.14069, algorithms 3 and 4)."
-    def __init__(self,
-        sinkhorn: NSGF | dict = PHASES["sinkhorn"],        # the first phase, or arguments of NSGF
-        straight: StraightFlow | dict = PHASES["straight"], # the second phase, or arguments of StraightFlow
-        start: str = "sinkhorn",             # of the straight flow: "source", or what the "sinkhorn" phase makes of it
-        predictor: str | nn.Module = "clock", # τ by the "clock", by a "network" (PhasePredictor), or by a module of yours, x -> (n,)
-        step: float = .1,                    # ω, Euler step of s when sampling, unless told otherwise
-        predictor_iterations: int = 2000,    # optimiser steps of the predictor
-        device: str | None = None,           # None: CUDA where there is one
-    ):
-        self.device, self.velocity, self.history, self.nfe, self.source, self.origin = pick_device(device), None, [], None, None, {}
-        self.sinkhorn, self.straight = _part(NSGF, sinkhorn, PHASES["sinkhorn"], device), _part(StraightFlow, straight, PHASES["straight"], device)
-        self.start, self.step = check_name(start, ("source", "sinkhorn"), "start"), check_positive(step, "step")
-        if not isinstance(predictor, nn.Module): check_name(predictor, ("clock", "network"), "predictor")
-        if step > 1: raise ValueError(f"step: expected at most 1, got {step:g}")
-        self.predictor, self.predictor_iterations = predictor, check_count(predictor_iterations, "predictor_iterations")
-        self.config = dict(sinkhorn=self.sinkhorn._plain(), straight={k: v for k, v in self.straight._plain().items() if k != "start"}, start=start, predictor=predictor, step=self.step, predictor_iterations=self.predictor_iterations, device=device)
-        self.iterations = self.sinkhorn.iterations + self.straight.iterations + (predictor_iterations if predictor == "network" else 0)
 
-    def __repr__(self): return f"NSGF++ of {self.sinkhorn}, then {self.straight}"
+    def __init__(
+        self,
+        sinkhorn: NSGF | dict = PHASES["sinkhorn"],  # the first phase, or arguments of NSGF
+        straight: StraightFlow | dict = PHASES[
+            "straight"
+        ],  # the second phase, or arguments of StraightFlow
+        start: str = "sinkhorn",  # of the straight flow: "source", or what the "sinkhorn" phase makes of it
+        predictor: str
+        | nn.Module = "clock",  # τ by the "clock", by a "network" (PhasePredictor), or by a module of yours, x -> (n,)
+        step: float = 0.1,  # ω, Euler step of s when sampling, unless told otherwise
+        predictor_iterations: int = 2000,  # optimiser steps of the predictor
+        device: str | None = None,  # None: CUDA where there is one
+    ):
+        self.device, self.velocity, self.history, self.nfe, self.source, self.origin = (
+            pick_device(device),
+            None,
+            [],
+            None,
+            None,
+            {},
+        )
+        self.sinkhorn, self.straight = (
+            _part(NSGF, sinkhorn, PHASES["sinkhorn"], device),
+            _part(StraightFlow, straight, PHASES["straight"], device),
+        )
+        self.start, self.step = (
+            check_name(start, ("source", "sinkhorn"), "start"),
+            check_positive(step, "step"),
+        )
+        if not isinstance(predictor, nn.Module):
+            check_name(predictor, ("clock", "network"), "predictor")
+        if step > 1:
+            raise ValueError(f"step: expected at most 1, got {step:g}")
+        self.predictor, self.predictor_iterations = (
+            predictor,
+            check_count(predictor_iterations, "predictor_iterations"),
+        )
+        self.config = dict(
+            sinkhorn=self.sinkhorn._plain(),
+            straight={k: v for k, v in self.straight._plain().items() if k != "start"},
+            start=start,
+            predictor=predictor,
+            step=self.step,
+            predictor_iterations=self.predictor_iterations,
+            device=device,
+        )
+        self.iterations = (
+            self.sinkhorn.iterations
+            + self.straight.iterations
+            + (predictor_iterations if predictor == "network" else 0)
+        )
+
+    def __repr__(self):
+        return f"NSGF++ of {self.sinkhorn}, then {self.straight}"
+
     @property
-    def pool(self): return self.sinkhorn.pool
+    def pool(self):
+        return self.sinkhorn.pool
 
 # %% ../nbs/6_matching/07_plusplus.ipynb #npp-part
 def _told(name, before, callbacks):
     "Callbacks that hear of a part as of a piece of the whole."
-    first, t0 = (before[-1]["step"], before[-1]["seconds"]) if before else (0, 0.)
-    whole = lambda row: dict(part=name) | row | dict(step=first + row["step"], seconds=t0 + row["seconds"])
+    first, t0 = (before[-1]["step"], before[-1]["seconds"]) if before else (0, 0.0)
+    whole = lambda row: (
+        dict(part=name) | row | dict(step=first + row["step"], seconds=t0 + row["seconds"])
+    )
     return whole, [lambda row, f=f: f(whole(row)) for f in callbacks]
+
 
 def _check_part(path, flow, facts, seed, data):
     "Refuse to go on from a phase that was fitted with other settings, or to other data."
     check_facts(path, facts, config=dict, seed=int)
-    old, new = facts["config"] | dict(seed=facts["seed"]), json.loads(json.dumps(flow._plain() | dict(seed=seed)))
-    if old != new: raise ValueError(f"{path}: cannot resume, " + ", ".join(f"{k} was {old.get(k)}, is now {new[k]}" for k in new if old.get(k) != new[k]))
+    old, new = (
+        facts["config"] | dict(seed=facts["seed"]),
+        json.loads(json.dumps(flow._plain() | dict(seed=seed))),
+    )
+    if old != new:
+        raise ValueError(
+            f"{path}: cannot resume, "
+            + ", ".join(
+                f"{k} was {old.get(k)}, is now {new[k]}" for k in new if old.get(k) != new[k]
+            )
+        )
     for k, v in data.items():
-        if (facts.get("data") or {}).get(k, v) != v: raise ValueError(f"{path}: cannot resume, the data of the {k} have changed")  # version 0.1 does not say
+        if (facts.get("data") or {}).get(k, v) != v:
+            raise ValueError(
+                f"{path}: cannot resume, the data of the {k} have changed"
+            )  # version 0.1 does not say
 
 # %% ../nbs/6_matching/07_plusplus.ipynb #npp-fit
 def _fit_part(self, name, both, seed, workdir, resume, callbacks, progress):
     "Fit a phase, or take it from the folder where it is done."
-    flow, folder = getattr(self, name), workdir and Path(workdir)/"parts"/name
+    flow, folder = getattr(self, name), workdir and Path(workdir) / "parts" / name
     whole, callbacks = _told(name, self.history, callbacks)
-    done = folder and folder/"model.safetensors"
+    done = folder and folder / "model.safetensors"
     if done and resume and shared(done.exists):
         tensors, facts = load_tensors(done, "flow")
         flow.origin = _origin(flow)
@@ -122,95 +170,169 @@ def _fit_part(self, name, both, seed, workdir, resume, callbacks, progress):
             flow._restore(done, tensors, facts)
         flow.source = both[0]
     else:
-        if folder: folder.mkdir(parents=True, exist_ok=True)
-        flow.fit(both[1], both[0], seed=seed, workdir=folder, resume=resume, callbacks=callbacks, progress=progress)
-        if folder: shared(lambda: [flow.save(done), (folder/"training.safetensors").unlink(missing_ok=True), shutil.rmtree(folder/"pool", ignore_errors=True)] and None)
+        if folder:
+            folder.mkdir(parents=True, exist_ok=True)
+        flow.fit(
+            both[1],
+            both[0],
+            seed=seed,
+            workdir=folder,
+            resume=resume,
+            callbacks=callbacks,
+            progress=progress,
+        )
+        if folder:
+            shared(
+                lambda: (
+                    [
+                        flow.save(done),
+                        (folder / "training.safetensors").unlink(missing_ok=True),
+                        shutil.rmtree(folder / "pool", ignore_errors=True),
+                    ]
+                    and None
+                )
+            )
     self.history = self.history + [whole(row) for row in flow.history]
+
 
 def _fit_predictor(self, both, seed, workdir, resume, callbacks, progress):
     "t(X_t) on the straight flow's own points."
     source, target, pilot, mean, sigma = both
-    with keep_random_state(make_generator(seed, "predictor").initial_seed()): net = PhasePredictor(target.shape).to(self.device)
-    rows = self.straight._prepare(self.straight._start(source), target, pilot, mean, sigma, seed, None, False)[0]
-    def points(s, part=(0, 1)): x, t, *_ = rows(s, part); return x, t, t, None
+    with keep_random_state(make_generator(seed, "predictor").initial_seed()):
+        net = PhasePredictor(target.shape).to(self.device)
+    rows = self.straight._prepare(
+        self.straight._start(source), target, pilot, mean, sigma, seed, None, False
+    )[0]
+
+    def points(s, part=(0, 1)):
+        x, t, *_ = rows(s, part)
+        return x, t, t, None
+
     whole, callbacks = _told("predictor", self.history, callbacks)
-    folder = workdir and Path(workdir)/"parts"/"predictor"
-    if folder: folder.mkdir(parents=True, exist_ok=True)
-    history = train(net, points, self.predictor_iterations, 1e-3, .99, seed, checkpoint=folder and folder/"training.safetensors", resume=resume, callbacks=callbacks, show=progress,
-                    data=self.straight._facts["data"])
-    self.history, self.predictor = self.history + [whole(row) for row in history], net.requires_grad_(False)
+    folder = workdir and Path(workdir) / "parts" / "predictor"
+    if folder:
+        folder.mkdir(parents=True, exist_ok=True)
+    history = train(
+        net,
+        points,
+        self.predictor_iterations,
+        1e-3,
+        0.99,
+        seed,
+        checkpoint=folder and folder / "training.safetensors",
+        resume=resume,
+        callbacks=callbacks,
+        show=progress,
+        data=self.straight._facts["data"],
+    )
+    self.history, self.predictor = (
+        self.history + [whole(row) for row in history],
+        net.requires_grad_(False),
+    )
+
 
 @patch
 @usual_torch(grad=True)
-def fit(self: NSGFPlusPlus,
-        target: object,                     # whatever get_sampler takes
-        source: object = None,              # likewise; None: normal with the target's mean and rms deviation
-        *,
-        seed: int | None = None,            # of everything; None: from the operating system
-        workdir: str | Path | None = None,  # folder for the state of an unfinished fit
-        resume: bool = False,               # go on with what is in workdir
-        callbacks: Sequence[Callable] = (), # each called with a row of the history
-        progress: bool = True,              # progress bars
-       ) -> Flow:                           # self
+def fit(
+    self: NSGFPlusPlus,
+    target: object,  # whatever get_sampler takes
+    source: object = None,  # likewise; None: normal with the target's mean and rms deviation
+    *,
+    seed: int | None = None,  # of everything; None: from the operating system
+    workdir: str | Path | None = None,  # folder for the state of an unfinished fit
+    resume: bool = False,  # go on with what is in workdir
+    callbacks: Sequence[Callable] = (),  # each called with a row of the history
+    progress: bool = True,  # progress bars
+) -> Flow:  # self
     "Learn both fields, and the predictor if there is to be one. A fit that does not come to its end leaves the flow as it was."
-    with _as_before(self, self.sinkhorn, self.straight): _fit(self, target, source, seed, workdir, resume, callbacks, progress)
+    with _as_before(self, self.sinkhorn, self.straight):
+        _fit(self, target, source, seed, workdir, resume, callbacks, progress)
     return self
+
 
 def _fit(self, target, source, seed, workdir, resume, callbacks, progress):
     seed = shared(lambda: _begin(seed, workdir, resume))
-    both, self.history, self.velocity, self.predictor = ends(target, source, seed), [], None, self.config["predictor"]
+    both, self.history, self.velocity, self.predictor = (
+        ends(target, source, seed),
+        [],
+        None,
+        self.config["predictor"],
+    )
     rest = seed, workdir, resume, callbacks, progress
     _fit_part(self, "sinkhorn", both, *rest)
     self.straight.start = self.sinkhorn if self.start == "sinkhorn" else "source"
     _fit_part(self, "straight", both, *rest)
-    if self.predictor == "network": _fit_predictor(self, both, *rest)
+    if self.predictor == "network":
+        _fit_predictor(self, both, *rest)
     self.velocity, self.source = self.straight.velocity, both[0]
 
 # %% ../nbs/6_matching/07_plusplus.ipynb #npp-sample
 def _tau(self, x):
     "Time of entry, (n,)."
-    if self.predictor == "clock": return x.new_full((len(x),), natural_time(step_sizes(self.sinkhorn.num_steps, self.sinkhorn.step_size))[-1] if self.start == "source" else 0.)
+    if self.predictor == "clock":
+        return x.new_full(
+            (len(x),),
+            natural_time(step_sizes(self.sinkhorn.num_steps, self.sinkhorn.step_size))[-1]
+            if self.start == "source"
+            else 0.0,
+        )
     field = self.straight.velocity
-    return self.predictor.to(x.device).eval()((x - field.mean)/field.sigma).clamp(0, 1)
+    return self.predictor.to(x.device).eval()((x - field.mean) / field.sigma).clamp(0, 1)
+
 
 @patch
 @usual_torch()
-def sample(self: NSGFPlusPlus,
-           n: int | None = None,          # number of samples, drawn from the source
-           x0: Tensor | None = None,      # or points to start from, (n, *shape)
-           label: object = None,          # classes, n integers in any form or one for all, for a straight phase with labels
-           guidance: float = 0.,          # w of classifier-free guidance in that phase; doubles its calls
-           num_steps: int | None = None,  # straight steps of every sample; None: ceil((1 - τ)/step)
-           step: float | None = None,     # ω; None: as in the class
-           rtol: float | None = None,     # relative tolerance: Dormand–Prince instead of steps
-           atol: float | None = None,     # absolute tolerance; None: rtol
-           solver: str = "euler",         # of the straight phase: "euler", "midpoint" or "heun"
-           return_path: bool = False,     # all positions; every sample then takes the largest number of steps
-           return_info: bool = False,     # a SampleInfo as well
-           seed: int | None = None,       # of the source; None: from the operating system
-           batch_size: int | None = None, # points at a time
-          ) -> Tensor:                    # (n, *shape), or (steps + 1, n, *shape); and the SampleInfo
+def sample(
+    self: NSGFPlusPlus,
+    n: int | None = None,  # number of samples, drawn from the source
+    x0: Tensor | None = None,  # or points to start from, (n, *shape)
+    label: object = None,  # classes, n integers in any form or one for all, for a straight phase with labels
+    guidance: float = 0.0,  # w of classifier-free guidance in that phase; doubles its calls
+    num_steps: int | None = None,  # straight steps of every sample; None: ceil((1 - τ)/step)
+    step: float | None = None,  # ω; None: as in the class
+    rtol: float | None = None,  # relative tolerance: Dormand–Prince instead of steps
+    atol: float | None = None,  # absolute tolerance; None: rtol
+    solver: str = "euler",  # of the straight phase: "euler", "midpoint" or "heun"
+    return_path: bool = False,  # all positions; every sample then takes the largest number of steps
+    return_info: bool = False,  # a SampleInfo as well
+    seed: int | None = None,  # of the source; None: from the operating system
+    batch_size: int | None = None,  # points at a time
+) -> Tensor:  # (n, *shape), or (steps + 1, n, *shape); and the SampleInfo
     "Carry points from the source to the target. Samples carry no gradients."
-    if self.velocity is None: raise ValueError("sample: the flow is not fitted, call fit or load first")
-    omega = check_positive(self.step if step is None else step, "step"); check_name(solver, SOLVERS, "solver")
-    if num_steps is not None: check_count(num_steps, "num_steps")
+    if self.velocity is None:
+        raise ValueError("sample: the flow is not fitted, call fit or load first")
+    omega = check_positive(self.step if step is None else step, "step")
+    check_name(solver, SOLVERS, "solver")
+    if num_steps is not None:
+        check_count(num_steps, "num_steps")
     x0 = _starts(self, n, x0, seed)
-    if label is not None: label = check_labels(label, len(x0))
+    if label is not None:
+        label = check_labels(label, len(x0))
     size = check_count(batch_size or chunk_size(x0), "batch_size")
     first = self.sinkhorn.sample(x0=x0, return_path=True, batch_size=size)
     x, field = first[-1], self.velocity
     tau = torch.cat([_tau(self, z) for z in x.split(size)])
-    steps = torch.full_like(tau, num_steps).long() if num_steps else ((1 - tau)/omega - 1e-6).ceil().clamp(1).long()
-    if return_path or rtol is not None: steps[:] = steps.max()
+    steps = (
+        torch.full_like(tau, num_steps).long()
+        if num_steps
+        else ((1 - tau) / omega - 1e-6).ceil().clamp(1).long()
+    )
+    if return_path or rtol is not None:
+        steps[:] = steps.max()
     out, nfe = None, torch.full_like(steps, self.sinkhorn.num_steps)
-    for N in steps.unique().tolist():                                     # equal numbers of steps together: no call is wasted
+    for N in steps.unique().tolist():  # equal numbers of steps together: no call is wasted
         for i in (steps == N).nonzero().squeeze(1).split(size):
             u = guided(field, None if label is None else label.to(x.device)[i], guidance)
-            if rtol is not None: path, calls = straight_adaptive(u, x[i], tau[i], rtol, rtol if atol is None else atol)
-            else: path, calls = straight_steps(u, x[i], tau[i], N, solver)
+            if rtol is not None:
+                path, calls = straight_adaptive(
+                    u, x[i], tau[i], rtol, rtol if atol is None else atol
+                )
+            else:
+                path, calls = straight_steps(u, x[i], tau[i], N, solver)
             path = path if return_path and rtol is None else path[-1:]
             out = path.new_empty(len(path), *x.shape) if out is None else out
-            out[:, i] = path; nfe[i] += 2*calls if guidance else calls
+            out[:, i] = path
+            nfe[i] += 2 * calls if guidance else calls
     self.nfe = nfe.float().mean().item()
     made = torch.cat([first, out[1:] if rtol is None else out]) if return_path else out[-1]
     return (made, SampleInfo(nfe, tau)) if return_info else made
@@ -222,27 +344,53 @@ def _contents(self: NSGFPlusPlus):
     for name in ("sinkhorn", "straight"):
         some, parts[name] = getattr(self, name)._contents()
         tensors |= {f"{name}.{k}": v for k, v in some.items()}
-    if own := isinstance(self.predictor, nn.Module): tensors |= {f"predictor.{k}": v for k, v in self.predictor.state_dict().items()}
-    if own and not isinstance(self.predictor, PhasePredictor): raise ValueError("save: expected the predictor of this package, a module of your own is not saved")
+    if own := isinstance(self.predictor, nn.Module):
+        tensors |= {f"predictor.{k}": v for k, v in self.predictor.state_dict().items()}
+    if own and not isinstance(self.predictor, PhasePredictor):
+        raise ValueError(
+            "save: expected the predictor of this package, a module of your own is not saved"
+        )
     config = {k: v for k, v in self.config.items() if k != "device"}
     return tensors, dict(config=config, parts=parts, history=self.history)
 
+
 @patch
 def _restore(self: NSGFPlusPlus, path, tensors, facts):
-    cut = lambda name: {k.removeprefix(name + "."): v for k, v in tensors.items() if k.startswith(name + ".")}
-    check_facts(path, check_facts(path, facts, parts=dict, history=list)["parts"], sinkhorn=dict, straight=dict)
-    for name in ("sinkhorn", "straight"): getattr(self, name)._restore(path, cut(name), facts["parts"][name])
-    if self.sinkhorn.velocity.mean.shape != self.straight.velocity.mean.shape: raise ValueError(f"{path}: damaged: the phases know points of different shapes")
+    cut = lambda name: {
+        k.removeprefix(name + "."): v for k, v in tensors.items() if k.startswith(name + ".")
+    }
+    check_facts(
+        path,
+        check_facts(path, facts, parts=dict, history=list)["parts"],
+        sinkhorn=dict,
+        straight=dict,
+    )
+    for name in ("sinkhorn", "straight"):
+        getattr(self, name)._restore(path, cut(name), facts["parts"][name])
+    if self.sinkhorn.velocity.mean.shape != self.straight.velocity.mean.shape:
+        raise ValueError(f"{path}: damaged: the phases know points of different shapes")
     if self.predictor == "network":
-        with keep_random_state(): self.predictor = PhasePredictor(self.straight.velocity.mean.shape)
+        with keep_random_state():
+            self.predictor = PhasePredictor(self.straight.velocity.mean.shape)
         check_finite(path, cut("predictor"))
-        self.predictor.load_state_dict(cut("predictor")); self.predictor.to(self.device).requires_grad_(False)
-    self.velocity, self.source, self.history, self.about = self.straight.velocity, self.sinkhorn._source, check_history(path, facts["history"]), facts.get("about")
+        self.predictor.load_state_dict(cut("predictor"))
+        self.predictor.to(self.device).requires_grad_(False)
+    self.velocity, self.source, self.history, self.about = (
+        self.straight.velocity,
+        self.sinkhorn._source,
+        check_history(path, facts["history"]),
+        facts.get("about"),
+    )
 
 # %% ../nbs/6_matching/07_plusplus.ipynb #npp-file
 def _from_pretrained(cls, name="mnist", device=None):
     "A flow that comes with the package; `about` says how it was made and how well it does."
-    known = {p.name.removeprefix("nsgfpp-").removesuffix(".safetensors"): p for p in (files("nsgf_nb")/"weights").iterdir() if p.name.startswith("nsgfpp-")}
+    known = {
+        p.name.removeprefix("nsgfpp-").removesuffix(".safetensors"): p
+        for p in (files("nsgf_nb") / "weights").iterdir()
+        if p.name.startswith("nsgfpp-")
+    }
     return cls.load(known[check_name(name, sorted(known), "pretrained flow")], device=device)
+
 
 NSGFPlusPlus.from_pretrained = classmethod(_from_pretrained)

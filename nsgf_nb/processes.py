@@ -24,102 +24,176 @@ from torch import distributed as dist
 from .core import pick_device
 
 # %% ../nbs/9_workshop/03_processes.ipynb #pro-parts
-def batch_part(n: int,                 # rows in the batch of a step
-               part: tuple[int, int],  # (i, P): the i-th of P parts
-              ) -> slice:
+def batch_part(
+    n: int,  # rows in the batch of a step
+    part: tuple[int, int],  # (i, P): the i-th of P parts
+) -> slice:
     "Which rows of the batch a part is."
     i, P = part
-    if n % P: raise ValueError(f"batch_size: expected a multiple of {P} (processes × accumulate), got {n}")
-    return slice(i*n//P, (i + 1)*n//P)
+    if n % P:
+        raise ValueError(
+            f"batch_size: expected a multiple of {P} (processes × accumulate), got {n}"
+        )
+    return slice(i * n // P, (i + 1) * n // P)
 
 # %% ../nbs/9_workshop/03_processes.ipynb #pro-shared
 def world() -> tuple[int, int]:  # (0, 1) for one process
     "Rank of this process, and how many train together."
-    return (dist.get_rank(), dist.get_world_size()) if dist.is_available() and dist.is_initialized() else (0, 1)
+    return (
+        (dist.get_rank(), dist.get_world_size())
+        if dist.is_available() and dist.is_initialized()
+        else (0, 1)
+    )
 
-_KINDS = {k.__name__: k for k in (ValueError, TypeError, FileNotFoundError, ImportError, OSError, ConnectionError, MemoryError, KeyboardInterrupt)}
+
+_KINDS = {
+    k.__name__: k
+    for k in (
+        ValueError,
+        TypeError,
+        FileNotFoundError,
+        ImportError,
+        OSError,
+        ConnectionError,
+        MemoryError,
+        KeyboardInterrupt,
+    )
+}
+
 
 @contextmanager
 def among_peers() -> Iterator[None]:
     "A message that does not come through is said in one sentence: a process has ended, or its machine cannot be reached."
-    try: yield
+    try:
+        yield
     except RuntimeError as e:
         said = str(e).splitlines()[0] if str(e) else type(e).__name__
-        raise ConnectionError(f"another process of this training has ended or cannot be reached: start all of them again, with --resume ({said})") from e
+        raise ConnectionError(
+            f"another process of this training has ended or cannot be reached: start all of them again, with --resume ({said})"
+        ) from e
+
 
 def _told(text, device):
     "The bytes of rank 0, on all ranks."
     with among_peers():
         size = torch.tensor(len(text), device=device)
         dist.broadcast(size, 0)
-        data = torch.tensor(list(text), dtype=torch.uint8, device=device) if dist.get_rank() == 0 else torch.empty(size.item(), dtype=torch.uint8, device=device)
+        data = (
+            torch.tensor(list(text), dtype=torch.uint8, device=device)
+            if dist.get_rank() == 0
+            else torch.empty(size.item(), dtype=torch.uint8, device=device)
+        )
         dist.broadcast(data, 0)
     return bytes(data.tolist())
 
-def shared(make: Callable, # make() -> a JSON value
-          ) -> object:     # on every rank: what rank 0 made, or the error that it met
+
+def shared(
+    make: Callable,  # make() -> a JSON value
+) -> object:  # on every rank: what rank 0 made, or the error that it met
     "Let rank 0 do what is to be done once."
     rank, many = world()
-    if many == 1: return make()
+    if many == 1:
+        return make()
     said, error = [None, None, None], None  # value, kind of error, sentence
     if rank == 0:
-        try: said[0] = make()
-        except BaseException as e: error, said[1:] = e, [type(e).__name__, str(e)]
-    value, kind, sentence = json.loads(_told(json.dumps(said).encode(), "cuda" if dist.get_backend() == "nccl" else "cpu"))
-    if kind: raise error or _KINDS.get(kind, RuntimeError)(sentence)
+        try:
+            said[0] = make()
+        except BaseException as e:
+            error, said[1:] = e, [type(e).__name__, str(e)]
+    value, kind, sentence = json.loads(
+        _told(json.dumps(said).encode(), "cuda" if dist.get_backend() == "nccl" else "cpu")
+    )
+    if kind:
+        raise error or _KINDS.get(kind, RuntimeError)(sentence)
     return value
 
 # %% ../nbs/9_workshop/03_processes.ipynb #pro-mean
 @contextmanager
 def interruptible() -> Iterator[list]:
     "Ctrl-C inside the block, or the SIGTERM of a scheduler, fills a list and does nothing else."
-    hits, kinds = [], (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
+    hits, kinds = (
+        [],
+        (signal.SIGINT, signal.SIGTERM)
+        if threading.current_thread() is threading.main_thread()
+        else (),
+    )
     old = [signal.signal(k, lambda *_: hits.append(True)) for k in kinds]
-    try: yield hits
+    try:
+        yield hits
     finally:
-        for k, before in zip(kinds, old): signal.signal(k, before)
+        for k, before in zip(kinds, old):
+            signal.signal(k, before)
 
-def mean_of_all(params: Iterable[Tensor], # with their gradients, which become the means
-                loss: Tensor,             # of this process, a scalar
-                stop: bool,               # whether this process was interrupted
-               ) -> tuple[Tensor, bool]:  # mean loss, whether any process was
+
+def mean_of_all(
+    params: Iterable[Tensor],  # with their gradients, which become the means
+    loss: Tensor,  # of this process, a scalar
+    stop: bool,  # whether this process was interrupted
+) -> tuple[Tensor, bool]:  # mean loss, whether any process was
     "Gradients and loss averaged over the processes, in one message."
-    if world()[1] == 1: return loss, stop
+    if world()[1] == 1:
+        return loss, stop
     grads = [p.grad for p in params if p.grad is not None]
-    flat = torch.cat([g.flatten() for g in grads] + [torch.stack([loss, loss.new_tensor(float(stop))])])
-    with among_peers(): dist.all_reduce(flat)
+    flat = torch.cat(
+        [g.flatten() for g in grads] + [torch.stack([loss, loss.new_tensor(float(stop))])]
+    )
+    with among_peers():
+        dist.all_reduce(flat)
     flat /= world()[1]
-    for g, mean in zip(grads, flat[:-2].split([g.numel() for g in grads])): g.copy_(mean.view_as(g))
+    for g, mean in zip(grads, flat[:-2].split([g.numel() for g in grads])):
+        g.copy_(mean.view_as(g))
     return flat[-2].clone(), flat[-1].item() > 0
 
 # %% ../nbs/9_workshop/03_processes.ipynb #pro-together
 @contextmanager
-def together(device: str | None = None, # None: CUDA where there is one
-            ) -> Iterator[str | None]:  # the device of this process
+def together(
+    device: str | None = None,  # None: CUDA where there is one
+) -> Iterator[str | None]:  # the device of this process
     "Meet the other processes of a launcher, where there are any."
     many = int(os.environ.get("WORLD_SIZE") or 1)
-    if many == 1: yield device; return
+    if many == 1:
+        yield device
+        return
     if missing := [k for k in ("RANK", "MASTER_ADDR", "MASTER_PORT") if k not in os.environ]:
-        raise ValueError(f"WORLD_SIZE is {many}: expected {', '.join(missing)} beside it, start with torchrun or accelerate launch")
-    if device in (None, "cuda") and torch.cuda.is_available(): device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
+        raise ValueError(
+            f"WORLD_SIZE is {many}: expected {', '.join(missing)} beside it, start with torchrun or accelerate launch"
+        )
+    if device in (None, "cuda") and torch.cuda.is_available():
+        device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
     cuda = pick_device(device).type == "cuda"
-    if cuda: torch.cuda.set_device(device)
-    with among_peers(): dist.init_process_group("nccl" if cuda else "gloo", timeout=timedelta(days=1))  # all wait while rank 0 measures
-    try: yield device
-    finally: dist.destroy_process_group()
+    if cuda:
+        torch.cuda.set_device(device)
+    with among_peers():
+        dist.init_process_group(
+            "nccl" if cuda else "gloo", timeout=timedelta(days=1)
+        )  # all wait while rank 0 measures
+    try:
+        yield device
+    finally:
+        dist.destroy_process_group()
 
 # %% ../nbs/9_workshop/03_processes.ipynb #pro-lock
-try: import fcntl
-except ImportError: fcntl = None  # Windows
+try:
+    import fcntl
+except ImportError:
+    fcntl = None  # Windows
+
 
 @lru_cache(1)  # once
 def _without_locks():
-    warnings.warn("this platform has no fcntl: nothing keeps two processes from writing to one folder, see to it that there is one", stacklevel=4)
+    warnings.warn(
+        "this platform has no fcntl: nothing keeps two processes from writing to one folder, see to it that there is one",
+        stacklevel=4,
+    )
+
 
 @contextmanager
-def locked(path: str | Path,     # a folder, or a file, which is made if it is not there
-           shared: bool = False, # let others in who let others in
-          ) -> Iterator[bool | None]:  # True: it is ours until the block ends; False: another process has it; None: there are no locks here, nobody knows
+def locked(
+    path: str | Path,  # a folder, or a file, which is made if it is not there
+    shared: bool = False,  # let others in who let others in
+) -> Iterator[
+    bool | None
+]:  # True: it is ours until the block ends; False: another process has it; None: there are no locks here, nobody knows
     "Keep other processes out of a file or a folder."
     if fcntl is None:
         _without_locks()
@@ -127,9 +201,14 @@ def locked(path: str | Path,     # a folder, or a file, which is made if it is n
         return
     fd = os.open(path, os.O_RDONLY if Path(path).is_dir() else os.O_RDWR | os.O_CREAT)
     try:
-        try: fcntl.flock(fd, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-        except BlockingIOError: ours = False
-        except OSError: ours = None  # a file system without locks
-        else: ours = True
+        try:
+            fcntl.flock(fd, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+        except BlockingIOError:
+            ours = False
+        except OSError:
+            ours = None  # a file system without locks
+        else:
+            ours = True
         yield ours
-    finally: os.close(fd)
+    finally:
+        os.close(fd)

@@ -14,15 +14,12 @@ from torch import Tensor
 from .caller import exact_arithmetic
 from .core import check_count, check_positive
 from .estimator import SinkhornVelocity
-from nsgf_nb.solver.derivatives import (
-    Gradient,
-    cross_term,
-    debias,
-    second_derivatives,
-    self_term,
-)
+from .solver.derivatives import Gradient, cross_term, debias, second_derivatives, self_term
 from .solver.problem import prepare
-from nsgf_nb.transport.entropic import (
+
+# %% ../nbs/3_solver/08_loss.ipynb #los-lent
+# `nsgf_nb.sinkhorn` is the door of this subject: it lends the functions of the lessons before
+from nsgf_nb.transport.entropic import (  # noqa: F401
     Potentials,
     cost_matrix,
     self_potentials,
@@ -30,12 +27,15 @@ from nsgf_nb.transport.entropic import (
     softmin,
     transport_plan,
 )
-from .transport.gaussian import gaussian_cost, gaussian_divergence, gaussian_map
+from .transport.gaussian import gaussian_cost, gaussian_divergence, gaussian_map  # noqa: F401
 
 # %% ../nbs/3_solver/08_loss.ipynb #los-plumb
 def _problems(x, y, a, b, blur):
     "Checked, centred, scaled: certify=True asks for the highest precision of the device."
-    return [prepare(SinkhornVelocity(s, certify=True), x[i], y[i], a=a[i], b=b[i]) for i, s in enumerate(blur.tolist())]
+    return [
+        prepare(SinkhornVelocity(s, certify=True), x[i], y[i], a=a[i], b=b[i])
+        for i, s in enumerate(blur.tolist())
+    ]
 
 
 def _parts(x, y):
@@ -100,7 +100,9 @@ def _curve(x, y, a, b, blur, f, g, f_own, g_own, slope, vx, vy, va, vb, vblur):
             u = unit[:, None, None]
             dx, dy, da, db = vx[i] / u, vy[i] / u, va[i], vb[i]
             deps = 2 * blur[i] * vblur[i] / (unit * unit)
-            v, vx_own, vy_own = (Gradient(*d, deps) for d in ((dx, dy, da, db), (dx, dx, da, da), (dy, dy, db, db)))
+            v, vx_own, vy_own = (
+                Gradient(*d, deps) for d in ((dx, dy, da, db), (dx, dx, da, da), (dy, dy, db, db))
+            )
             xy, left = second_derivatives(X, Y, A, B, eps, f[i], g[i], v)
             xx, left_x = second_derivatives(X, X, A, A, eps, f_own[i], f_own[i], vx_own, own=True)
             yy, left_y = second_derivatives(Y, Y, B, B, eps, g_own[i], g_own[i], vy_own, own=True)
@@ -144,12 +146,20 @@ def _register(library, namespace, name, function, shapes, inputs, results):
     return op
 
 
-_NAMESPACE = __name__.replace(".", "_")  # a notebook that holds this cell registers operators of its own
+_NAMESPACE = __name__.replace(
+    ".", "_"
+)  # a notebook that holds this cell registers operators of its own
 _LIBRARY = torch.library.Library(_NAMESPACE, "FRAGMENT")
 _INPUTS = "Tensor x, Tensor y, Tensor a, Tensor b, Tensor blur"
-_solve_op = _register(_LIBRARY, _NAMESPACE, "solve", _solve, _shapes_solve, _INPUTS + ", float tol, int max_iter", 10)
-_known = ", ".join(f"Tensor {k}" for k in ("f", "g", "f_own", "g_own", "slope", "vx", "vy", "va", "vb", "vblur"))
-_curve_op = _register(_LIBRARY, _NAMESPACE, "curve", _curve, _shapes_curve, f"{_INPUTS}, {_known}", 5)
+_solve_op = _register(
+    _LIBRARY, _NAMESPACE, "solve", _solve, _shapes_solve, _INPUTS + ", float tol, int max_iter", 10
+)
+_known = ", ".join(
+    f"Tensor {k}" for k in ("f", "g", "f_own", "g_own", "slope", "vx", "vy", "va", "vb", "vblur")
+)
+_curve_op = _register(
+    _LIBRARY, _NAMESPACE, "curve", _curve, _shapes_curve, f"{_INPUTS}, {_known}", 5
+)
 
 # %% ../nbs/3_solver/08_loss.ipynb #los-auto
 class _Value(torch.autograd.Function):
@@ -213,9 +223,13 @@ def _check_form(x, y, batched):
     "What can be checked without looking at the numbers: those are checked where the problem is solved."
     for z, name in ((x, "x"), (y, "y")):
         if not isinstance(z, Tensor):
-            raise TypeError(f"{name}: expected a tensor, got {type(z).__name__}: convert with torch.as_tensor")
+            raise TypeError(
+                f"{name}: expected a tensor, got {type(z).__name__}: convert with torch.as_tensor"
+            )
         if not z.is_floating_point():
-            raise TypeError(f"{name}: expected floating point, got {z.dtype}: convert with .float()")
+            raise TypeError(
+                f"{name}: expected floating point, got {z.dtype}: convert with .float()"
+            )
         shape, least = tuple(z.shape), 3 if batched else 2
         if z.ndim < least:
             form = "(B, n, *shape)" if batched else "(n, *shape)"
@@ -228,7 +242,9 @@ def _check_form(x, y, batched):
         if 0 in shape:
             raise ValueError(f"{name}: expected at least 1 point, got shape {shape}")
     if batched and len(x) != len(y):
-        raise ValueError(f"x and y: expected as many clouds in both batches, got {len(x)} and {len(y)}")
+        raise ValueError(
+            f"x and y: expected as many clouds in both batches, got {len(x)} and {len(y)}"
+        )
     first = 2 if batched else 1
     pairs = ("shape", tuple(x.shape[first:]), tuple(y.shape[first:])), ("dtype", x.dtype, y.dtype)
     for what, p, q in (*pairs, ("device", x.device, y.device)):
@@ -241,7 +257,9 @@ def _blur_tensor(blur, like):
     if not isinstance(blur, Tensor):
         return torch.full((), check_positive(blur, "blur"), dtype=like.dtype, device=like.device)
     if blur.ndim or not blur.is_floating_point():
-        raise ValueError(f"blur: expected a number or a floating-point tensor of shape (), got {blur.dtype} of shape {tuple(blur.shape)}")
+        raise ValueError(
+            f"blur: expected a number or a floating-point tensor of shape (), got {blur.dtype} of shape {tuple(blur.shape)}"
+        )
     return blur.to(like)
 
 
@@ -253,7 +271,9 @@ def _shares(w, z, name, batched):
         raise TypeError(f"{name}: expected a floating-point tensor of weights")
     shape = tuple(z.shape[:2]) if batched else (z.shape[1],)
     if tuple(w.shape) != shape:
-        raise ValueError(f"{name}: expected {z.shape[1]} weights of shape {shape}, got shape {tuple(w.shape)}")
+        raise ValueError(
+            f"{name}: expected {z.shape[1]} weights of shape {shape}, got shape {tuple(w.shape)}"
+        )
     w = w.to(z).view(z.shape[:2])
     return w / w.sum(1, keepdim=True).abs()
 
@@ -261,11 +281,13 @@ def _shares(w, z, name, batched):
 def sinkhorn_divergence(
     x: Tensor,  # points, (n, *shape), or (B, n, *shape) when batched
     y: Tensor,  # points, (m, *shape), or (B, m, *shape)
-    blur: float | Tensor,  # length in the units of x; eps = blur²; a tensor of shape () may want a gradient
+    blur: float
+    | Tensor,  # length in the units of x; eps = blur²; a tensor of shape () may want a gradient
     a: Tensor | None = None,  # weights of x, (n,) or (B, n), of any positive sum; None: uniform
     b: Tensor | None = None,  # weights of y, (m,) or (B, m); None: uniform
     *,
-    batched: bool | None = None,  # True: B clouds; False: one cloud; needed where x has 3 axes or more
+    batched: bool
+    | None = None,  # True: B clouds; False: one cloud; needed where x has 3 axes or more
     tol: float = 1e-8,  # L1 error of the marginals, at least 100 roundings
     max_iter: int = 2000,  # most passes through the kernel
 ) -> Tensor:  # scalar, or (B,): the dtype of x, at least float32; squared units of x
@@ -276,7 +298,9 @@ def sinkhorn_divergence(
     _check_form(x, y, batched)
     tol, max_iter = check_positive(tol, "tol"), check_count(max_iter, "max_iter")
     precise = torch.float32 if x.device.type == "mps" else torch.float64
-    flat_x, flat_y = (z.to(precise).flatten(2) if batched else z.to(precise).flatten(1)[None] for z in (x, y))
+    flat_x, flat_y = (
+        z.to(precise).flatten(2) if batched else z.to(precise).flatten(1)[None] for z in (x, y)
+    )
     shares = _shares(a, flat_x, "a", batched), _shares(b, flat_y, "b", batched)
     lengths = _blur_tensor(blur, flat_x).expand(len(flat_x)).clone()
     value = _Value.apply(flat_x, flat_y, *shares, lengths, tol, max_iter)[0]

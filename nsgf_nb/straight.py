@@ -22,30 +22,38 @@ from .processes import batch_part
 from .sets.ends import group_clouds
 
 # %% ../nbs/6_matching/03_straight.ipynb #str-gauss
-def gaussian_straight(a: Tensor, # mean of the source, (d,)
-                      A: Tensor, # covariance of the source, (d, d)
-                      b: Tensor, # mean of the target, (d,)
-                      B: Tensor, # covariance of the target, (d, d)
-                      t: float,  # time in [0, 1]
-                     ) -> tuple[Tensor, Tensor]: # u(x, t) = c + L x: c (d,), L (d, d)
+def gaussian_straight(
+    a: Tensor,  # mean of the source, (d,)
+    A: Tensor,  # covariance of the source, (d, d)
+    b: Tensor,  # mean of the target, (d,)
+    B: Tensor,  # covariance of the target, (d, d)
+    t: float,  # time in [0, 1]
+) -> tuple[Tensor, Tensor]:  # u(x, t) = c + L x: c (d,), L (d, d)
     "The straight flow between two Gaussians with independent pairs."
-    L = (t*B - (1 - t)*A) @ torch.linalg.inv((1 - t)**2*A + t**2*B)
-    return (b - a) - L @ ((1 - t)*a + t*b), L
+    L = (t * B - (1 - t) * A) @ torch.linalg.inv((1 - t) ** 2 * A + t**2 * B)
+    return (b - a) - L @ ((1 - t) * a + t * b), L
 
 # %% ../nbs/6_matching/03_straight.ipynb #str-pairs
-def assign(x: Tensor, # points, (n, *shape)
-           y: Tensor, # points, (n, *shape)
-          ) -> Tensor: # permutation p, (n,): x[i] goes to y[p[i]]
+def assign(
+    x: Tensor,  # points, (n, *shape)
+    y: Tensor,  # points, (n, *shape)
+) -> Tensor:  # permutation p, (n,): x[i] goes to y[p[i]]
     "The optimal assignment between two clouds of the same size, for |x - y|²."
     import ot
-    if len(x) != len(y): raise ValueError(f"x and y: expected as many points, got {len(x)} and {len(y)}")
-    cost = torch.cdist(x.flatten(1).double(), y.flatten(1).double()).square().cpu().numpy()
-    return torch.from_numpy(ot.emd([], [], cost, numItermax=10**8)).argmax(1)  # POT's own limit of 10⁵ is too low from 2048 points on
 
-def assign_within(x: Tensor,     # points, (n, *shape)
-                  y: Tensor,     # points, (n, *shape)
-                  label: Tensor, # classes of y, (n,)
-                 ) -> Tensor:    # permutation p, (n,), with label[p] = label
+    if len(x) != len(y):
+        raise ValueError(f"x and y: expected as many points, got {len(x)} and {len(y)}")
+    cost = torch.cdist(x.flatten(1).double(), y.flatten(1).double()).square().cpu().numpy()
+    return torch.from_numpy(ot.emd([], [], cost, numItermax=10**8)).argmax(
+        1
+    )  # POT's own limit of 10⁵ is too low from 2048 points on
+
+
+def assign_within(
+    x: Tensor,  # points, (n, *shape)
+    y: Tensor,  # points, (n, *shape)
+    label: Tensor,  # classes of y, (n,)
+) -> Tensor:  # permutation p, (n,), with label[p] = label
     "The optimal assignment inside each class; as many points of x go to a class as it has, whichever they are."
     p = torch.arange(len(x))
     for c in label.unique():
@@ -55,102 +63,185 @@ def assign_within(x: Tensor,     # points, (n, *shape)
 
 # %% ../nbs/6_matching/03_straight.ipynb #str-pushed
 BANK = 32768  # starts and pairs that are drawn once and used again: fresh ones would cost calls of the other network at each step
-WAY = dict(num_steps=25, solver="midpoint")  # how a straight flow makes pairs: a later flow inherits what its steps get wrong
+WAY = dict(
+    num_steps=25, solver="midpoint"
+)  # how a straight flow makes pairs: a later flow inherits what its steps get wrong
 
-def _draw_pushed(n, g, flow): return flow.sample(x0=points_and_labels(flow.source, n, g)[0], batch_size=1024).cpu()
 
-def pushed(flow: Flow,  # fitted
-          ) -> Sampler: # x ~ what the flow makes of its source; without a name
+def _draw_pushed(n, g, flow):
+    return flow.sample(x0=points_and_labels(flow.source, n, g)[0], batch_size=1024).cpu()
+
+
+def pushed(
+    flow: Flow,  # fitted
+) -> Sampler:  # x ~ what the flow makes of its source; without a name
     "Samples of a flow as a sampler."
-    return Sampler(partial(_draw_pushed, flow=flow), flow.source.shape, "samples", num_points=flow.source.num_points)
+    return Sampler(
+        partial(_draw_pushed, flow=flow),
+        flow.source.shape,
+        "samples",
+        num_points=flow.source.num_points,
+    )
 
-def simulated(flow: Flow, # fitted
-              n: int,     # pairs
-              seed: int,  # of the draws
-             ) -> Sampler: # z (2, *shape): a point of the source, and where the flow takes it
+
+def simulated(
+    flow: Flow,  # fitted
+    n: int,  # pairs
+    seed: int,  # of the draws
+) -> Sampler:  # z (2, *shape): a point of the source, and where the flow takes it
     "Pairs made by a flow."
     x0 = points_and_labels(flow.source, n, make_generator(seed, "bank"))[0]
-    return get_sampler(torch.stack([x0, flow.sample(x0=x0, batch_size=1024, **WAY if isinstance(flow, StraightFlow) else {}).cpu()], 1))
+    return get_sampler(
+        torch.stack(
+            [
+                x0,
+                flow.sample(
+                    x0=x0, batch_size=1024, **WAY if isinstance(flow, StraightFlow) else {}
+                ).cpu(),
+            ],
+            1,
+        )
+    )
 
 # %% ../nbs/6_matching/03_straight.ipynb #str-labels
-def _classes(network): return getattr(network, "config", {}).get("num_classes")
+def _classes(network):
+    return getattr(network, "config", {}).get("num_classes")
+
 
 def _labels(label, network, dropout, generator):
     "Classes of a batch, some replaced by the one that says nothing; None for a network without classes."
-    if (num := _classes(network)) is None: return None
-    if label is None: raise ValueError("network: expected a target with labels, because the network has classes")
+    if (num := _classes(network)) is None:
+        return None
+    if label is None:
+        raise ValueError("network: expected a target with labels, because the network has classes")
     return label.masked_fill(torch.rand(len(label), generator=generator) < dropout, num)
 
 # %% ../nbs/6_matching/03_straight.ipynb #str-flow
 class StraightFlow(Flow):
     "Flow matching (arXiv 2210.02747) and, with coupling='ot', OT-CFM (arXiv 2302.00482)."
-    def __init__(self,
-        coupling: str | Flow = "independent", # or "ot": an optimal assignment in each minibatch; or a fitted flow that makes the pairs from its own source (reflow)
-        start: str | Flow = "source",     # where lines begin: the source, or what a fitted flow makes of it
-        num_steps: int = 10,              # steps when sampling, unless told otherwise
-        network: nn.Module | str | None = None, # net(x, t, label=None), of which a copy is trained, or a name: make_network
-        iterations: int = 16000,          # optimiser steps
-        batch_size: int = 256,            # pairs per step
-        lr: float = 2e-3,                 # largest learning rate
-        ema: float = .999,                # decay of the average of the weights
-        precision: str = "float32",       # of the network in training: "float32", "bfloat16", or "float16" on CUDA
-        accumulate: int = 1,              # parts of a batch that are taken one after the other
-        clip: float | None = None,        # largest norm of the gradient
-        weight_decay: float = 0.,         # of AdamW
-        label_dropout: float = .1,        # share of labels that are left out, for guidance; of a network with num_classes
-        patience: int | None = None,      # rows of the history without a better held-out loss after which training stops
-        device: str | None = None,        # None: CUDA where there is one
+
+    def __init__(
+        self,
+        coupling: str
+        | Flow = "independent",  # or "ot": an optimal assignment in each minibatch; or a fitted flow that makes the pairs from its own source (reflow)
+        start: str
+        | Flow = "source",  # where lines begin: the source, or what a fitted flow makes of it
+        num_steps: int = 10,  # steps when sampling, unless told otherwise
+        network: nn.Module
+        | str
+        | None = None,  # net(x, t, label=None), of which a copy is trained, or a name: make_network
+        iterations: int = 16000,  # optimiser steps
+        batch_size: int = 256,  # pairs per step
+        lr: float = 2e-3,  # largest learning rate
+        ema: float = 0.999,  # decay of the average of the weights
+        precision: str = "float32",  # of the network in training: "float32", "bfloat16", or "float16" on CUDA
+        accumulate: int = 1,  # parts of a batch that are taken one after the other
+        clip: float | None = None,  # largest norm of the gradient
+        weight_decay: float = 0.0,  # of AdamW
+        label_dropout: float = 0.1,  # share of labels that are left out, for guidance; of a network with num_classes
+        patience: int
+        | None = None,  # rows of the history without a better held-out loss after which training stops
+        device: str | None = None,  # None: CUDA where there is one
     ):
         self._keep(locals())
-        check_fraction(self.label_dropout, "label_dropout"); check_count(num_steps, "num_steps")
+        check_fraction(self.label_dropout, "label_dropout")
+        check_count(num_steps, "num_steps")
         for name, words in (("coupling", ("independent", "ot")), ("start", ("source",))):
-            if not isinstance(value := getattr(self, name), Flow): check_name(value, words, name)
-            elif not (value.velocity and value.source): raise ValueError(f"{name}: expected a fitted flow that knows its source, got {value!r}")
-        if isinstance(coupling, Flow) and start != "source": raise ValueError("coupling and start: expected one of them to be a flow, because the pairs of a flow begin at its own source")
+            if not isinstance(value := getattr(self, name), Flow):
+                check_name(value, words, name)
+            elif not (value.velocity and value.source):
+                raise ValueError(
+                    f"{name}: expected a fitted flow that knows its source, got {value!r}"
+                )
+        if isinstance(coupling, Flow) and start != "source":
+            raise ValueError(
+                "coupling and start: expected one of them to be a flow, because the pairs of a flow begin at its own source"
+            )
 
     def _start(self, source):
-        if isinstance(self.coupling, Flow): return self.coupling.source
-        return source if self.start == "source" else pushed(deepcopy(self.start))  # as it is now, even if it is fitted again
-    def _grid(self, num_steps, solver): return [k/(num_steps or self.num_steps) for k in range((num_steps or self.num_steps) + 1)]
-    def _rate(self, t): return 1.
-    def _times(self, n, g): return torch.rand(n, generator=g)                # when a pair is looked at
-    def _line(self, x0, y, w, mean): return torch.lerp(x0, y, w), y - x0     # where it is then, and how fast it moves
+        if isinstance(self.coupling, Flow):
+            return self.coupling.source
+        return (
+            source if self.start == "source" else pushed(deepcopy(self.start))
+        )  # as it is now, even if it is fitted again
+
+    def _grid(self, num_steps, solver):
+        return [k / (num_steps or self.num_steps) for k in range((num_steps or self.num_steps) + 1)]
+
+    def _rate(self, t):
+        return 1.0
+
+    def _times(self, n, g):
+        return torch.rand(n, generator=g)  # when a pair is looked at
+
+    def _line(self, x0, y, w, mean):
+        return torch.lerp(x0, y, w), y - x0  # where it is then, and how fast it moves
+
 
 def _pairs(flow, source, target, seed):
     "A function of the batch's number and a seed: x0, y and labels, paired."
     drawn = (source,) if isinstance(flow.coupling, Flow) else (source, target)
     most = min(z.num_points or math.inf for z in drawn)
-    if flow.batch_size > most: raise ValueError(f"batch_size: expected at most {most}, the number of points there are, got {flow.batch_size}")
-    n, size, classes = flow.batch_size, min(BANK, source.num_points or BANK, flow.batch_size*flow.iterations), _classes(flow.network)
+    if flow.batch_size > most:
+        raise ValueError(
+            f"batch_size: expected at most {most}, the number of points there are, got {flow.batch_size}"
+        )
+    n, size, classes = (
+        flow.batch_size,
+        min(BANK, source.num_points or BANK, flow.batch_size * flow.iterations),
+        _classes(flow.network),
+    )
     for known in (flow.coupling, flow.start):
-        if isinstance(known, Flow) and known.source.shape != target.shape: raise ValueError(f"target: expected points of shape {known.source.shape}, as {known!r} knows them, got {target.shape}")
+        if isinstance(known, Flow) and known.source.shape != target.shape:
+            raise ValueError(
+                f"target: expected points of shape {known.source.shape}, as {known!r} knows them, got {target.shape}"
+            )
     if isinstance(flow.coupling, Flow):
         made = simulated(flow.coupling, size, seed)
         return lambda s, seed: (*made(n, make_generator(seed, "pairs", s)).unbind(1), None)
-    if flow.start != "source": source = get_sampler(source(size, make_generator(seed, "bank")))
+    if flow.start != "source":
+        source = get_sampler(source(size, make_generator(seed, "bank")))
+
     def draw(s, seed):
         x0, y, label = group_clouds(source, target, n, seed, s)
-        if flow.coupling == "independent": return x0, y, label
+        if flow.coupling == "independent":
+            return x0, y, label
         p = assign_within(x0, y, label) if classes and label is not None else assign(x0, y)
         return x0, y[p], label if label is None else label[p]
+
     return draw
+
 
 @patch
 def _prepare(self: StraightFlow, source, target, pilot, mean, sigma, seed, workdir, show):
     "Fresh pairs on their lines; the unit of u is σ."
     pairs = _pairs(self, source, target, seed)
+
     @lru_cache(1)  # the parts of a batch share its pairs
     def batch(s, seed):
         x0, y, label = pairs(s, seed)
-        t, label = self._times(len(y), make_generator(seed, "times", s)), _labels(label, self.network, self.label_dropout, make_generator(seed, "labels", s))
-        x, u = self._line(x0, y, t.view(-1, *[1]*(y.ndim - 1)), mean)
-        return (x - mean)/sigma, t, u/sigma, label
-    def rows(s, part=(0, 1), seed=seed): return tuple(z if z is None else z[batch_part(self.batch_size, part)].to(self.device) for z in batch(s, seed))
+        t, label = (
+            self._times(len(y), make_generator(seed, "times", s)),
+            _labels(label, self.network, self.label_dropout, make_generator(seed, "labels", s)),
+        )
+        x, u = self._line(x0, y, t.view(-1, *[1] * (y.ndim - 1)), mean)
+        return (x - mean) / sigma, t, u / sigma, label
+
+    def rows(s, part=(0, 1), seed=seed):
+        return tuple(
+            z if z is None else z[batch_part(self.batch_size, part)].to(self.device)
+            for z in batch(s, seed)
+        )
+
     other = make_generator(seed, "validation").initial_seed()
-    kept = [rows(s, seed=other) for s in range(max(1, num_held_out(target.shape)//self.batch_size))]
+    kept = [
+        rows(s, seed=other) for s in range(max(1, num_held_out(target.shape) // self.batch_size))
+    ]
 
     @torch.no_grad()
-    def validate(net): return sum(matching_loss(net, *r).item() for r in kept)/len(kept)
+    def validate(net):
+        return sum(matching_loss(net, *r).item() for r in kept) / len(kept)
+
     return rows, torch.zeros(1), torch.ones(1), dict(validate=validate)
 
 # %% ../nbs/6_matching/04_likelihood.ipynb #lik-imports
@@ -166,45 +257,73 @@ from .learning.model import integrate
 from .sets.ends import normal_moments
 
 # %% ../nbs/6_matching/04_likelihood.ipynb #lik-div
-def divergence(f: Callable,                  # u = f(x), points by points
-               x: Tensor,                    # (n, *shape)
-               signs: Tensor | None = None,  # ±1, (K, n, *shape): Hutchinson's estimate; None: exact
-              ) -> tuple[Tensor, Tensor]:    # u (n, *shape), its divergence (n,)
+def divergence(
+    f: Callable,  # u = f(x), points by points
+    x: Tensor,  # (n, *shape)
+    signs: Tensor | None = None,  # ±1, (K, n, *shape): Hutchinson's estimate; None: exact
+) -> tuple[Tensor, Tensor]:  # u (n, *shape), its divergence (n,)
     "A field and its divergence."
     with torch.enable_grad():
         x = x.detach().requires_grad_()
         u = f(x)
-        pull = lambda e: (torch.autograd.grad(u, x, e, retain_graph=True)[0]*e).flatten(1).sum(1)
-        if signs is not None: return u.detach(), torch.stack([pull(e) for e in signs]).mean(0)
+        pull = lambda e: (torch.autograd.grad(u, x, e, retain_graph=True)[0] * e).flatten(1).sum(1)
+        if signs is not None:
+            return u.detach(), torch.stack([pull(e) for e in signs]).mean(0)
         basis = torch.eye(x[0].numel(), dtype=x.dtype, device=x.device).view(-1, 1, *x.shape[1:])
         return u.detach(), sum(pull(e.expand_as(x)) for e in basis)
 
 # %% ../nbs/6_matching/04_likelihood.ipynb #lik-log
 def _log_normal(source, x):
     "log p0(x) of a normal source."
-    if (moments := normal_moments(source)) is None: raise ValueError("source: expected a normal one, because its density must be known")
+    if (moments := normal_moments(source)) is None:
+        raise ValueError("source: expected a normal one, because its density must be known")
     mean, std = (m.to(x) for m in moments)
-    z = (x - mean)/std
-    return -(z.square()/2 + std.log().expand_as(z) + math.log(2*math.pi)/2).flatten(1).sum(1)
+    z = (x - mean) / std
+    return -(z.square() / 2 + std.log().expand_as(z) + math.log(2 * math.pi) / 2).flatten(1).sum(1)
+
 
 @patch
 @usual_torch()
-def log_prob(self: StraightFlow,
-             x: Tensor,                   # points, (n, *shape)
-             label: object = None,        # classes, n integers in any form or one for all, for a network with labels
-             num_steps: int = 50,         # midpoint steps, of two calls each
-             num_signs: int = 0,          # K of Hutchinson's estimate, with the same signs at all steps; 0: the exact divergence
-             seed: int = 0,               # of the signs
-            ) -> Tensor:                  # log p1(x), (n,), in nats, float32, without gradients
+def log_prob(
+    self: StraightFlow,
+    x: Tensor,  # points, (n, *shape)
+    label: object = None,  # classes, n integers in any form or one for all, for a network with labels
+    num_steps: int = 50,  # midpoint steps, of two calls each
+    num_signs: int = 0,  # K of Hutchinson's estimate, with the same signs at all steps; 0: the exact divergence
+    seed: int = 0,  # of the signs
+) -> Tensor:  # log p1(x), (n,), in nats, float32, without gradients
     "Log-density of the flow's samples (arXiv 1806.07366, equation 8)."
-    if self.velocity is None: raise ValueError("log_prob: the flow is not fitted, call fit or load first")
-    if check_points(x, "x").shape[1:] != self.velocity.mean.shape: raise ValueError(f"x: expected points of shape {tuple(self.velocity.mean.shape)}, got {tuple(x.shape[1:])}")
-    if label is not None: label = check_labels(label, len(x)).to(self.device)
+    if self.velocity is None:
+        raise ValueError("log_prob: the flow is not fitted, call fit or load first")
+    if check_points(x, "x").shape[1:] != self.velocity.mean.shape:
+        raise ValueError(
+            f"x: expected points of shape {tuple(self.velocity.mean.shape)}, got {tuple(x.shape[1:])}"
+        )
+    if label is not None:
+        label = check_labels(label, len(x)).to(self.device)
     _log_normal(self.source, x[:1])
-    x, times = x.detach().to(self.device, self.velocity.mean.dtype, copy=True), [1 - k/check_count(num_steps, "num_steps") for k in range(num_steps + 1)]
-    signs = torch.randint(0, 2, (check_count(num_signs, "num_signs", 0), *x.shape), generator=make_generator(seed, "signs")).to(x)*2 - 1 if num_signs else None
+    x, times = (
+        x.detach().to(self.device, self.velocity.mean.dtype, copy=True),
+        [1 - k / check_count(num_steps, "num_steps") for k in range(num_steps + 1)],
+    )
+    signs = (
+        torch.randint(
+            0,
+            2,
+            (check_count(num_signs, "num_signs", 0), *x.shape),
+            generator=make_generator(seed, "signs"),
+        ).to(x)
+        * 2
+        - 1
+        if num_signs
+        else None
+    )
+
     def both(state, t):
         u, div = divergence(lambda x: self.velocity(x, t, label), state[:, :-1].view_as(x), signs)
         return torch.cat([u.flatten(1), div[:, None]], 1)
-    end = integrate(both, torch.cat([x.flatten(1), torch.zeros_like(x.flatten(1)[:, :1])], 1), times, "midpoint")[0][-1]
+
+    end = integrate(
+        both, torch.cat([x.flatten(1), torch.zeros_like(x.flatten(1)[:, :1])], 1), times, "midpoint"
+    )[0][-1]
     return _log_normal(self.source, end[:, :-1].view_as(x)) + end[:, -1]

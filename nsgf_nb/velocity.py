@@ -11,58 +11,67 @@ import math
 import torch
 from torch import Tensor
 
-from .core import check_name, check_pair, check_positive, check_weights
-from nsgf_nb.transport.entropic import (
-    Potentials,
-    cost_matrix,
-    self_potentials,
-    sinkhorn_potentials,
-)
+from .core import check_name, check_pair, check_weights
+from .transport.entropic import cost_matrix, self_potentials, sinkhorn_potentials
 from .transport.gaussian import gaussian_map
 
 # %% ../nbs/2_transport/04_velocity.ipynb #vel-mapc
 def _average(x, y, pot, b=None, masked=False):
     "Average of y under each row of the plan, (n, *shape)."
     C = cost_matrix(x.double(), y.double())
-    if masked: C.fill_diagonal_(math.inf)
+    if masked:
+        C.fill_diagonal_(math.inf)
     log_b = 0 if b is None else check_weights(b, len(y), "b").double().log()
-    return (torch.softmax((pot.g - C)/pot.eps + log_b, 1) @ y.double().flatten(1)).to(x.dtype).view_as(x)
+    return (
+        (torch.softmax((pot.g - C) / pot.eps + log_b, 1) @ y.double().flatten(1))
+        .to(x.dtype)
+        .view_as(x)
+    )
 
-def entropic_map(x: Tensor,              # points, (n, *shape)
-                 y: Tensor,              # points, (m, *shape)
-                 blur: float,            # length; eps = blur²
-                 a: Tensor | None = None, # weights of x, (n,); None: uniform
-                 b: Tensor | None = None, # weights of y, (m,); None: uniform
-                 tol: float = 1e-8,      # L1 marginal error to reach
-                ) -> Tensor:             # (n, *shape)
+
+def entropic_map(
+    x: Tensor,  # points, (n, *shape)
+    y: Tensor,  # points, (m, *shape)
+    blur: float,  # length; eps = blur²
+    a: Tensor | None = None,  # weights of x, (n,); None: uniform
+    b: Tensor | None = None,  # weights of y, (m,); None: uniform
+    tol: float = 1e-8,  # L1 marginal error to reach
+) -> Tensor:  # (n, *shape)
     "T_xy: where the plan sends each x on average."
     return _average(x, y, sinkhorn_potentials(x, y, blur, a, b, tol), b)
 
 # %% ../nbs/2_transport/04_velocity.ipynb #vel-velc
-def sinkhorn_velocity(x: Tensor,                   # particles, (n, *shape)
-                      y: Tensor,                   # target points, (m, *shape)
-                      blur: float,                 # length; eps = blur²
-                      tol: float = 1e-8,           # L1 marginal error of both problems
-                      x_self: Tensor | None = None, # second cloud, (n', *shape), for "two_batch"
-                      a: Tensor | None = None,     # weights of x, (n,); None: uniform
-                      b: Tensor | None = None,     # weights of y, (m,); None: uniform
-                      self_term: str = "same",     # "same", "masked" or "two_batch"
-                     ) -> Tensor:                  # (n, *shape)
+def sinkhorn_velocity(
+    x: Tensor,  # particles, (n, *shape)
+    y: Tensor,  # target points, (m, *shape)
+    blur: float,  # length; eps = blur²
+    tol: float = 1e-8,  # L1 marginal error of both problems
+    x_self: Tensor | None = None,  # second cloud, (n', *shape), for "two_batch"
+    a: Tensor | None = None,  # weights of x, (n,); None: uniform
+    b: Tensor | None = None,  # weights of y, (m,); None: uniform
+    self_term: str = "same",  # "same", "masked" or "two_batch"
+) -> Tensor:  # (n, *shape)
     "v = T_xy - T_xx, the descent velocity of the Sinkhorn divergence."
     check_name(self_term, ("same", "masked", "two_batch"), "self_term")
     if (x_self is None) == (self_term == "two_batch"):
-        raise ValueError("x_self: expected a second cloud with self_term='two_batch', and only then")
+        raise ValueError(
+            "x_self: expected a second cloud with self_term='two_batch', and only then"
+        )
     attraction = entropic_map(x, y, blur, a, b, tol)
-    if self_term == "two_batch": return attraction - entropic_map(x, check_pair(x, x_self, ("x", "x_self"))[1], blur, a, None, tol)
+    if self_term == "two_batch":
+        return attraction - entropic_map(
+            x, check_pair(x, x_self, ("x", "x_self"))[1], blur, a, None, tol
+        )
     masked = self_term == "masked"
     return attraction - _average(x, x, self_potentials(x, blur, a, masked, tol), a, masked)
 
 # %% ../nbs/2_transport/04_velocity.ipynb #vel-gaussc
-def gaussian_velocity(a: Tensor,  # mean of the particles, (d,)
-                      A: Tensor,  # their covariance, (d, d)
-                      b: Tensor,  # mean of the target, (d,)
-                      B: Tensor,  # its covariance, (d, d)
-                      eps: float, # temperature, blur²
-                     ) -> tuple[Tensor, Tensor]: # c (d,) and L (d, d): v(x) = c + L (x - a)
+def gaussian_velocity(
+    a: Tensor,  # mean of the particles, (d,)
+    A: Tensor,  # their covariance, (d, d)
+    b: Tensor,  # mean of the target, (d,)
+    B: Tensor,  # its covariance, (d, d)
+    eps: float,  # temperature, blur²
+) -> tuple[Tensor, Tensor]:  # c (d,) and L (d, d): v(x) = c + L (x - a)
     "Velocity field of the Sinkhorn flow between two Gaussians."
     return b - a, gaussian_map(a, A, b, B, eps)[1] - gaussian_map(a, A, a, A, eps)[1]

@@ -1,4 +1,5 @@
 "What all tests rely on"
+
 import signal
 
 

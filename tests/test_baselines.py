@@ -1,4 +1,5 @@
 "The baselines are no straw men: OT-CFM's pairs, points and velocities are those of torchcfm"
+
 import pytest
 import torch
 
@@ -23,11 +24,15 @@ def test_ot_cfm_is_that_of_torchcfm():
     from torchcfm.optimal_transport import OTPlanSampler
 
     xt, t, ut, x0, y = rows("ot")
-    plan = torch.as_tensor(OTPlanSampler(method="exact").get_map(x0, y))  # theirs: mass 1/n on each pair
+    plan = torch.as_tensor(
+        OTPlanSampler(method="exact").get_map(x0, y)
+    )  # theirs: mass 1/n on each pair
     assert torch.equal((plan * len(y)).round().sum(0), torch.ones(len(y), dtype=plan.dtype))
     y = y[plan.argmax(1)]
     matcher = cfm.ConditionalFlowMatcher(sigma=0.0)
-    assert (matcher.sample_xt(x0, y, t, torch.zeros_like(x0)) - xt).abs().max() < 1e-6 * xt.abs().max()
+    assert (
+        matcher.sample_xt(x0, y, t, torch.zeros_like(x0)) - xt
+    ).abs().max() < 1e-6 * xt.abs().max()
     assert (matcher.compute_conditional_flow(x0, y, t, xt) - ut).abs().max() < 1e-6 * ut.abs().max()
 
 
@@ -36,15 +41,22 @@ def test_flow_matching_is_that_of_torchcfm():
     xt, t, ut, x0, y = rows("independent")
     theirs = cfm.ConditionalFlowMatcher(sigma=0.0)
     _, x, u = theirs.sample_location_and_conditional_flow(x0, y, t=t)
-    assert (x - xt).abs().max() < 1e-6 * xt.abs().max() and (u - ut).abs().max() < 1e-6 * ut.abs().max()
+    assert (x - xt).abs().max() < 1e-6 * xt.abs().max() and (
+        u - ut
+    ).abs().max() < 1e-6 * ut.abs().max()
 
 
 def test_the_interpolant_is_that_of_torchcfm():
     cfm = pytest.importorskip("torchcfm.conditional_flow_matching")
     from nsgf_nb.matching.interpolants import Interpolant
 
-    x0, y = get_sampler("8gaussians")(64, make_generator(0, "x0")), get_sampler("8gaussians")(64, make_generator(0, "y"))
+    x0, y = (
+        get_sampler("8gaussians")(64, make_generator(0, "x0")),
+        get_sampler("8gaussians")(64, make_generator(0, "y")),
+    )
     t = torch.rand(64, generator=make_generator(0, "t"))
     theirs = cfm.VariancePreservingConditionalFlowMatcher(sigma=0.0)
     xt, ut = Interpolant()._line(x0, y, t[:, None], 0.0)
-    assert (theirs.compute_mu_t(x0, y, t) - xt).abs().max() < 1e-5 and (theirs.compute_conditional_flow(x0, y, t, xt) - ut).abs().max() < 1e-5
+    assert (theirs.compute_mu_t(x0, y, t) - xt).abs().max() < 1e-5 and (
+        theirs.compute_conditional_flow(x0, y, t, xt) - ut
+    ).abs().max() < 1e-5

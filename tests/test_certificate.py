@@ -8,11 +8,10 @@ import math
 
 import numpy as np
 import ot
-import pytest
-import torch
-
 import problems
+import pytest
 import reference
+import torch
 import verdict
 
 SHARE = 0.8  # of the problems whose temperature float64 resolves, converged, in each stratum

@@ -1,4 +1,5 @@
 "The estimator on problems of all kinds: always finite, honest about convergence, the same bits however it is called."
+
 import math
 import warnings
 
@@ -14,19 +15,29 @@ def random_problem(seed):
     g = torch.Generator().manual_seed(seed)
     unit = lambda: torch.rand(1, generator=g).item()
     integer = lambda low, high: int(torch.randint(low, high + 1, (1,), generator=g))
-    d, n, m = round(math.exp(unit()*math.log(3072))), integer(1, 500), integer(1, 500)
-    x, y = torch.randn(n, d, generator=g)*math.exp(2*unit() - 1), torch.randn(m, d, generator=g) + 3*unit()
+    d, n, m = round(math.exp(unit() * math.log(3072))), integer(1, 500), integer(1, 500)
+    x, y = (
+        torch.randn(n, d, generator=g) * math.exp(2 * unit() - 1),
+        torch.randn(m, d, generator=g) + 3 * unit(),
+    )
     kind = integer(0, 6)
-    if kind == 1: y = y[torch.randint(0, max(1, m//4), (m,), generator=g)]
-    if kind == 2: x, y = x[:, :1].expand(n, d).clone(), y[:, :1].expand(m, d).clone()
-    if kind == 3: y[0] += 1000
-    if kind == 4: x, y = x + 1000, y + 1000
-    if kind == 5: x = y[torch.randint(0, m, (n,), generator=g)]
-    if kind == 6: x = x[:1]
+    if kind == 1:
+        y = y[torch.randint(0, max(1, m // 4), (m,), generator=g)]
+    if kind == 2:
+        x, y = x[:, :1].expand(n, d).clone(), y[:, :1].expand(m, d).clone()
+    if kind == 3:
+        y[0] += 1000
+    if kind == 4:
+        x, y = x + 1000, y + 1000
+    if kind == 5:
+        x = y[torch.randint(0, m, (n,), generator=g)]
+    if kind == 6:
+        x = x[:1]
     spread = lambda z: (z - z.mean(0)).square().sum(1).mean()
     distance = math.sqrt(spread(x) + spread(y) + (x.mean(0) - y.mean(0)).square().sum())
-    if unit() < .5: x, y = x.double(), y.double()
-    return x, y, 10**(5*unit() - 3)*max(distance, 1e-6)
+    if unit() < 0.5:
+        x, y = x.double(), y.double()
+    return x, y, 10 ** (5 * unit() - 3) * max(distance, 1e-6)
 
 
 def test_200_random_problems():
@@ -43,8 +54,14 @@ def test_200_random_problems():
             mid = y.double().mean(0)
             off = (v.double().mean(0) - (mid - x.double().mean(0))).norm().item()
             size = (rms(x.double() - mid) + rms(y.double() - mid)).item()
-            assert off <= info.err_v + 1e-6*size, seed       # v is rounded to float32 where x is
-            assert math.isfinite(info.err_v) and info.err_marginal >= 0 and info.gap >= 0 and 1 <= info.cross_perplexity*(1 + 1e-3) and 0 <= info.self_diag <= 1 + 1e-3, seed
+            assert off <= info.err_v + 1e-6 * size, seed  # v is rounded to float32 where x is
+            assert (
+                math.isfinite(info.err_v)
+                and info.err_marginal >= 0
+                and info.gap >= 0
+                and 1 <= info.cross_perplexity * (1 + 1e-3)
+                and 0 <= info.self_diag <= 1 + 1e-3
+            ), seed
     assert converged >= 150, converged
 
 
@@ -52,21 +69,26 @@ def test_200_random_problems():
 def test_the_same_bits_alone_in_a_batch_and_after_other_calls(backend):
     "The core is a pure function of its arguments"
     g = torch.Generator().manual_seed(0)
-    x, y = torch.randn(5, 80, 3, generator=g), torch.randn(5, 60, 3, generator=g)*torch.tensor([.1, .5, 1., 2., 4.])[:, None, None]
-    vel = SinkhornVelocity(.4, backend=backend, chunk=16)
+    x, y = (
+        torch.randn(5, 80, 3, generator=g),
+        torch.randn(5, 60, 3, generator=g) * torch.tensor([0.1, 0.5, 1.0, 2.0, 4.0])[:, None, None],
+    )
+    vel = SinkhornVelocity(0.4, backend=backend, chunk=16)
     first = [vel(x[i], y[i], return_info=True) for i in range(5)]
-    SinkhornVelocity(.01)(100*x[0], y[1])
+    SinkhornVelocity(0.01)(100 * x[0], y[1])
     v, info = vel(x, y, batched=True, return_info=True)
     for i, (alone, known) in enumerate(first):
         assert torch.equal(alone, v[i]) and torch.equal(alone, vel(x[i], y[i]))
-        assert info.n_iter[i] == known.n_iter and torch.equal(info.potentials[i].g, known.potentials.g)
+        assert info.n_iter[i] == known.n_iter and torch.equal(
+            info.potentials[i].g, known.potentials.g
+        )
 
 
 def test_a_warm_start_does_not_change_what_it_started_from():
     "init is read, never written"
     g = torch.Generator().manual_seed(0)
     x, y = torch.randn(80, 3, generator=g), torch.randn(60, 3, generator=g)
-    v, info = SinkhornVelocity(.4)(x, y, return_info=True)
+    v, info = SinkhornVelocity(0.4)(x, y, return_info=True)
     kept = info.potentials.f.clone(), info.potentials.g.clone()
-    SinkhornVelocity(.4)(x + .1*v, y, init=info)
+    SinkhornVelocity(0.4)(x + 0.1 * v, y, init=info)
     assert torch.equal(info.potentials.f, kept[0]) and torch.equal(info.potentials.g, kept[1])

@@ -1,13 +1,14 @@
 "FID against files: the real MNIST sets where they are, and Inception's extractor with weights that are put in its place"
+
 import hashlib
 import os
 
 import pytest
 import torch
 
-from nsgf_nb.evaluation.classifier import CLASSIFIERS, classify, load_classifier
 from nsgf_nb.core import make_generator
 from nsgf_nb.data import get_sampler
+from nsgf_nb.evaluation.classifier import CLASSIFIERS, classify, load_classifier
 
 pytest.importorskip("torch_fidelity")
 
@@ -15,18 +16,26 @@ pytest.importorskip("torch_fidelity")
 @pytest.mark.parametrize("name", CLASSIFIERS)
 def test_accuracy_is_what_the_file_says(name):
     facts = load_classifier(name, "cpu")[1]
-    try: s = get_sampler(facts["data"], root=os.environ.get("NSGF_DATA", "data"), train=False, download=False)
-    except FileNotFoundError as e: pytest.skip(str(e))
+    try:
+        s = get_sampler(
+            facts["data"], root=os.environ.get("NSGF_DATA", "data"), train=False, download=False
+        )
+    except FileNotFoundError as e:
+        pytest.skip(str(e))
     x, label = s(s.num_points, make_generator(0, name))
     accuracy = (classify(x, name, "cpu")[0] == label).double().mean().item()
-    assert abs(accuracy - facts["test_accuracy"]) <= 2e-4  # another machine may round an image across the border
-    assert accuracy >= {"mnist": .992, "fashionmnist": .91}[facts["data"]]
+    assert (
+        abs(accuracy - facts["test_accuracy"]) <= 2e-4
+    )  # another machine may round an image across the border
+    assert accuracy >= {"mnist": 0.992, "fashionmnist": 0.91}[facts["data"]]
 
 
 def test_inception_is_used_where_its_weights_are(tmp_path, monkeypatch):
     "Random weights under the name of the real ones: grey images go through, the scores are called FID, nothing is fetched"
-    import nsgf_nb.fid as fid
     from torch_fidelity import feature_extractor_inceptionv3 as inception
+
+    import nsgf_nb.fid as fid
+
     Net = inception.FeatureExtractorInceptionV3
     with monkeypatch.context() as m, torch.random.fork_rng():
         torch.manual_seed(0)
@@ -39,7 +48,11 @@ def test_inception_is_used_where_its_weights_are(tmp_path, monkeypatch):
     file.rename(file.with_name(name))
     monkeypatch.setattr(fid, "INCEPTION", name)
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
-    monkeypatch.setattr(inception, "load_state_dict_from_url", lambda *args, **kw: pytest.fail("a download"))
-    x, y = torch.rand(2, 10, 1, 16, 16, generator=torch.Generator().manual_seed(0))*2 - 1
+    monkeypatch.setattr(
+        inception, "load_state_dict_from_url", lambda *args, **kw: pytest.fail("a download")
+    )
+    x, y = torch.rand(2, 10, 1, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
     s = fid.image_scores(x, y, "inception", device="cpu")
-    assert {"FID", "KID", "KID_sd", "IS", "IS_sd", "precision", "recall", "n", "m"} == set(s) and s["FID"] > 0
+    assert {"FID", "KID", "KID_sd", "IS", "IS_sd", "precision", "recall", "n", "m"} == set(s) and s[
+        "FID"
+    ] > 0

@@ -7,8 +7,8 @@ import torch
 
 import nsgf_nb.transport.divergence
 import nsgf_nb.transport.entropic
-from nsgf_nb.transport.divergence import plain_divergence, plain_gradient
 from nsgf_nb.sinkhorn import sinkhorn_divergence as S
+from nsgf_nb.transport.divergence import plain_divergence, plain_gradient
 
 grad = torch.autograd.grad
 
@@ -116,8 +116,13 @@ def test_a_batch_is_a_batch_or_refused():
     assert torch.allclose(together, torch.stack([S(x[i], y[i], 0.5, a[i], b[i]) for i in range(3)]))
     images = x.view(3, 30, 1, 2)
     assert torch.equal(S(images, y.view(3, 20, 1, 2), 0.5, a, b, batched=True), together)
-    assert torch.equal(S(images[0], y[0].view(20, 1, 2), 0.5, a[0], b[0], batched=False), S(x[0], y[0], 0.5, a[0], b[0]))
-    with pytest.raises(ValueError, match="x and y: expected as many clouds in both batches, got 3 and 2"):
+    assert torch.equal(
+        S(images[0], y[0].view(20, 1, 2), 0.5, a[0], b[0], batched=False),
+        S(x[0], y[0], 0.5, a[0], b[0]),
+    )
+    with pytest.raises(
+        ValueError, match="x and y: expected as many clouds in both batches, got 3 and 2"
+    ):
         S(x, y[:2], 0.5, batched=True)
 
 
@@ -234,11 +239,15 @@ def test_transforms_of_functions():
     assert torch.equal(slope(x), g.detach())
     assert torch.equal(torch.func.grad(lambda x: slope(x).square().sum() / 2)(x), hv)
     H = torch.func.jacrev(slope)(x).view(24, 24)
-    assert torch.allclose(H, H.T, atol=1e-7) and torch.allclose(H @ g.detach().flatten(), hv.flatten(), atol=1e-7)
+    assert torch.allclose(H, H.T, atol=1e-7) and torch.allclose(
+        H @ g.detach().flatten(), hv.flatten(), atol=1e-7
+    )
     many = torch.stack([x, 2 * x, -x])
     each = torch.stack([S(z, y, 0.5) for z in many])
     assert torch.allclose(torch.func.vmap(lambda z: S(z, y, 0.5))(many), each)
-    assert torch.allclose(torch.func.vmap(slope)(many), torch.stack([slope(z) for z in many]), atol=1e-7)
+    assert torch.allclose(
+        torch.func.vmap(slope)(many), torch.stack([slope(z) for z in many]), atol=1e-7
+    )
 
 
 def test_a_compiler_takes_it_whole():
@@ -265,13 +274,17 @@ def test_blur_may_want_a_gradient():
 
 def test_it_says_where_it_stopped():
     x, y = clouds(16, 100, 100)
-    with pytest.warns(UserWarning, match="sinkhorn_divergence stopped after .* raise max_iter, tol or blur"):
+    with pytest.warns(
+        UserWarning, match="sinkhorn_divergence stopped after .* raise max_iter, tol or blur"
+    ):
         value = S(x, y, 0.05, max_iter=1)
     assert value.isfinite()
     p = x.double().requires_grad_()
     (g,) = grad(S(p, y.double(), 0.03, tol=1e-3), p, create_graph=True)
     v = torch.randn(100, 2, generator=torch.Generator().manual_seed(16))
-    with pytest.warns(UserWarning, match="the linear system of the second derivative has a relative residual of"):
+    with pytest.warns(
+        UserWarning, match="the linear system of the second derivative has a relative residual of"
+    ):
         (h,) = grad((g * v).sum(), p)
     assert h.isfinite().all()
 
@@ -280,7 +293,13 @@ def test_it_says_where_it_stopped():
 def test_hard_input_gives_finite_numbers(blur):
     x, y = clouds(17, 20, 15, 2, torch.float64)
     far = torch.cat([x, torch.tensor([[1e4, 0.0]]).double()])
-    for p, q in ((x[:1], y[:1]), (x[:1], y), (x[:1].repeat(6, 1), y), (far, y), (torch.zeros(3, 2).double(), y)):
+    for p, q in (
+        (x[:1], y[:1]),
+        (x[:1], y),
+        (x[:1].repeat(6, 1), y),
+        (far, y),
+        (torch.zeros(3, 2).double(), y),
+    ):
         p = p.clone().requires_grad_()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # at 1e-6 it may say that it stopped
@@ -294,18 +313,50 @@ def test_bad_input_is_one_sentence():
     x, y = clouds(18, 8, 8)
     for call, kind, sentence in (
         (lambda: S([1.0], y, 1.0), TypeError, "x: expected a tensor, got list"),
-        (lambda: S(x, y[:, :1], 1.0), ValueError, "x and y: expected points of the same shape, got (2,) and (1,)"),
+        (
+            lambda: S(x, y[:, :1], 1.0),
+            ValueError,
+            "x and y: expected points of the same shape, got (2,) and (1,)",
+        ),
         (lambda: S(x, y.double(), 1.0), ValueError, "x and y: expected points of the same dtype"),
         (lambda: S(x[:0], y, 1.0), ValueError, "x: expected at least 1 point, got shape (0, 2)"),
-        (lambda: S(x[0], y, 1.0), ValueError, "x: expected points of shape (n, *shape), got shape (2,)"),
-        (lambda: S(x, y, 1.0, batched=True), ValueError, "x: expected points of shape (B, n, *shape), got shape (8, 2)"),
+        (
+            lambda: S(x[0], y, 1.0),
+            ValueError,
+            "x: expected points of shape (n, *shape), got shape (2,)",
+        ),
+        (
+            lambda: S(x, y, 1.0, batched=True),
+            ValueError,
+            "x: expected points of shape (B, n, *shape), got shape (8, 2)",
+        ),
         (lambda: S(x, y / 0, 1.0), ValueError, "y: 16 of 16 values are NaN or infinite"),
         (lambda: S(x, y, 0.0), ValueError, "blur: expected a finite number > 0, got 0"),
-        (lambda: S(x, y, torch.ones(2)), ValueError, "blur: expected a number or a floating-point tensor of shape ()"),
-        (lambda: S(x, y, 1.0, torch.ones(7)), ValueError, "a: expected 8 weights of shape (8,), got shape (7,)"),
-        (lambda: S(x, y, 1.0, b=torch.zeros(8)), ValueError, "b: expected finite non-negative weights with a positive sum"),
-        (lambda: S(x, y, 1.0, -torch.ones(8)), ValueError, "a: expected finite non-negative weights with a positive sum"),
-        (lambda: S(x, y, 1.0, [1.0] * 8), TypeError, "a: expected a floating-point tensor of weights"),
+        (
+            lambda: S(x, y, torch.ones(2)),
+            ValueError,
+            "blur: expected a number or a floating-point tensor of shape ()",
+        ),
+        (
+            lambda: S(x, y, 1.0, torch.ones(7)),
+            ValueError,
+            "a: expected 8 weights of shape (8,), got shape (7,)",
+        ),
+        (
+            lambda: S(x, y, 1.0, b=torch.zeros(8)),
+            ValueError,
+            "b: expected finite non-negative weights with a positive sum",
+        ),
+        (
+            lambda: S(x, y, 1.0, -torch.ones(8)),
+            ValueError,
+            "a: expected finite non-negative weights with a positive sum",
+        ),
+        (
+            lambda: S(x, y, 1.0, [1.0] * 8),
+            TypeError,
+            "a: expected a floating-point tensor of weights",
+        ),
         (lambda: S(x, y, 1.0, tol=0), ValueError, "tol: expected a finite number > 0, got 0"),
         (lambda: S(x, y, 1.0, max_iter=0), ValueError, "max_iter: expected at least 1, got 0"),
     ):

@@ -1,4 +1,5 @@
 "Every notebook keeps to the form that the site, the tests and the readers count on"
+
 import ast
 import json
 import re
@@ -10,8 +11,12 @@ import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
 NBS = ROOT / "nbs"
-NOTEBOOKS = sorted(p for p in NBS.rglob("*.ipynb") if not any(part[0] in "._" for part in p.relative_to(NBS).parts))
-every_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.relative_to(NBS).as_posix())
+NOTEBOOKS = sorted(
+    p for p in NBS.rglob("*.ipynb") if not any(part[0] in "._" for part in p.relative_to(NBS).parts)
+)
+every_notebook = pytest.mark.parametrize(
+    "path", NOTEBOOKS, ids=lambda p: p.relative_to(NBS).as_posix()
+)
 
 
 def cells(path, kind=None):
@@ -32,16 +37,30 @@ def test_title_cell(path):
 @every_notebook
 def test_last_cell_exports(path):
     last = cells(path)[-1]
-    assert last["cell_type"] == "code" and re.search(r"^#\| *hide\b", last["source"], re.M) and "nbdev_export()" in last["source"]
+    assert (
+        last["cell_type"] == "code"
+        and re.search(r"^#\| *hide\b", last["source"], re.M)
+        and "nbdev_export()" in last["source"]
+    )
 
 
 @every_notebook
 def test_figures_are_described(path):
-    drawn = [c["source"] for c in cells(path, "code") if any(k.startswith("image/") for o in c["outputs"] for k in o.get("data", {}))]
-    alt = lambda s: yaml.safe_load("alt: " + m[1]) if (m := re.search(r"^#\| *fig-alt: *(.+)$", s, re.M)) else {}  # YAML: a colon in the text needs quotes around it
+    drawn = [
+        c["source"]
+        for c in cells(path, "code")
+        if any(k.startswith("image/") for o in c["outputs"] for k in o.get("data", {}))
+    ]
+    alt = lambda s: (
+        yaml.safe_load("alt: " + m[1])
+        if (m := re.search(r"^#\| *fig-alt: *(.+)$", s, re.M))
+        else {}
+    )  # YAML: a colon in the text needs quotes around it
     silent = [s for s in drawn if not isinstance(alt(s).get("alt"), str)]
     text = "\n".join(c["source"] for c in cells(path, "markdown"))
-    bare = re.findall(r"!\[\]\([^)]*\)", text) + [tag for tag in re.findall(r"<img[^>]*>", text) if not re.search(r'alt="[^"]', tag)]
+    bare = re.findall(r"!\[\]\([^)]*\)", text) + [
+        tag for tag in re.findall(r"<img[^>]*>", text) if not re.search(r'alt="[^"]', tag)
+    ]
     assert not silent + bare
 
 
@@ -49,9 +68,14 @@ def test_figures_are_described(path):
 def test_pictures_in_text_are_there(path):
     "And those that move have one that stands still, for readers who asked for that, and are small"
     text = "\n".join(c["source"] for c in cells(path, "markdown"))
-    for name in re.findall(r'(?:src|srcset)="([^":]+)"', text) + re.findall(r"!\[[^]]*\]\(([^):]+)\)", text):
-        assert (path.parent / name).exists() and (path.parent / name).stat().st_size <= 500_000, name
-    for name in re.findall(r'src="([^"]+\.gif)"', text): assert f'<source media="(prefers-reduced-motion: reduce)" srcset="{name[:-4]}.png">' in text
+    for name in re.findall(r'(?:src|srcset)="([^":]+)"', text) + re.findall(
+        r"!\[[^]]*\]\(([^):]+)\)", text
+    ):
+        assert (path.parent / name).exists() and (path.parent / name).stat().st_size <= 500_000, (
+            name
+        )
+    for name in re.findall(r'src="([^"]+\.gif)"', text):
+        assert f'<source media="(prefers-reduced-motion: reduce)" srcset="{name[:-4]}.png">' in text
 
 
 @every_notebook
@@ -59,19 +83,29 @@ def test_recorded_outputs_are_quiet(path):
     "No error, no warning, no progress bar in what is recorded"
     outputs = [o for c in cells(path, "code") for o in c["outputs"]]
     assert not [o for o in outputs if o["output_type"] == "error" or o.get("name") == "stderr"]
-    assert not [o for o in outputs if any("widget" in k for k in o.get("data", {}))]  # a widget that is stored is a hole in the page
+    assert not [
+        o for o in outputs if any("widget" in k for k in o.get("data", {}))
+    ]  # a widget that is stored is a hole in the page
 
 
 @every_notebook
 def test_text_depends_on_no_machine(path):
     texts = [c["source"] for c in cells(path)]
-    texts += ["".join(o.get("text", "")) + "".join(o.get("data", {}).get("text/plain", "")) for c in cells(path, "code") for o in c["outputs"]]
-    assert not re.findall(r"(?<![\w.\]])/(?:work|root|home|Users|opt|tmp)/\w+|\.\./shared\b", "\n".join(texts))
+    texts += [
+        "".join(o.get("text", "")) + "".join(o.get("data", {}).get("text/plain", ""))
+        for c in cells(path, "code")
+        for o in c["outputs"]
+    ]
+    assert not re.findall(
+        r"(?<![\w.\]])/(?:work|root|home|Users|opt|tmp)/\w+|\.\./shared\b", "\n".join(texts)
+    )
 
 
 @every_notebook
 def test_links_to_notebooks(path):
-    links = re.findall(r"\]\(([^)#\s]+\.ipynb)", "\n".join(c["source"] for c in cells(path, "markdown")))
+    links = re.findall(
+        r"\]\(([^)#\s]+\.ipynb)", "\n".join(c["source"] for c in cells(path, "markdown"))
+    )
     assert not [link for link in links if not (path.parent / link).exists()]
 
 
@@ -79,26 +113,44 @@ def test_links_to_notebooks(path):
 def test_imports_have_cells_of_their_own(path):
     "nbdev runs every cell with an import, however deep, when it builds the docs, and no other cell that is not exported"
     for source in (c["source"] for c in cells(path, "code")):
-        if re.search(r"^#\| *(?:exports?|eval: *false)\b", source, re.M) or "nbdev_export()" in source or re.search(r"^[%!]", source, re.M): continue
+        if (
+            re.search(r"^#\| *(?:exports?|eval: *false)\b", source, re.M)
+            or "nbdev_export()" in source
+            or re.search(r"^[%!]", source, re.M)
+        ):
+            continue
         tree = ast.parse(source)
         if any(isinstance(n, (ast.Import, ast.ImportFrom)) for n in ast.walk(tree)):
-            assert all(isinstance(n, (ast.Import, ast.ImportFrom, ast.Try)) for n in tree.body), source
+            assert all(isinstance(n, (ast.Import, ast.ImportFrom, ast.Try)) for n in tree.body), (
+                source
+            )
 
 
 @every_notebook
 def test_formulas_use_dollars(path):
-    assert not re.findall(r"\\\(|\\\[|^\s*\\begin\{(?:equation|align)", "\n".join(c["source"] for c in cells(path, "markdown")), re.M)
+    assert not re.findall(
+        r"\\\(|\\\[|^\s*\\begin\{(?:equation|align)",
+        "\n".join(c["source"] for c in cells(path, "markdown")),
+        re.M,
+    )
 
 
 def test_ids_of_modules_are_unique():
     "Two notebooks that export one module need `#| export module` in the second, not `default_exp`"
-    exps = [m[1] for p in NOTEBOOKS for c in cells(p, "code") if (m := re.search(r"^#\| *default_exp +(\S+)", c["source"], re.M))]
+    exps = [
+        m[1]
+        for p in NOTEBOOKS
+        for c in cells(p, "code")
+        if (m := re.search(r"^#\| *default_exp +(\S+)", c["source"], re.M))
+    ]
     assert len(exps) == len(set(exps))
 
 
 def test_sidebar_lists_every_notebook():
     contents = yaml.safe_load((NBS / "sidebar.yml").read_text())["website"]["sidebar"]["contents"]
-    listed = [x for x in contents if isinstance(x, str)] + [x for group in contents if isinstance(group, dict) for x in group["contents"]]
+    listed = [x for x in contents if isinstance(x, str)] + [
+        x for group in contents if isinstance(group, dict) for x in group["contents"]
+    ]
     assert sorted(listed) == sorted(p.relative_to(NBS).as_posix() for p in NOTEBOOKS)
 
 
@@ -108,13 +160,28 @@ EXERCISED = [p for p in NOTEBOOKS if p.name != "index.ipynb"]
 @pytest.mark.parametrize("path", EXERCISED, ids=lambda p: p.relative_to(NBS).as_posix())
 def test_two_exercises_with_folded_answers(path):
     last = [c["source"] for c in cells(path, "markdown")][-1]
-    assert last.startswith("## Try this") and last.count("<details><summary>Answer</summary>") == last.count("</details>") == 2
+    assert (
+        last.startswith("## Try this")
+        and last.count("<details><summary>Answer</summary>") == last.count("</details>") == 2
+    )
 
 
 def test_way_through_is_short():
     "With optimal transport in hand: from the landing page to the learned flow in three quarters of an hour"
     read = runpy.run_path(str(ROOT / "tools/nbread.py"))["read"]
-    assert sum(read(NBS / f"{name}.ipynb")["minutes"] for name in ("index", "2_transport/01_sinkhorn", "2_transport/04_velocity", "4_particles/01_particles", "6_matching/01_flow")) < 45
+    assert (
+        sum(
+            read(NBS / f"{name}.ipynb")["minutes"]
+            for name in (
+                "index",
+                "2_transport/01_sinkhorn",
+                "2_transport/04_velocity",
+                "4_particles/01_particles",
+                "6_matching/01_flow",
+            )
+        )
+        < 45
+    )
 
 
 def test_chapters_and_sections_are_numbered():

@@ -1,4 +1,5 @@
 "The package as it is installed and imported: what is no lesson for a notebook"
+
 import ast
 import configparser
 import email
@@ -14,7 +15,11 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "nsgf_nb"
-MODULES = sorted(".".join(p.relative_to(PACKAGE).with_suffix("").parts) for p in PACKAGE.rglob("*.py") if p.stem[0] != "_")
+MODULES = sorted(
+    ".".join(p.relative_to(PACKAGE).with_suffix("").parts)
+    for p in PACKAGE.rglob("*.py")
+    if p.stem[0] != "_"
+)
 SETTINGS = configparser.ConfigParser(delimiters=["="])
 SETTINGS.read(ROOT / "settings.ini", encoding="utf-8")
 SETTINGS = SETTINGS["DEFAULT"]
@@ -32,13 +37,16 @@ IMPORT = """if True:
 
 def import_all():
     "All modules imported by a fresh interpreter that has imported torch, without a network: what that did"
-    p = subprocess.run([sys.executable, "-c", IMPORT, *MODULES], cwd=ROOT, text=True, capture_output=True)
+    p = subprocess.run(
+        [sys.executable, "-c", IMPORT, *MODULES], cwd=ROOT, text=True, capture_output=True
+    )
     assert p.returncode == 0, p.stderr
     return json.loads(p.stdout)
 
 
 @pytest.fixture(scope="module")
-def imported(): return import_all()
+def imported():
+    return import_all()
 
 
 def test_import_takes_less_than_two_seconds_beyond_torch(imported):
@@ -47,11 +55,23 @@ def test_import_takes_less_than_two_seconds_beyond_torch(imported):
 
 
 def test_import_loads_no_plotting_and_no_optional_library(imported):
-    heavy = {"matplotlib.pyplot", "torchvision", "torch_fidelity", "accelerate", "geomloss", "torchdiffeq", "flash_sinkhorn", "fastcore", "nbdev", "IPython"}
+    heavy = {
+        "matplotlib.pyplot",
+        "torchvision",
+        "torch_fidelity",
+        "accelerate",
+        "geomloss",
+        "torchdiffeq",
+        "flash_sinkhorn",
+        "fastcore",
+        "nbdev",
+        "IPython",
+    }
     assert not heavy & set(imported["loaded"])
 
 
-def test_import_leaves_gpu_random_state_and_defaults_alone(imported): assert imported["same"] and not imported["cuda"]
+def test_import_leaves_gpu_random_state_and_defaults_alone(imported):
+    assert imported["same"] and not imported["cuda"]
 
 
 @pytest.mark.parametrize("module", MODULES)
@@ -60,12 +80,41 @@ def test_module_loads_no_code_and_no_fastcore(module):
     tree = ast.parse((PACKAGE / f"{module.replace('.', '/')}.py").read_text(encoding="utf-8"))
     imported = {a.name for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names}
     imported |= {n.module for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) and not n.level}
-    assert not {m.split(".")[0] for m in imported} & {"pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal", "fastcore", "nbdev", "execnb", "IPython"}
+    assert not {m.split(".")[0] for m in imported} & {
+        "pickle",
+        "dill",
+        "cloudpickle",
+        "joblib",
+        "shelve",
+        "marshal",
+        "fastcore",
+        "nbdev",
+        "execnb",
+        "IPython",
+    }
     calls = {ast.unparse(n.func) for n in ast.walk(tree) if isinstance(n, ast.Call)}
-    assert not calls & {"torch.load", "torch.save", "eval", "exec", "compile", "numpy.load", "np.load", "np.save", "numpy.save"}
+    assert not calls & {
+        "torch.load",
+        "torch.save",
+        "eval",
+        "exec",
+        "compile",
+        "numpy.load",
+        "np.load",
+        "np.save",
+        "numpy.save",
+    }
 
 
-@pytest.mark.parametrize("path", sorted(p.relative_to(ROOT) for d in (PACKAGE, ROOT / "tests", ROOT / "tools", ROOT / "bench") for p in d.rglob("*.py")), ids=str)
+@pytest.mark.parametrize(
+    "path",
+    sorted(
+        p.relative_to(ROOT)
+        for d in (PACKAGE, ROOT / "tests", ROOT / "tools", ROOT / "bench")
+        for p in d.rglob("*.py")
+    ),
+    ids=str,
+)
 def test_syntax_of_the_oldest_python(path):
     oldest = tuple(map(int, SETTINGS["min_python"].split(".")))
     ast.parse((ROOT / path).read_text(encoding="utf-8"), feature_version=oldest)
@@ -78,30 +127,56 @@ def wheel(tmp_path_factory):
     src, out = tmp_path_factory.mktemp("src") / "nsgf_nb", tmp_path_factory.mktemp("wheel")
     anywhere = shutil.ignore_patterns(".*", "node_modules", "*.egg-info", "__pycache__")
     at_the_top = {"_site", "_proc", "_docs", "build", "dist", "demo", "runs", "data"}
-    ignore = lambda folder, names: anywhere(folder, names) | (at_the_top if Path(folder) == ROOT else set())
+    ignore = lambda folder, names: (
+        anywhere(folder, names) | (at_the_top if Path(folder) == ROOT else set())
+    )
     shutil.copytree(ROOT, src, ignore=ignore)
-    p = subprocess.run([sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", out, src], text=True, capture_output=True)
+    p = subprocess.run(
+        [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", out, src],
+        text=True,
+        capture_output=True,
+    )
     assert p.returncode == 0, p.stdout + p.stderr
     return zipfile.ZipFile(next(out.glob("*.whl")))
 
 
 def test_wheel_holds_the_package_and_nothing_else(wheel):
     names = wheel.namelist()
-    assert {n.split("/")[0] for n in names} == {"nsgf_nb", f"nsgf_nb-{SETTINGS['version']}.dist-info"}
-    inside = {n.removeprefix("nsgf_nb/").removesuffix(".py").replace("/", ".") for n in names if n.startswith("nsgf_nb/") and n.endswith(".py")}
+    assert {n.split("/")[0] for n in names} == {
+        "nsgf_nb",
+        f"nsgf_nb-{SETTINGS['version']}.dist-info",
+    }
+    inside = {
+        n.removeprefix("nsgf_nb/").removesuffix(".py").replace("/", ".")
+        for n in names
+        if n.startswith("nsgf_nb/") and n.endswith(".py")
+    }
     assert {m for m in inside if m.rpartition(".")[2][0] != "_"} == set(MODULES)
     assert "nsgf_nb/py.typed" in names and any(n.endswith("LICENSE") for n in names)
     assert not [n for n in names if n.endswith((".ipynb", ".pyc", ".png"))]
     weights = {n: wheel.getinfo(n).file_size for n in names if n.startswith("nsgf_nb/weights/")}
-    assert {"nsgf_nb/weights/lenet-mnist.safetensors", "nsgf_nb/weights/lenet-fashionmnist.safetensors"} <= set(weights) == {f"nsgf_nb/weights/{p.name}" for p in (PACKAGE / "weights").iterdir()}
+    assert (
+        {
+            "nsgf_nb/weights/lenet-mnist.safetensors",
+            "nsgf_nb/weights/lenet-fashionmnist.safetensors",
+        }
+        <= set(weights)
+        == {f"nsgf_nb/weights/{p.name}" for p in (PACKAGE / "weights").iterdir()}
+    )
     assert all(size < 1e6 for n, size in weights.items() if "lenet" in n)
 
 
 def test_wheel_says_what_settings_say(wheel):
     info = f"nsgf_nb-{SETTINGS['version']}.dist-info"
     meta = email.message_from_bytes(wheel.read(f"{info}/METADATA"))
-    name = meta["Name"].replace("-", "_")  # older versions of setuptools write the one, newer ones the other
-    assert (name, meta["Version"], meta["Requires-Python"]) == ("nsgf_nb", SETTINGS["version"], f">={SETTINGS['min_python']}")
+    name = meta["Name"].replace(
+        "-", "_"
+    )  # older versions of setuptools write the one, newer ones the other
+    assert (name, meta["Version"], meta["Requires-Python"]) == (
+        "nsgf_nb",
+        SETTINGS["version"],
+        f">={SETTINGS['min_python']}",
+    )
     assert meta["License-Expression"] == "Apache-2.0" or meta["License"] == "Apache-2.0"
     assert meta["Summary"] == SETTINGS["description"] and meta.get_payload().startswith("# nsgf_nb")
     need, extras = set(), {}
@@ -110,6 +185,9 @@ def test_wheel_says_what_settings_say(wheel):
         (extras.setdefault(extra[1], set()) if extra else need).add(line.partition(";")[0].strip())
     assert need == set(SETTINGS["requirements"].split())
     assert set(extras) == {"train", "images", "ode", "compare", "gpu", "all", "dev"}
-    assert extras["all"] == extras["train"] | extras["images"] | extras["ode"] | extras["compare"] and extras["all"] < extras["dev"]
+    assert (
+        extras["all"] == extras["train"] | extras["images"] | extras["ode"] | extras["compare"]
+        and extras["all"] < extras["dev"]
+    )
     assert not [r for r in extras["dev"] | need if r.startswith("torch==")]
     assert "nsgf = nsgf_nb.cli:main" in wheel.read(f"{info}/entry_points.txt").decode()

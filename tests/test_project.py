@@ -1,4 +1,5 @@
 "The files around the package agree with each other"
+
 import configparser
 import re
 import subprocess
@@ -15,7 +16,8 @@ MACHINE = re.compile(r"(?<![\w.\]])/(?:work|root|home|Users|opt)/\w|\.\./shared\
 TEXT = {".py", ".ini", ".toml", ".md", ".yaml", ".yml", ".json", ".txt", ".css", ".cfg", ""}
 
 
-def read(name): return (ROOT / name).read_text(encoding="utf-8")
+def read(name):
+    return (ROOT / name).read_text(encoding="utf-8")
 
 
 def files():
@@ -25,25 +27,47 @@ def files():
     for p in sorted(ROOT.rglob("*")):
         parts = p.relative_to(ROOT).parts
         hidden = any(x[0] == "." or x.endswith(".egg-info") for x in parts[:-1])
-        if p.is_file() and p.suffix in TEXT and not hidden and not anywhere & set(parts) and parts[0] not in at_the_top: yield p
+        if (
+            p.is_file()
+            and p.suffix in TEXT
+            and not hidden
+            and not anywhere & set(parts)
+            and parts[0] not in at_the_top
+        ):
+            yield p
 
 
-def test_license(): assert "Apache License" in read("LICENSE") and "Version 2.0" in read("LICENSE") and len(read("LICENSE").split()) > 1500
+def test_license():
+    assert (
+        "Apache License" in read("LICENSE")
+        and "Version 2.0" in read("LICENSE")
+        and len(read("LICENSE").split()) > 1500
+    )
 
 
-def test_changelog_tells_of_this_version(): assert re.search(rf"^## \[{re.escape(SETTINGS['version'])}\]", read("CHANGELOG.md"), re.M)
+def test_changelog_tells_of_this_version():
+    assert re.search(rf"^## \[{re.escape(SETTINGS['version'])}\]", read("CHANGELOG.md"), re.M)
 
 
-def test_version_of_the_package(): assert f'__version__ = "{SETTINGS["version"]}"' in read("nsgf_nb/__init__.py").replace("'", '"')
+def test_version_of_the_package():
+    assert f'__version__ = "{SETTINGS["version"]}"' in read("nsgf_nb/__init__.py").replace("'", '"')
 
 
 def test_nothing_depends_on_one_machine():
-    found = [f"{p.relative_to(ROOT)}: {m[0]}" for p in files() for m in MACHINE.finditer(p.read_text(encoding="utf-8", errors="ignore"))]
+    found = [
+        f"{p.relative_to(ROOT)}: {m[0]}"
+        for p in files()
+        for m in MACHINE.finditer(p.read_text(encoding="utf-8", errors="ignore"))
+    ]
     assert not found
 
 
 def test_no_mirror_in_the_lock_files():
-    assert set(re.findall(r"https?://([^/\"\s]+)", read("tools/site/package-lock.json"))) <= {"registry.npmjs.org", "opencollective.com", "github.com"}
+    assert set(re.findall(r"https?://([^/\"\s]+)", read("tools/site/package-lock.json"))) <= {
+        "registry.npmjs.org",
+        "opencollective.com",
+        "github.com",
+    }
     assert not re.search(r"@ (?:file|https?):|^--|^-e", read("requirements-lock.txt"), re.M)
 
 
@@ -51,28 +75,49 @@ def test_no_mirror_in_the_lock_files():
 def test_workflow_is_yaml(name):
     flow = yaml.safe_load(read(f".github/workflows/{name}"))
     assert flow["jobs"] and True in flow  # YAML reads the key `on` as true
-    for job in flow["jobs"].values(): assert job["runs-on"] and job["steps"] and all({"run", "uses"} & set(s) for s in job["steps"])
+    for job in flow["jobs"].values():
+        assert (
+            job["runs-on"] and job["steps"] and all({"run", "uses"} & set(s) for s in job["steps"])
+        )
 
 
 def test_workflow_covers_the_supported_pythons():
-    versions = yaml.safe_load(read(".github/workflows/test.yaml"))["jobs"]["test"]["strategy"]["matrix"]["python"]
+    versions = yaml.safe_load(read(".github/workflows/test.yaml"))["jobs"]["test"]["strategy"][
+        "matrix"
+    ]["python"]
     assert versions == ["3.10", "3.11", "3.12", "3.13"] and versions[0] == SETTINGS["min_python"]
 
 
-def test_quarto_is_pinned(): assert "1.8.27" in read(".github/workflows/deploy.yaml")
+def test_quarto_is_pinned():
+    assert "1.8.27" in read(".github/workflows/deploy.yaml")
 
 
 def test_every_target_of_the_makefile_is_explained():
     make = read("Makefile")
     targets = re.search(r"^\.PHONY: (.+)$", make, re.M)[1].split()
-    assert {"install", "demo", "test", "test-slow", "test-gpu", "dist", "docs", "docs-check", "readme"} <= set(targets)
+    assert {
+        "install",
+        "demo",
+        "test",
+        "test-slow",
+        "test-gpu",
+        "dist",
+        "docs",
+        "docs-check",
+        "readme",
+    } <= set(targets)
     assert not [t for t in targets if not re.search(rf"^{t}:.*## \S", make, re.M)]
 
 
-def test_shell_script_parses(): subprocess.run(["bash", "-n", ROOT / ".ci/run"], check=True)
+def test_shell_script_parses():
+    subprocess.run(["bash", "-n", ROOT / ".ci/run"], check=True)
 
 
 def test_documented_files_exist():
     "Every path that CONTRIBUTING.md names in code font is there"
-    named = set(re.findall(r"`((?:nbs|tools|tests|nsgf_nb|\.ci|\.github)/[\w./-]*)`", read("CONTRIBUTING.md")))
+    named = set(
+        re.findall(
+            r"`((?:nbs|tools|tests|nsgf_nb|\.ci|\.github)/[\w./-]*)`", read("CONTRIBUTING.md")
+        )
+    )
     assert named and not [n for n in named if not (ROOT / n).exists()]

@@ -1,4 +1,5 @@
 "The suite under six settings: which they are, which are run again, what is said at the end, and that GitHub runs them"
+
 import os
 import re
 import subprocess
@@ -28,7 +29,8 @@ def suite(monkeypatch, tmp_path):
         return dict(passed=9, failed=failed, skipped=2)
 
     def interpreter_of(setting):
-        if setting.name in answers.missing: raise portable.CannotBeHad("it is not here")
+        if setting.name in answers.missing:
+            raise portable.CannotBeHad("it is not here")
         return sys.executable
 
     monkeypatch.setattr(portable, "RECORDS", tmp_path / "records")
@@ -41,8 +43,16 @@ def suite(monkeypatch, tmp_path):
 def test_the_settings_cover_processors_threads_and_versions():
     settings = {s.name: s for s in portable.SETTINGS}
     assert list(settings) == NAMES
-    assert settings["compatible"].environment == {"ATEN_CPU_CAPABILITY": "default", "MKL_CBWR": "COMPATIBLE", "ONEDNN_MAX_CPU_ISA": "SSE41"}
-    assert settings["avx2"].environment == {"ATEN_CPU_CAPABILITY": "avx2", "MKL_ENABLE_INSTRUCTIONS": "AVX2", "ONEDNN_MAX_CPU_ISA": "AVX2"}
+    assert settings["compatible"].environment == {
+        "ATEN_CPU_CAPABILITY": "default",
+        "MKL_CBWR": "COMPATIBLE",
+        "ONEDNN_MAX_CPU_ISA": "SSE41",
+    }
+    assert settings["avx2"].environment == {
+        "ATEN_CPU_CAPABILITY": "avx2",
+        "MKL_ENABLE_INSTRUCTIONS": "AVX2",
+        "ONEDNN_MAX_CPU_ISA": "AVX2",
+    }
     assert settings["native"].environment == {}
     assert {s.threads for s in settings.values()} == {1, 2, 4}
     assert [s.name for s in settings.values() if s.oldest] == ["oldest"]
@@ -96,7 +106,8 @@ def test_what_cannot_be_had_is_skipped_and_said(suite, capsys):
 
 
 def test_a_name_that_is_no_setting(suite, capsys):
-    with pytest.raises(SystemExit): portable.main(["axv2"])
+    with pytest.raises(SystemExit):
+        portable.main(["axv2"])
     assert "name: expected one of native, compatible" in capsys.readouterr().err and not suite.ran
 
 
@@ -104,7 +115,9 @@ def test_the_suite_gets_its_setting_and_its_last_line_is_read(monkeypatch, tmp_p
     (tmp_path / "tools").mkdir()
     program = "import os; print(os.environ.get('ATEN_CPU_CAPABILITY'), os.environ['TEST_THREADS'], os.environ.get('MKL_CBWR'))"
     suite, log = tmp_path / "tools/test_all.py", tmp_path / "log"
-    setting = portable.Setting("some", "says", threads=3, environment={"ATEN_CPU_CAPABILITY": "avx2"})
+    setting = portable.Setting(
+        "some", "says", threads=3, environment={"ATEN_CPU_CAPABILITY": "avx2"}
+    )
     monkeypatch.setattr(portable, "ROOT", tmp_path)
     monkeypatch.setenv("MKL_CBWR", "AVX")  # what the caller chose is not the setting
     suite.write_text(program + "; print('7 passed, 0 failed, 2 skipped')")
@@ -116,7 +129,12 @@ def test_the_suite_gets_its_setting_and_its_last_line_is_read(monkeypatch, tmp_p
 
 def test_the_revision_knows_what_differs_from_the_commit(monkeypatch, tmp_path):
     def git(*words):
-        subprocess.run(["git", "-c", "user.name=n", "-c", "user.email=e", *words], cwd=tmp_path, check=True, capture_output=True)
+        subprocess.run(
+            ["git", "-c", "user.name=n", "-c", "user.email=e", *words],
+            cwd=tmp_path,
+            check=True,
+            capture_output=True,
+        )
 
     monkeypatch.setattr(portable, "ROOT", tmp_path)
     assert portable.revision() is None
@@ -144,16 +162,31 @@ def test_threads_of_the_runner():
     "One unless TEST_THREADS says otherwise, and nonsense is refused"
     ask = "import sys; sys.path.insert(0, 'tools'); import test_all; print(test_all.environment('.')['OMP_NUM_THREADS'], test_all.WORKERS)"
     for threads, answer in ((None, "1 2"), ("1", "1 2"), ("4", "4 1")):
-        env = {k: v for k, v in os.environ.items() if k != "TEST_THREADS"} | ({"TEST_THREADS": threads} if threads else {})
-        p = subprocess.run([sys.executable, "-c", ask], cwd=ROOT, env=env, text=True, capture_output=True)
+        env = {k: v for k, v in os.environ.items() if k != "TEST_THREADS"} | (
+            {"TEST_THREADS": threads} if threads else {}
+        )
+        p = subprocess.run(
+            [sys.executable, "-c", ask], cwd=ROOT, env=env, text=True, capture_output=True
+        )
         assert p.stdout.strip() == answer, p.stderr
-    p = subprocess.run([sys.executable, "tools/test_all.py"], cwd=ROOT, env=os.environ | {"TEST_THREADS": "many"}, text=True, capture_output=True)
-    assert p.returncode == 1 and "TEST_THREADS: expected a number of threads ≥ 1, got 'many'" in p.stderr
+    p = subprocess.run(
+        [sys.executable, "tools/test_all.py"],
+        cwd=ROOT,
+        env=os.environ | {"TEST_THREADS": "many"},
+        text=True,
+        capture_output=True,
+    )
+    assert (
+        p.returncode == 1
+        and "TEST_THREADS: expected a number of threads ≥ 1, got 'many'" in p.stderr
+    )
 
 
 def test_the_workflow_runs_every_setting():
     jobs = yaml.safe_load((ROOT / ".github/workflows/test.yaml").read_text())["jobs"]
     matrix = jobs["portable"]["strategy"]["matrix"]["include"]
-    assert sorted(row["setting"] for row in matrix) == sorted(set(NAMES) - {"native"})  # the job `test` is native
+    assert sorted(row["setting"] for row in matrix) == sorted(
+        set(NAMES) - {"native"}
+    )  # the job `test` is native
     python = {row["setting"]: row["python"] for row in matrix}
     assert python["oldest"] == portable.required()[0]

@@ -9,9 +9,9 @@ import torch
 from nsgf_nb.core import make_generator
 from nsgf_nb.data import get_sampler
 from nsgf_nb.estimator import SinkhornVelocity
-from nsgf_nb.particles import particle_flow
 from nsgf_nb.motion.pool import build_pool
 from nsgf_nb.motion.simulation import Simulation
+from nsgf_nb.particles import particle_flow
 from nsgf_nb.transport.scale import inner_length
 from nsgf_nb.velocity import sinkhorn_velocity
 
@@ -76,13 +76,20 @@ def test_points_at_one_place_do_not_move(self_term):
 
 @pytest.mark.parametrize(
     "size, dtype",
-    [(1e-19, torch.float32), (1e18, torch.float32), (1e-160, torch.float64), (1e150, torch.float64)],
+    [
+        (1e-19, torch.float32),
+        (1e18, torch.float32),
+        (1e-160, torch.float64),
+        (1e150, torch.float64),
+    ],
 )
 @pytest.mark.parametrize("share", [1e-3, 0.3, 1e6])
 def test_scales_at_the_end_of_the_range(size, dtype, share):
     x, y = clouds()
     one = SinkhornVelocity(share)(x.double(), y.double())
-    v, info = SinkhornVelocity(share * size)(size * x.to(dtype), size * y.to(dtype), return_info=True)
+    v, info = SinkhornVelocity(share * size)(
+        size * x.to(dtype), size * y.to(dtype), return_info=True
+    )
     assert info.converged and (v.double() / size - one).abs().max() < 5e-3
 
 
@@ -90,7 +97,9 @@ def test_weights_whose_sum_their_dtype_cannot_hold():
     x, y = clouds(20, 30)
     a = torch.full((20,), 6e4).half()
     v = SinkhornVelocity(0.5)(x.half(), y.half(), a=a)
-    assert (v.float() - SinkhornVelocity(0.5)(x.half().float(), y.half().float())).abs().max() < 5e-3
+    assert (
+        v.float() - SinkhornVelocity(0.5)(x.half().float(), y.half().float())
+    ).abs().max() < 5e-3
 
 
 def test_the_error_is_a_number_where_one_column_has_all_the_weight():
@@ -133,7 +142,11 @@ def test_weights_of_both_ends_reach_the_pool():
     light = torch.cat([torch.zeros(40), torch.ones(40)])
     source = get_sampler(x, weights=1 - light)
     target = get_sampler(x, weights=light)
-    pool = build_pool(Simulation(source, target, SinkhornVelocity(1.0), num_steps=2, group=40, seed=0), 2, show=False)
+    pool = build_pool(
+        Simulation(source, target, SinkhornVelocity(1.0), num_steps=2, group=40, seed=0),
+        2,
+        show=False,
+    )
     path = torch.cat([shard["x"] for shard in pool.shards])
     start, end = path[:, 0], path[:, -1]
     assert start.max() == 39 and start.min() == 0
@@ -148,7 +161,9 @@ def test_the_default_blurs_converge_on_easy_data():
     shares = [0.5 * (0.05 / 0.5) ** (k / 9) for k in range(10)]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        _, infos = particle_flow(x, y, [SinkhornVelocity(r * length) for r in shares], 10, return_info=True)
+        _, infos = particle_flow(
+            x, y, [SinkhornVelocity(r * length) for r in shares], 10, return_info=True
+        )
     assert all(info.converged for info in infos)
 
 
@@ -159,7 +174,11 @@ def test_certify_proves_what_it_says():
         vel = SinkhornVelocity(0.4, self_term=self_term, certify=True)
         v, info = vel(x, y, other, return_info=True)
         exact = sinkhorn_velocity(
-            x.double(), y.double(), 0.4, x_self=None if other is None else other.double(), self_term=self_term
+            x.double(),
+            y.double(),
+            0.4,
+            x_self=None if other is None else other.double(),
+            self_term=self_term,
         )
         off = (v - exact).square().sum(1).mean().sqrt()
         unit = (exact.square().sum(1).mean().sqrt()).item()

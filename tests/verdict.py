@@ -6,9 +6,9 @@ import warnings
 from dataclasses import dataclass
 
 import numpy as np
+import reference
 import torch
 
-import reference
 from nsgf_nb.estimator import SinkhornVelocity
 
 NUMBERS = (
@@ -160,7 +160,10 @@ def check(problem, right, v, info):
     "One problem, not a batch."
     pot = info.potentials
     wrong_blur = right.v is not None and not math.isclose(
-        math.sqrt(pot.eps), right.blur, rel_tol=1e-3, abs_tol=1e-161  # blur² may be subnormal
+        math.sqrt(pot.eps),
+        right.blur,
+        rel_tol=1e-3,
+        abs_tol=1e-161,  # blur² may be subnormal
     )
     bound = info.bound_v
     if right.v is None:

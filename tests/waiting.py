@@ -1,4 +1,5 @@
 "What tests that start other processes have in common"
+
 import os
 
 import torch

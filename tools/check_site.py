@@ -1,5 +1,6 @@
 """A built docs site as a reader's browser sees it; the last line is `N passed, M failed`.
 Usage, in the root of the project: python tools/check_site.py SITE [--quarto]   (--quarto: built by Quarto, its CDNs allowed)"""
+
 import functools
 import http.server
 import json
@@ -16,7 +17,9 @@ from urllib.parse import unquote, urljoin, urlparse
 from bs4 import BeautifulSoup
 
 PROC, INDEX = Path("_proc"), Path("nsgf_nb/_modidx.py")
-UNREAD = re.compile(r".{0,20}(?::::|\{#[\w-]+\}|\$\$|(?<!\w)@(?:eq|fig|sec|tbl)-[\w-]+|\\begin\{|\?@|#\| ).{0,30}")
+UNREAD = re.compile(
+    r".{0,20}(?::::|\{#[\w-]+\}|\$\$|(?<!\w)@(?:eq|fig|sec|tbl)-[\w-]+|\\begin\{|\?@|#\| ).{0,30}"
+)
 PAINTED = """
 const formulas = [...document.querySelectorAll('span.math,.math.notranslate,.arithmatex')];
 const done = e => e.querySelector('.katex,mjx-container') || e.closest('.katex');
@@ -64,12 +67,26 @@ class Site:
 
     def __init__(self, folder):
         self.folder, index = folder, runpy.run_path(str(INDEX))["d"]
-        self.base = index["settings"]["doc_host"].rstrip("/") + index["settings"]["doc_baseurl"].rstrip("/") + "/"
-        self.symbols = {s: url for module, all_ in index["syms"].items() for s, (url, _) in all_.items()
-                        if not any(part.startswith("_") for part in s[len(module) + 1:].split("."))}
-        self.pages = {p.relative_to(folder).as_posix(): BeautifulSoup(p.read_text(), "lxml") for p in sorted(folder.rglob("*.html"))}
-        self.ids = {k: {t["id"] for t in s.find_all(id=True)} | {t["name"] for t in s.find_all("a", attrs={"name": True})}
-                    for k, s in self.pages.items()}
+        self.base = (
+            index["settings"]["doc_host"].rstrip("/")
+            + index["settings"]["doc_baseurl"].rstrip("/")
+            + "/"
+        )
+        self.symbols = {
+            s: url
+            for module, all_ in index["syms"].items()
+            for s, (url, _) in all_.items()
+            if not any(part.startswith("_") for part in s[len(module) + 1 :].split("."))
+        }
+        self.pages = {
+            p.relative_to(folder).as_posix(): BeautifulSoup(p.read_text(), "lxml")
+            for p in sorted(folder.rglob("*.html"))
+        }
+        self.ids = {
+            k: {t["id"] for t in s.find_all(id=True)}
+            | {t["name"] for t in s.find_all("a", attrs={"name": True})}
+            for k, s in self.pages.items()
+        }
         self.notebooks = {p: json.loads(p.read_text()) for p in sorted(PROC.rglob("*.ipynb"))}
         self.page_of = {p: self._page(p, nb) for p, nb in self.notebooks.items()}
 
@@ -83,33 +100,56 @@ def links(site):
     for page, soup in site.pages.items():
         for tag in soup.find_all(["a", "link", "script", "img"]):
             url = tag.get("href") or tag.get("src")
-            if not url or url.startswith(("data:", "mailto:", "javascript:", "#toc")): continue
-            if url.startswith(site.base): url = "/" + url[len(site.base):]
+            if not url or url.startswith(("data:", "mailto:", "javascript:", "#toc")):
+                continue
+            if url.startswith(site.base):
+                url = "/" + url[len(site.base) :]
             parts = urlparse(url)
-            if parts.scheme or parts.netloc: continue
+            if parts.scheme or parts.netloc:
+                continue
             target = unquote(urlparse(urljoin("/" + page, url)).path).lstrip("/") or "index.html"
-            if target.endswith("/"): target += "index.html"
-            if not (site.folder / target).exists(): yield f"{page}: {url}: no file {target}"
-            elif parts.fragment and target in site.ids and unquote(parts.fragment) not in site.ids[target]:
+            if target.endswith("/"):
+                target += "index.html"
+            if not (site.folder / target).exists():
+                yield f"{page}: {url}: no file {target}"
+            elif (
+                parts.fragment
+                and target in site.ids
+                and unquote(parts.fragment) not in site.ids[target]
+            ):
                 yield f"{page}: {url}: no {parts.fragment} in {target}"
 
 
 def one_page_each(site):
     "a page for each notebook"
-    if not site.notebooks: yield "no notebook in _proc"
+    if not site.notebooks:
+        yield "no notebook in _proc"
     yield from (f"{p}: no {page}" for p, page in site.page_of.items() if page not in site.pages)
 
 
 def navigation(site):
     "the home page leads to every page"
     home = site.pages.get("index.html")
-    linked = {urlparse(urljoin("/index.html", a["href"])).path.lstrip("/") for a in home.find_all("a", href=True)} if home else set()
-    yield from (page for page in site.page_of.values() if page not in linked and page != "index.html")
+    linked = (
+        {
+            urlparse(urljoin("/index.html", a["href"])).path.lstrip("/")
+            for a in home.find_all("a", href=True)
+        }
+        if home
+        else set()
+    )
+    yield from (
+        page for page in site.page_of.values() if page not in linked and page != "index.html"
+    )
 
 
 def shown_in_source(site, page, symbol):
     "A method that stands inside its class: nbdev gives it no entry of its own, its page shows the definition with its documented parameters"
-    return symbol.count(".") > 2 and page in site.pages and re.search(rf"def {symbol.split('.')[-1]}\s*\(", site.pages[page].get_text())
+    return (
+        symbol.count(".") > 2
+        and page in site.pages
+        and re.search(rf"def {symbol.split('.')[-1]}\s*\(", site.pages[page].get_text())
+    )
 
 
 def reference(site):
@@ -117,51 +157,88 @@ def reference(site):
     for symbol, url in site.symbols.items():
         page, _, anchor = url.partition("#")
         head = site.pages[page].find(id=anchor) if page in site.pages else None
-        if head is None and shown_in_source(site, page, symbol): continue
-        if head is None: yield f"{symbol}: no {url}"; continue
+        if head is None and shown_in_source(site, page, symbol):
+            continue
+        if head is None:
+            yield f"{symbol}: no {url}"
+            continue
         section = head if head.name == "section" else head.find_parent("section") or head.parent
-        if not re.search(rf"\b{re.escape(symbol.split('.')[-1])}\s*\(", section.get_text()): yield f"{symbol}: no signature at {url}"
+        if not re.search(rf"\b{re.escape(symbol.split('.')[-1])}\s*\(", section.get_text()):
+            yield f"{symbol}: no signature at {url}"
 
 
 def tables(site):
     "parameters stand in tables, with their formulas"
-    found = [t for s in site.pages.values() for t in s.select("main table") if t.find("th") and t.find("th").get_text(strip=True) == "parameter"]
-    functions = [name for name, url in site.symbols.items() if url.partition("#")[0] in site.pages and name.count(".") < 3]
-    if len(found) < .5*len(functions): yield f"{len(found)} tables for {len(functions)} definitions"
-    if not any(t.select(".math") for t in found): yield "no formula in any of them"
+    found = [
+        t
+        for s in site.pages.values()
+        for t in s.select("main table")
+        if t.find("th") and t.find("th").get_text(strip=True) == "parameter"
+    ]
+    functions = [
+        name
+        for name, url in site.symbols.items()
+        if url.partition("#")[0] in site.pages and name.count(".") < 3
+    ]
+    if len(found) < 0.5 * len(functions):
+        yield f"{len(found)} tables for {len(functions)} definitions"
+    if not any(t.select(".math") for t in found):
+        yield "no formula in any of them"
 
 
 def icon(site):
     "each page has its icon"
     for page, soup in site.pages.items():
         link = soup.find("link", rel=lambda r: r and "icon" in r)
-        if link is None or not (site.folder / page).parent.joinpath(link["href"]).exists(): yield f"{page}: no icon"
+        if link is None or not (site.folder / page).parent.joinpath(link["href"]).exists():
+            yield f"{page}: no icon"
 
 
 def small(site):
     "no picture file over 500 KB"
-    yield from (f"{p}: {p.stat().st_size/1000:.0f} KB" for p in site.folder.rglob("*") if p.suffix in (".png", ".gif", ".svg", ".jpg") and p.stat().st_size > 500_000)
+    yield from (
+        f"{p}: {p.stat().st_size / 1000:.0f} KB"
+        for p in site.folder.rglob("*")
+        if p.suffix in (".png", ".gif", ".svg", ".jpg") and p.stat().st_size > 500_000
+    )
 
 
 def markup(site):
     "no markup left unread"
     for page, soup in site.pages.items():
         main = BeautifulSoup(str(soup.find("main") or soup.body), "lxml")
-        for tag in main(["pre", "code", "script", "style", "annotation"]) + main.select(".math, .katex"): tag.decompose()
+        for tag in main(["pre", "code", "script", "style", "annotation"]) + main.select(
+            ".math, .katex"
+        ):
+            tag.decompose()
         yield from (f"{page}: {hit}" for hit in UNREAD.findall(main.get_text(" ")))
 
 
 def figures(site):
     "the figures of the notebooks are shown"
-    drawn = sum(any(k.startswith("image/") for k in o.get("data", {})) for nb in site.notebooks.values() for c in nb["cells"] for o in c.get("outputs", []))
-    shown = sum(len(s.select('main .cell img, main .cell-output img, main .cell svg, main img[src*="_files/"]')) for s in site.pages.values())
-    if shown < drawn: yield f"{shown} of {drawn}"
+    drawn = sum(
+        any(k.startswith("image/") for k in o.get("data", {}))
+        for nb in site.notebooks.values()
+        for c in nb["cells"]
+        for o in c.get("outputs", [])
+    )
+    shown = sum(
+        len(
+            s.select(
+                'main .cell img, main .cell-output img, main .cell svg, main img[src*="_files/"]'
+            )
+        )
+        for s in site.pages.values()
+    )
+    if shown < drawn:
+        yield f"{shown} of {drawn}"
 
 
 def until(holds, seconds=20):
     "Whether `holds()` comes true. The seconds guard against hanging: a page on a busy machine takes its time"
     end = time.monotonic() + seconds
-    while not (held := holds()) and time.monotonic() < end: time.sleep(.05)
+    while not (held := holds()) and time.monotonic() < end:
+        time.sleep(0.05)
     return held
 
 
@@ -173,16 +250,36 @@ class Browser:
         from selenium.webdriver.chrome.service import Service
 
         class Quiet(http.server.SimpleHTTPRequestHandler):
-            def log_message(self, *args): pass
+            def log_message(self, *args):
+                pass
 
-        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(folder)))
+        self.server = http.server.ThreadingHTTPServer(
+            ("127.0.0.1", 0), functools.partial(Quiet, directory=str(folder))
+        )
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
-        self.root, self.profile = f"http://127.0.0.1:{self.server.server_address[1]}/", tempfile.TemporaryDirectory()
+        self.root, self.profile = (
+            f"http://127.0.0.1:{self.server.server_address[1]}/",
+            tempfile.TemporaryDirectory(),
+        )
         options = webdriver.ChromeOptions()
-        options.binary_location = which("chromium") or which("chromium-browser") or which("google-chrome")
-        for flag in ("headless", "no-sandbox", "disable-gpu", "disable-dev-shm-usage", "no-first-run", "disable-background-networking",
-                     "disable-component-update", "disable-sync", "window-size=1280,900", f"user-data-dir={self.profile.name}"): options.add_argument("--" + flag)
-        if not online: options.add_argument("--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1")
+        options.binary_location = (
+            which("chromium") or which("chromium-browser") or which("google-chrome")
+        )
+        for flag in (
+            "headless",
+            "no-sandbox",
+            "disable-gpu",
+            "disable-dev-shm-usage",
+            "no-first-run",
+            "disable-background-networking",
+            "disable-component-update",
+            "disable-sync",
+            "window-size=1280,900",
+            f"user-data-dir={self.profile.name}",
+        ):
+            options.add_argument("--" + flag)
+        if not online:
+            options.add_argument("--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1")
         options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
         self.driver = webdriver.Chrome(options=options, service=Service(which("chromedriver")))
 
@@ -192,10 +289,25 @@ class Browser:
         until(lambda: not self.driver.execute_script(PAINTED)["raw"])
         seen = self.driver.execute_script(PAINTED)
         events = [json.loads(e["message"])["message"] for e in self.driver.get_log("performance")]
-        urls = [e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"]
-        seen["external"] = [u for u in urls if u.startswith(("http:", "https:", "ws")) and not u.startswith(self.root)]
-        seen["console"] = [e["message"][:150] for e in self.driver.get_log("browser") if e["level"] == "SEVERE" and "favicon" not in e["message"]]
-        self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", {"width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": True})
+        urls = [
+            e["params"]["request"]["url"]
+            for e in events
+            if e["method"] == "Network.requestWillBeSent"
+        ]
+        seen["external"] = [
+            u
+            for u in urls
+            if u.startswith(("http:", "https:", "ws")) and not u.startswith(self.root)
+        ]
+        seen["console"] = [
+            e["message"][:150]
+            for e in self.driver.get_log("browser")
+            if e["level"] == "SEVERE" and "favicon" not in e["message"]
+        ]
+        self.driver.execute_cdp_cmd(
+            "Emulation.setDeviceMetricsOverride",
+            {"width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": True},
+        )
         seen["phone"] = self.driver.execute_script("return document.documentElement.scrollWidth")
         self.driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
         seen |= self.driver.execute_script(SEEN)
@@ -204,12 +316,18 @@ class Browser:
 
     def dark(self):
         "Contrast complaints of the other theme"
-        toggle = "if (!window.smalldocsToggleScheme) return false; smalldocsToggleScheme(); return true"
-        if not self.driver.execute_script(toggle): return []
+        toggle = (
+            "if (!window.smalldocsToggleScheme) return false; smalldocsToggleScheme(); return true"
+        )
+        if not self.driver.execute_script(toggle):
+            return []
         until(lambda: self.driver.execute_script(DARK))
-        self.driver.execute_script("document.head.append(Object.assign(document.createElement('style'), {textContent: '* {transition: none !important}'}))")
+        self.driver.execute_script(
+            "document.head.append(Object.assign(document.createElement('style'), {textContent: '* {transition: none !important}'}))"
+        )
         found = self.driver.execute_script(SEEN)["contrast"]
-        if not self.driver.execute_script(DARK): found = ["it does not get dark"]
+        if not self.driver.execute_script(DARK):
+            found = ["it does not get dark"]
         self.driver.execute_script("smalldocsToggleScheme(); localStorage.clear()")
         return found
 
@@ -218,49 +336,81 @@ class Browser:
         from selenium.webdriver.common.by import By
         from selenium.webdriver.common.keys import Keys
 
-        self.driver.get(self.root + "index.html"); time.sleep(.3)
+        self.driver.get(self.root + "index.html")
+        time.sleep(0.3)
         body, stops = self.driver.find_element(By.TAG_NAME, "body"), []
         for _ in range(25):
-            self.driver.switch_to.active_element.send_keys(Keys.TAB); stops.append(self.driver.execute_script(FOCUS))
-        if "skip-link" not in stops[0][0]: yield f"the first stop is {stops[0][0]}, not the way to the content"
+            self.driver.switch_to.active_element.send_keys(Keys.TAB)
+            stops.append(self.driver.execute_script(FOCUS))
+        if "skip-link" not in stops[0][0]:
+            yield f"the first stop is {stops[0][0]}, not the way to the content"
         yield from (f"no outline on {name} {href}" for name, href, shown in stops if not shown)
-        if not any(href.endswith("sinkhorn.html") for _, href, _ in stops): yield "the menu is not reached in 25 stops"
-        self.driver.get(self.root + "index.html"); time.sleep(.3)
-        self.driver.switch_to.active_element.send_keys(Keys.TAB); self.driver.switch_to.active_element.send_keys(Keys.ENTER)
-        if not until(lambda: self.driver.current_url.endswith("#quarto-document-content")): yield "the skip link leads nowhere"
+        if not any(href.endswith("sinkhorn.html") for _, href, _ in stops):
+            yield "the menu is not reached in 25 stops"
+        self.driver.get(self.root + "index.html")
+        time.sleep(0.3)
+        self.driver.switch_to.active_element.send_keys(Keys.TAB)
+        self.driver.switch_to.active_element.send_keys(Keys.ENTER)
+        if not until(lambda: self.driver.current_url.endswith("#quarto-document-content")):
+            yield "the skip link leads nowhere"
 
     def search(self):
         "What keeps a reader from finding a word"
         from selenium.webdriver.common.by import By
         from selenium.webdriver.common.keys import Keys
 
-        self.driver.get(self.root + "index.html"); time.sleep(.3)
+        self.driver.get(self.root + "index.html")
+        time.sleep(0.3)
         field = self.driver.find_element(By.CSS_SELECTOR, "input[type=search]")
         field.send_keys("natural time")
         hits = until(lambda: self.driver.find_elements(By.CSS_SELECTOR, ".search-result"))
-        if not any("particles" in h.get_attribute("href") for h in hits): yield f"'natural time' finds {[h.get_attribute('href') for h in hits][:5]}"; return
+        if not any("particles" in h.get_attribute("href") for h in hits):
+            yield f"'natural time' finds {[h.get_attribute('href') for h in hits][:5]}"
+            return
         field.send_keys(Keys.ENTER)
-        if not until(lambda: not self.driver.current_url.endswith("index.html")): yield "Enter does not open the first result"
+        if not until(lambda: not self.driver.current_url.endswith("index.html")):
+            yield "Enter does not open the first result"
 
-    def close(self): self.driver.quit(); self.server.shutdown(); self.profile.cleanup()
+    def close(self):
+        self.driver.quit()
+        self.server.shutdown()
+        self.profile.cleanup()
 
 
 def browse(site, online):
     "Name and complaints of each check that needs a browser"
     browser = Browser(site.folder, online)
     try:
-        seen = {page: browser.look(page) for page in sorted(set(site.page_of.values()) & set(site.pages))}
-        keyboard, search = ([], []) if online else (list(browser.keyboard()), list(browser.search()))
-    finally: browser.close()
+        seen = {
+            page: browser.look(page)
+            for page in sorted(set(site.page_of.values()) & set(site.pages))
+        }
+        keyboard, search = (
+            ([], []) if online else (list(browser.keyboard()), list(browser.search()))
+        )
+    finally:
+        browser.close()
     each = lambda key: [f"{page}: {x}" for page, s in seen.items() for x in s[key]]
     formulas = sum(s["formulas"] for s in seen.values())
-    yield f"{formulas} formulas rendered", each("raw") + each("errors") + ([] if formulas else ["no formula on any page"])
+    yield (
+        f"{formulas} formulas rendered",
+        each("raw") + each("errors") + ([] if formulas else ["no formula on any page"]),
+    )
     yield f"{sum(s['images'] for s in seen.values())} pictures load", each("missing")
-    if not online: yield "nothing asked of the network", each("external")
+    if not online:
+        yield "nothing asked of the network", each("external")
     yield "no error in the console", each("console")
-    yield "fits a phone", [f"{page}: {s['phone']} px wide on a 390 px screen" for page, s in seen.items() if s["phone"] > 390]
+    yield (
+        "fits a phone",
+        [
+            f"{page}: {s['phone']} px wide on a 390 px screen"
+            for page, s in seen.items()
+            if s["phone"] > 390
+        ],
+    )
     yield "every picture is described", each("silent")
-    if online: return  # the rest has been tried with the offline site only
+    if online:
+        return  # the rest has been tried with the offline site only
     yield f"contrast of {sum(s['texts'] for s in seen.values())} texts, light", each("contrast")
     yield "contrast, dark", each("dark")
     yield "headings in order", each("headings")
@@ -270,12 +420,17 @@ def browse(site, online):
 
 def main(folder, online=False):
     site, passed, failed = Site(folder), 0, 0
-    checks = [(f.__doc__, f(site)) for f in (links, one_page_each, navigation, reference, tables, markup, figures, icon, small)]
+    checks = [
+        (f.__doc__, f(site))
+        for f in (links, one_page_each, navigation, reference, tables, markup, figures, icon, small)
+    ]
     for name, complaints in [*checks, *browse(site, online)]:
         complaints = list(complaints)
         print("FAIL" if complaints else "ok  ", name)
-        for c in complaints[:15]: print("      ", c)
-        if len(complaints) > 15: print(f"       … {len(complaints)} in all")
+        for c in complaints[:15]:
+            print("      ", c)
+        if len(complaints) > 15:
+            print(f"       … {len(complaints)} in all")
         passed, failed = passed + (not complaints), failed + bool(complaints)
     print(f"{passed} passed, {failed} failed")
     return failed
@@ -283,5 +438,6 @@ def main(folder, online=False):
 
 if __name__ == "__main__":
     folders = [a for a in sys.argv[1:] if not a.startswith("-")]
-    if len(folders) != 1: sys.exit(__doc__)
+    if len(folders) != 1:
+        sys.exit(__doc__)
     sys.exit(bool(main(Path(folders[0]), "--quarto" in sys.argv)))

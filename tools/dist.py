@@ -1,5 +1,6 @@
 """sdist and wheel in dist/; then the wheel alone, without extras, in a clean environment, used from another folder.
 Usage, in the root of the project: python tools/dist.py"""
+
 import os
 import shutil
 import subprocess
@@ -37,9 +38,26 @@ def main():
     shutil.rmtree(dist, ignore_errors=True)
     with tempfile.TemporaryDirectory() as tmp:
         source, venv, elsewhere = Path(tmp) / "source", Path(tmp) / "venv", Path(tmp) / "elsewhere"
-        skip = shutil.ignore_patterns(".*", "build", "dist", "demo", "runs", "data", "node_modules", "*.egg-info", "__pycache__", "_site", "_proc", "_docs")
-        shutil.copytree(ROOT, source, ignore=skip)  # a build leaves folders behind, and old ones would get into the wheel
-        run(sys.executable, "-m", "build", "--outdir", dist, source)  # the wheel is made from the sdist
+        skip = shutil.ignore_patterns(
+            ".*",
+            "build",
+            "dist",
+            "demo",
+            "runs",
+            "data",
+            "node_modules",
+            "*.egg-info",
+            "__pycache__",
+            "_site",
+            "_proc",
+            "_docs",
+        )
+        shutil.copytree(
+            ROOT, source, ignore=skip
+        )  # a build leaves folders behind, and old ones would get into the wheel
+        run(
+            sys.executable, "-m", "build", "--outdir", dist, source
+        )  # the wheel is made from the sdist
         elsewhere.mkdir()
         run(sys.executable, "-m", "venv", venv)
         run(venv / "bin/python", "-m", "pip", "install", "--quiet", next(dist.glob("*.whl")))
@@ -50,5 +68,7 @@ def main():
 
 
 if __name__ == "__main__":
-    try: main()
-    except subprocess.CalledProcessError as e: sys.exit(f"failed with exit status {e.returncode}")
+    try:
+        main()
+    except subprocess.CalledProcessError as e:
+        sys.exit(f"failed with exit status {e.returncode}")

@@ -1,5 +1,6 @@
 """The docs site, built offline: nbdev's processed notebooks, rendered by smalldocs in Quarto's place, formulas by a local KaTeX.
 Usage, in the root of the project: python tools/docs.py SITE [KATEX]   (KATEX: the dist folder of npm's katex)"""
+
 import json
 import os
 import re
@@ -35,13 +36,19 @@ class Adapter:
     "What only Quarto reads in one processed notebook → what smalldocs reads"
 
     def __init__(self, page, pages, base):
-        self.page, self.pages, self.base = page, pages, base  # pages: processed name → name on the site
+        self.page, self.pages, self.base = (
+            page,
+            pages,
+            base,
+        )  # pages: processed name → name on the site
         self.numbers = {}
 
     def number(self, label):
         "Labels of one kind are numbered in the order in which they are met"
         kind = label.split("-")[0]
-        return self.numbers.setdefault(label, 1 + sum(o.split("-")[0] == kind for o in self.numbers))
+        return self.numbers.setdefault(
+            label, 1 + sum(o.split("-")[0] == kind for o in self.numbers)
+        )
 
     def equation(self, m):
         return f"::: {{#{m['id']}}}\n$${m['tex'].rstrip()} \\tag{{{self.number(m['id'])}}}\n$$\n:::"
@@ -51,12 +58,15 @@ class Adapter:
 
     def link(self, m):
         target = os.path.normpath(self.page.parent / m["page"])
-        if target not in self.pages: return m[0]
+        if target not in self.pages:
+            return m[0]
         return f"]({os.path.relpath(self.pages[target], self.page.parent)}{m['anchor'] or ''}"
 
     def links(self, text):
         "Links to notebooks and to the published site stay inside this site"
-        return PAGE_LINK.sub(self.link, text).replace(self.base + "/", os.path.relpath(".", self.page.parent) + "/")
+        return PAGE_LINK.sub(self.link, text).replace(
+            self.base + "/", os.path.relpath(".", self.page.parent) + "/"
+        )
 
     def markdown(self, text):
         bare = lambda m: "$$\n" + re.sub(r"\{(equation|align|gather)\}", r"{\1*}", m[0]) + "\n$$"
@@ -64,21 +74,34 @@ class Adapter:
 
     def caption(self, source):
         "Figure captions get their number"
-        if not (label := LABEL.search(source)): return source
+        if not (label := LABEL.search(source)):
+            return source
         number = f"{WORD[label[1].split('-')[0]]} {self.number(label[1])}"
-        return re.sub(r"^#\| *(fig|tbl)-cap: *(.*)$", lambda m: f"#| {m[1]}-cap: \"{number}: " + m[2].strip("\"'") + '"', source, flags=re.M)
+        return re.sub(
+            r"^#\| *(fig|tbl)-cap: *(.*)$",
+            lambda m: f'#| {m[1]}-cap: "{number}: ' + m[2].strip("\"'") + '"',
+            source,
+            flags=re.M,
+        )
 
     def __call__(self, nb):
         cells = nb["cells"]
-        for c in cells:  # first all labels get their numbers: a reference may come before what it names
+        for (
+            c
+        ) in cells:  # first all labels get their numbers: a reference may come before what it names
             c["source"] = "".join(c["source"])
-            if c["cell_type"] == "raw": c["source"] = re.sub(r"^output-file:.*\n", "", c["source"], flags=re.M)
-            if c["cell_type"] == "code": c["source"] = self.caption(c["source"])
-            if c["cell_type"] == "markdown": c["source"] = EQUATION.sub(self.equation, c["source"])
+            if c["cell_type"] == "raw":
+                c["source"] = re.sub(r"^output-file:.*\n", "", c["source"], flags=re.M)
+            if c["cell_type"] == "code":
+                c["source"] = self.caption(c["source"])
+            if c["cell_type"] == "markdown":
+                c["source"] = EQUATION.sub(self.equation, c["source"])
         for c in cells:
-            if c["cell_type"] == "markdown": c["source"] = self.markdown(c["source"])
+            if c["cell_type"] == "markdown":
+                c["source"] = self.markdown(c["source"])
             for data in (o.get("data", {}) for o in c.get("outputs", [])):
-                if "text/markdown" in data: data["text/markdown"] = self.links("".join(data["text/markdown"]))
+                if "text/markdown" in data:
+                    data["text/markdown"] = self.links("".join(data["text/markdown"]))
         return nb
 
 
@@ -94,18 +117,27 @@ def stage(src, dst):
     cfg = get_config()
     base = cfg.doc_host.rstrip("/") + cfg.doc_baseurl.rstrip("/")
     shutil.rmtree(dst, ignore_errors=True)
-    shutil.copytree(src, dst, ignore=shutil.ignore_patterns(cfg.doc_path.name, ".quarto", "*.ipynb"))
-    pages = {p.relative_to(src).as_posix(): site_name(p).relative_to(src).as_posix() for p in sorted(src.rglob("*.ipynb"))}
+    shutil.copytree(
+        src, dst, ignore=shutil.ignore_patterns(cfg.doc_path.name, ".quarto", "*.ipynb")
+    )
+    pages = {
+        p.relative_to(src).as_posix(): site_name(p).relative_to(src).as_posix()
+        for p in sorted(src.rglob("*.ipynb"))
+    }
     for old, new in pages.items():
         out = dst / new
         out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(json.dumps(Adapter(Path(old), pages, base)(json.loads((src / old).read_text()))))
+        out.write_text(
+            json.dumps(Adapter(Path(old), pages, base)(json.loads((src / old).read_text())))
+        )
     sidebar = (dst / "sidebar.yml").read_text()
-    for old, new in pages.items(): sidebar = re.sub(rf"(?<![\w/]){re.escape(old)}\b", new, sidebar)
+    for old, new in pages.items():
+        sidebar = re.sub(rf"(?<![\w/]){re.escape(old)}\b", new, sidebar)
     (dst / "sidebar.yml").write_text(sidebar)
     quarto = yaml.safe_load((dst / "_quarto.yml").read_text())
     quarto["format"].pop("commonmark", None)
-    for key in ("keep-md", "html-math-method"): quarto["format"]["html"].pop(key, None)
+    for key in ("keep-md", "html-math-method"):
+        quarto["format"]["html"].pop(key, None)
     (dst / "_quarto.yml").write_text(yaml.safe_dump(quarto, sort_keys=False))
 
 
@@ -115,20 +147,34 @@ def localise(site, katex):
     for f in ("katex.min.css", "katex.min.js", "contrib/auto-render.min.js"):
         (home / f).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(katex / f, home / f)
-    shutil.copytree(katex / "fonts", home / "fonts", ignore=shutil.ignore_patterns("*.ttf", "*.woff"))
+    shutil.copytree(
+        katex / "fonts", home / "fonts", ignore=shutil.ignore_patterns("*.ttf", "*.woff")
+    )
     for p in site.rglob("*.html"):
-        p.write_text(re.sub(r"https://cdn\.jsdelivr\.net/npm/katex@[\d.]+/dist", os.path.relpath(home, p.parent), p.read_text()))
+        p.write_text(
+            re.sub(
+                r"https://cdn\.jsdelivr\.net/npm/katex@[\d.]+/dist",
+                os.path.relpath(home, p.parent),
+                p.read_text(),
+            )
+        )
     for p in site.rglob("*.css"):
-        p.write_text(re.sub(r"@import url\([\"']?https://fonts\.googleapis[^)]*\);?", "", p.read_text()))
+        p.write_text(
+            re.sub(r"@import url\([\"']?https://fonts\.googleapis[^)]*\);?", "", p.read_text())
+        )
 
 
 def main(site, katex=KATEX):
-    if sys.version_info < (3, 11): sys.exit("smalldocs, which builds the site, needs Python 3.11 or newer")
-    if not (katex / "katex.min.js").exists(): sys.exit(f"no KaTeX in {katex}: run `npm ci --ignore-scripts` in tools/site")
+    if sys.version_info < (3, 11):
+        sys.exit("smalldocs, which builds the site, needs Python 3.11 or newer")
+    if not (katex / "katex.min.js").exists():
+        sys.exit(f"no KaTeX in {katex}: run `npm ci --ignore-scripts` in tools/site")
     src = process()
     dst = src.with_name("_local")
     stage(src, dst)
-    smalldocs = shutil.which("smalldocs", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    smalldocs = shutil.which(
+        "smalldocs", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    )
     subprocess.run([smalldocs, "render", str(dst), "--strict"], check=True)
     shutil.rmtree(site, ignore_errors=True)
     shutil.move(dst / get_config().doc_path.name, site)
@@ -137,5 +183,6 @@ def main(site, katex=KATEX):
 
 
 if __name__ == "__main__":
-    if len(sys.argv) < 2: sys.exit(__doc__)
+    if len(sys.argv) < 2:
+        sys.exit(__doc__)
     main(*map(Path, sys.argv[1:]))

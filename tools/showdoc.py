@@ -1,5 +1,6 @@
 """How the reference shows a definition: its signature, one line, and a table of its parameters in which formulas are drawn.
 settings.ini names the class (`renderer`), so this folder must be on Python's path when the docs are built."""
+
 import inspect
 import re
 import textwrap
@@ -8,71 +9,131 @@ from fastcore.docments import docments
 from nbdev.process import Processor
 from nbdev.showdoc import BasicMarkdownRenderer
 
-GREEK = {"α": "alpha", "β": "beta", "δ": "delta", "ε": "varepsilon", "η": "eta", "θ": "theta", "λ": "lambda", "μ": "mu", "ρ": "rho", "σ": "sigma",
-         "τ": "tau", "ω": "omega", "Σ": "Sigma", "Π": "prod"}
+GREEK = {
+    "α": "alpha",
+    "β": "beta",
+    "δ": "delta",
+    "ε": "varepsilon",
+    "η": "eta",
+    "θ": "theta",
+    "λ": "lambda",
+    "μ": "mu",
+    "ρ": "rho",
+    "σ": "sigma",
+    "τ": "tau",
+    "ω": "omega",
+    "Σ": "Sigma",
+    "Π": "prod",
+}
 DIM = r"(?:\*shape|[A-Za-z]'?(?:[+·][\w]+)?|\d+)"
-FORMULA = re.compile(rf"""(?P<literal>"[^"]*"|`[^`]*`|'[^']*')
+FORMULA = re.compile(
+    rf"""(?P<literal>"[^"]*"|`[^`]*`|'[^']*')
     |(?P<shape>\({DIM}(?:,\ {DIM})*,?\)(?<!\([A-Za-z0-9]\)))            # (n, *shape), (n,); not (k)
     |(?P<ratio>\b[1-9a-zA-Z]/\([^()\s]+\))                            # 1/(T-k)
     |(?P<power>\b[A-Za-z]+[²])                                         # blur²
-    |(?P<symbol>(?<![\w])[{''.join(GREEK)}](?:_\w)?(?!\w)|[ΠΣ]_\{{[^}}]*\}}|\b[A-Za-z]_(?:[a-z]{{1,2}}|[0-9T])\b)  # η_k, T_xy, Π_{{j<k}}""", re.X)
+    |(?P<symbol>(?<![\w])[{"".join(GREEK)}](?:_\w)?(?!\w)|[ΠΣ]_\{{[^}}]*\}}|\b[A-Za-z]_(?:[a-z]{{1,2}}|[0-9T])\b)  # η_k, T_xy, Π_{{j<k}}""",
+    re.X,
+)
 
 
 def tex(text):
     "What is mathematics in a comment, as TeX"
+
     def draw(m):
         s = m[0]
-        if m["literal"]: return s
-        if m["power"]: return rf"${s[:-1]}^2$" if len(s) == 2 else rf"$\mathrm{{{s[:-1]}}}^2$"
+        if m["literal"]:
+            return s
+        if m["power"]:
+            return rf"${s[:-1]}^2$" if len(s) == 2 else rf"$\mathrm{{{s[:-1]}}}^2$"
         s = s.replace("*shape", r"{\ast}\mathrm{shape}").replace("·", r"\cdot ")
-        if "{" not in s: s = re.sub(r"_(\w+)", r"_{\1}", s)
-        return "$" + re.sub(f"[{''.join(GREEK)}]", lambda g: f"\\{GREEK[g[0]]} ", s).replace(" }", "}").replace(" _", "_").rstrip() + "$"
+        if "{" not in s:
+            s = re.sub(r"_(\w+)", r"_{\1}", s)
+        return (
+            "$"
+            + re.sub(f"[{''.join(GREEK)}]", lambda g: f"\\{GREEK[g[0]]} ", s)
+            .replace(" }", "}")
+            .replace(" _", "_")
+            .rstrip()
+            + "$"
+        )
+
     return FORMULA.sub(draw, text)
 
 
-def cell(text): return " ".join(str(text).split()).replace("|", r"\|")
+def cell(text):
+    return " ".join(str(text).split()).replace("|", r"\|")
 
 
 def kind(annotation):
     "A type without the modules it comes from"
-    if annotation is inspect.Parameter.empty: return ""
+    if annotation is inspect.Parameter.empty:
+        return ""
     text = annotation if isinstance(annotation, str) else inspect.formatannotation(annotation)
     return "`" + re.sub(r"\b(?:\w+\.)+(?=\w)", "", text).replace(" | ", " or ") + "`"
 
 
 class Signature:
     "The call, without types: the table has them"
-    def __init__(self, name, sig): self.name, self.sig = name, sig
+
+    def __init__(self, name, sig):
+        self.name, self.sig = name, sig
 
     def __str__(self):
-        bare = [p.replace(annotation=p.empty) for p in self.sig.parameters.values() if p.name != "self"]
-        text = re.sub(r"<(?:function|class) '?([\w.]+)[^>]*>", r"\1", str(self.sig.replace(parameters=bare, return_annotation=self.sig.empty)))
-        return textwrap.fill(self.name + text, 88, subsequent_indent=" "*4, break_long_words=False)
+        bare = [
+            p.replace(annotation=p.empty) for p in self.sig.parameters.values() if p.name != "self"
+        ]
+        text = re.sub(
+            r"<(?:function|class) '?([\w.]+)[^>]*>",
+            r"\1",
+            str(self.sig.replace(parameters=bare, return_annotation=self.sig.empty)),
+        )
+        return textwrap.fill(
+            self.name + text, 88, subsequent_indent=" " * 4, break_long_words=False
+        )
 
 
 class ParameterTable(BasicMarkdownRenderer):
     "nbdev's `show_doc`, with a table of parameters"
+
     def __init__(self, *args, **kw):
         super().__init__(*args, **kw)
-        if self.sig: self.dm = Signature(self.nm, self.sig)
+        if self.sig:
+            self.dm = Signature(self.nm, self.sig)
         self.docs = tex(self.docs)
 
     def _repr_markdown_(self):
         known = docments(self.sym, full=True) if self.sig else {}
-        rows = [(k, v) for k, v in known.items() if k not in ("self", "return") and v.get("docment")]
-        if not rows: return super()._repr_markdown_()
-        default = lambda v: "" if v["default"] is inspect.Parameter.empty else f" = `{v['default'].__name__ if hasattr(v['default'], '__name__') else repr(v['default'])}`"
-        said = lambda text: re.sub(r"^(?=\$\()", "shape ", tex(text or ""))  # a cell of a table may not begin with a formula in brackets
+        rows = [
+            (k, v) for k, v in known.items() if k not in ("self", "return") and v.get("docment")
+        ]
+        if not rows:
+            return super()._repr_markdown_()
+        default = lambda v: (
+            ""
+            if v["default"] is inspect.Parameter.empty
+            else f" = `{v['default'].__name__ if hasattr(v['default'], '__name__') else repr(v['default'])}`"
+        )
+        said = lambda text: re.sub(
+            r"^(?=\$\()", "shape ", tex(text or "")
+        )  # a cell of a table may not begin with a formula in brackets
         lines = [(f"`{k}`{default(v)}", said(v["docment"]), kind(v["anno"])) for k, v in rows]
         back = known.get("return", {})
-        if back.get("docment") or back.get("anno") not in (None, inspect.Parameter.empty): lines.append(("*returns*", said(back.get("docment")), kind(back["anno"])))
-        table = [("parameter", "what it is", "type"), (":--",)*3, *lines]
-        return super()._repr_markdown_() + "\n\n" + "\n".join("| " + " | ".join(map(cell, row)) + " |" for row in table) + "\n"
+        if back.get("docment") or back.get("anno") not in (None, inspect.Parameter.empty):
+            lines.append(("*returns*", said(back.get("docment")), kind(back["anno"])))
+        table = [("parameter", "what it is", "type"), (":--",) * 3, *lines]
+        return (
+            super()._repr_markdown_()
+            + "\n\n"
+            + "\n".join("| " + " | ".join(map(cell, row)) + " |" for row in table)
+            + "\n"
+        )
 
 
 class HeadingLevels(Processor):
     "A definition's heading is one level below the one it stands under, and not deeper than 3"
-    def begin(self): self.level = 1
+
+    def begin(self):
+        self.level = 1
 
     def __call__(self, cell):
         if cell.cell_type == "markdown":
@@ -80,4 +141,7 @@ class HeadingLevels(Processor):
             self.level = ([len(m) for m in re.findall(r"^(#+) ", text, re.M)] or [self.level])[-1]
         for out in cell.get("outputs", []) if self.level == 1 else []:
             text = out.get("data", {}).get("text/markdown")
-            if text and "".join(text).startswith("---\n"): out["data"]["text/markdown"] = re.sub(r"^### ", "## ", "".join(text), count=1, flags=re.M)
+            if text and "".join(text).startswith("---\n"):
+                out["data"]["text/markdown"] = re.sub(
+                    r"^### ", "## ", "".join(text), count=1, flags=re.M
+                )

@@ -1,6 +1,6 @@
 """nbs/sidebar.yml from the folders: a chapter for each, its sections in the order of their numbers.
 
-    python tools/sidebar.py
+python tools/sidebar.py
 """
 
 from pathlib import Path

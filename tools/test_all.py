@@ -2,6 +2,7 @@
 Usage, in the root of the project: python tools/test_all.py          all but what carries the flag slow or cuda
                                    python tools/test_all.py FLAG     only what carries FLAG: slow or cuda
 The environment variable TEST_THREADS is the number of threads of torch and its libraries in each process: 1 unless it is set."""
+
 import json
 import os
 import re
@@ -30,78 +31,130 @@ README = "import sys; sys.path.insert(0, 'tools'); from readme import readme; sy
 @dataclass
 class Result:
     "What one step has to say"
+
     name: str
     passed: int = 0
     failed: int = 0
     skipped: int = 0
     text: str = ""
-    seconds: float = 0.
+    seconds: float = 0.0
 
     def show(self):
         verdict = "FAIL" if self.failed else "ok" if self.passed else "skip"
         note = "" if self.failed or "\n" in self.text else self.text
         print(f"{verdict:4} {self.seconds:6.1f} s  {self.name}  {note}".rstrip(), flush=True)
-        if self.failed: print("\n".join("     | " + line for line in self.text.rstrip().splitlines()), flush=True)
+        if self.failed:
+            print(
+                "\n".join("     | " + line for line in self.text.rstrip().splitlines()), flush=True
+            )
 
 
 def verdict(name, complaints, note=""):
     "A step that passes when nobody complains"
-    return Result(name, passed=not complaints, failed=bool(complaints), text="\n".join(complaints) or note)
+    return Result(
+        name, passed=not complaints, failed=bool(complaints), text="\n".join(complaints) or note
+    )
 
 
 def environment(cwd):
     kept = {k: v for k, v in os.environ.items() if k not in ("IN_TEST", "MKL_NUM_THREADS")}
-    own = {"OMP_NUM_THREADS": THREADS, "PYTHONPATH": str(cwd), "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"}
-    if THREADS != "1": own["OMP_WAIT_POLICY"] = "passive"  # threads that wait give their core to others
+    own = {
+        "OMP_NUM_THREADS": THREADS,
+        "PYTHONPATH": str(cwd),
+        "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
+    }
+    if THREADS != "1":
+        own["OMP_WAIT_POLICY"] = "passive"  # threads that wait give their core to others
     return kept | own
 
 
 def run(*cmd, cwd=ROOT, timeout=HANGS[None]):
     "Exit status, standard output and all output of a command of this environment"
     env = environment(cwd)
-    try: p = subprocess.run(cmd, cwd=cwd, env=env, text=True, capture_output=True, timeout=timeout, stdin=subprocess.DEVNULL)
-    except subprocess.TimeoutExpired: return 124, "", f"still running after {timeout} s: {' '.join(map(str, cmd))}"
+    try:
+        p = subprocess.run(
+            cmd,
+            cwd=cwd,
+            env=env,
+            text=True,
+            capture_output=True,
+            timeout=timeout,
+            stdin=subprocess.DEVNULL,
+        )
+    except subprocess.TimeoutExpired:
+        return 124, "", f"still running after {timeout} s: {' '.join(map(str, cmd))}"
     return p.returncode, p.stdout, p.stdout + p.stderr
 
 
 def notebooks(root=ROOT):
-    return sorted(p for p in (root / "nbs").rglob("*.ipynb") if not any(part[0] in "._" for part in p.relative_to(root).parts))
+    return sorted(
+        p
+        for p in (root / "nbs").rglob("*.ipynb")
+        if not any(part[0] in "._" for part in p.relative_to(root).parts)
+    )
 
 
 def changed(copy, folder, pattern):
     "The files of `folder` that differ between the project and a copy of it"
-    names = {p.relative_to(r) for r in (ROOT, copy) for p in (r / folder).rglob(pattern) if not any(part[0] == "." for part in p.relative_to(r).parts)}
-    same = lambda n: (ROOT / n).exists() and (copy / n).exists() and (ROOT / n).read_bytes() == (copy / n).read_bytes()
+    names = {
+        p.relative_to(r)
+        for r in (ROOT, copy)
+        for p in (r / folder).rglob(pattern)
+        if not any(part[0] == "." for part in p.relative_to(r).parts)
+    }
+    same = lambda n: (
+        (ROOT / n).exists()
+        and (copy / n).exists()
+        and (ROOT / n).read_bytes() == (copy / n).read_bytes()
+    )
     return [n.as_posix() for n in sorted(names) if not same(n)]
 
 
 def clean(copy):
     "gate: notebooks are clean"
     rc, _, text = run("nbdev_clean", cwd=copy)
-    return [text] if rc else [f"{n} is not clean: run `make export`" for n in changed(copy, "nbs", "*.ipynb")]
+    return (
+        [text]
+        if rc
+        else [f"{n} is not clean: run `make export`" for n in changed(copy, "nbs", "*.ipynb")]
+    )
 
 
 def exported(copy):
     "gate: nsgf_nb is what the notebooks export"
-    for p in (copy / "nsgf_nb").rglob("*.py"):  # a module whose notebook is gone would survive an export
-        if p != copy / "nsgf_nb/__init__.py": p.unlink()
+    for p in (copy / "nsgf_nb").rglob(
+        "*.py"
+    ):  # a module whose notebook is gone would survive an export
+        if p != copy / "nsgf_nb/__init__.py":
+            p.unlink()
     rc, _, text = run("nbdev_export", cwd=copy)
-    gone = lambda n: "no notebook exports it, delete it" if not (copy / n).exists() else "stale, run `make export`"
+    gone = lambda n: (
+        "no notebook exports it, delete it"
+        if not (copy / n).exists()
+        else "stale, run `make export`"
+    )
     return [text] if rc else [f"{n}: {gone(n)}" for n in changed(copy, "nsgf_nb", "*.py")]
 
 
 def readme(copy):
     "gate: README.md is nbs/index.ipynb"
     rc, text, both = run(sys.executable, "-c", README, cwd=copy)
-    if rc: return [both]
-    same = (ROOT / "README.md").exists() and (ROOT / "README.md").read_text(encoding="utf-8") == text
+    if rc:
+        return [both]
+    same = (ROOT / "README.md").exists() and (ROOT / "README.md").read_text(
+        encoding="utf-8"
+    ) == text
     return [] if same else ["README.md is stale: run `make export`"]
 
 
 def sidebar(copy):
     "gate: nbs/sidebar.yml is what the folders say"
     rc, _, text = run(sys.executable, "tools/sidebar.py", cwd=copy)
-    return [text] if rc else [f"{n} is stale: run `make export`" for n in changed(copy, "nbs", "sidebar.yml")]
+    return (
+        [text]
+        if rc
+        else [f"{n} is stale: run `make export`" for n in changed(copy, "nbs", "sidebar.yml")]
+    )
 
 
 def readable(copy):
@@ -111,7 +164,11 @@ def readable(copy):
 
 def flagged(path):
     "How many cells of a notebook carry each flag"
-    cells = ["".join(c["source"]) for c in json.loads(path.read_text())["cells"] if c["cell_type"] == "code"]
+    cells = [
+        "".join(c["source"])
+        for c in json.loads(path.read_text())["cells"]
+        if c["cell_type"] == "code"
+    ]
     return {f: sum(bool(re.search(rf"^\s*#\s?\|\s*{f}\b", s, re.M)) for s in cells) for f in FLAGS}
 
 
@@ -119,8 +176,10 @@ def alone(path, flag, log):
     "What the process of a notebook does: `nbdev_test`, with all that it says in a file"
     os.chdir(ROOT)
     out = os.open(log, os.O_WRONLY | os.O_APPEND)
-    for stream in (1, 2): os.dup2(out, stream)
+    for stream in (1, 2):
+        os.dup2(out, stream)
     from nbdev.test import nbdev_test
+
     nbdev_test(path=str(path), n_workers=0, flags=flag or "")
 
 
@@ -130,8 +189,12 @@ def in_process(path, flag, timeout):
     server.set_forkserver_preload(["torch", "nbdev.test"])
     with tempfile.NamedTemporaryFile("w+") as log:
         p = server.Process(target=alone, args=(path, flag, log.name))
-        p.start(); p.join(timeout)
-        if p.is_alive(): p.kill(); p.join(); return 124, f"still running after {timeout} s"
+        p.start()
+        p.join(timeout)
+        if p.is_alive():
+            p.kill()
+            p.join()
+            return 124, f"still running after {timeout} s"
         log.seek(0)
         return p.exitcode, log.read()
 
@@ -140,44 +203,82 @@ def notebook(path, flag):
     "One notebook, in a process of its own; the cells that its flags leave out are counted as skipped"
     name, cells = path.relative_to(ROOT).as_posix(), flagged(path)
     left_out = sum(n for f, n in cells.items() if f != flag)
-    if re.search(r"^skip_exec: *true", "".join(json.loads(path.read_text())["cells"][0]["source"]), re.M): return Result(name, skipped=1)
+    if re.search(
+        r"^skip_exec: *true", "".join(json.loads(path.read_text())["cells"][0]["source"]), re.M
+    ):
+        return Result(name, skipped=1)
     rc, text = in_process(path, flag, HANGS[flag])
-    r = verdict(name, [] if rc == 0 and "Success." in text else [text], f"({left_out} cells skipped)" if left_out else "")
+    r = verdict(
+        name,
+        [] if rc == 0 and "Success." in text else [text],
+        f"({left_out} cells skipped)" if left_out else "",
+    )
     r.skipped = left_out
     return r
 
 
 def tests(flag):
-    rc, out, text = run(sys.executable, "-m", "pytest", "-q", "--tb=short", "-m", flag or " and ".join(f"not {f}" for f in FLAGS), timeout=HANGS[flag])
-    last = {k.rstrip("s"): int(n) for n, k in COUNTS.findall(out.strip().splitlines()[-1] if out.strip() else "")}
+    rc, out, text = run(
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "--tb=short",
+        "-m",
+        flag or " and ".join(f"not {f}" for f in FLAGS),
+        timeout=HANGS[flag],
+    )
+    last = {
+        k.rstrip("s"): int(n)
+        for n, k in COUNTS.findall(out.strip().splitlines()[-1] if out.strip() else "")
+    }
     failed = last.get("failed", 0) + last.get("error", 0)
     nothing = flag and rc == 5  # no test carries the flag
-    return Result("tests", last.get("passed", 0), failed or int(rc != 0 and not nothing),
-                  last.get("skipped", 0) + (0 if flag else last.get("deselected", 0)), text)
+    return Result(
+        "tests",
+        last.get("passed", 0),
+        failed or int(rc != 0 and not nothing),
+        last.get("skipped", 0) + (0 if flag else last.get("deselected", 0)),
+        text,
+    )
 
 
 def site(copy):
     "The site, built from the copy; then as pandoc and as Chromium see it, where they are"
     katex = ROOT / "tools/site/node_modules/katex/dist"
-    if not find_spec("smalldocs"): return Result("site", skipped=1, text="(no smalldocs: it needs Python 3.11)")
-    if not katex.exists(): return Result("site", skipped=1, text="(no KaTeX: `make docs` installs it with npm)")
+    if not find_spec("smalldocs"):
+        return Result("site", skipped=1, text="(no smalldocs: it needs Python 3.11)")
+    if not katex.exists():
+        return Result("site", skipped=1, text="(no KaTeX: `make docs` installs it with npm)")
     rc, _, text = run(sys.executable, "tools/docs.py", "_site", katex, cwd=copy)
-    if rc: return Result("site", failed=1, text=text)
+    if rc:
+        return Result("site", failed=1, text=text)
     r, checks = Result("site", passed=1), ["parity.py"]
-    if shutil.which("chromedriver"): checks.append("check_site.py")
-    else: r.skipped, r.text = 1, "(not looked at: no chromedriver)"
+    if shutil.which("chromedriver"):
+        checks.append("check_site.py")
+    else:
+        r.skipped, r.text = 1, "(not looked at: no chromedriver)"
     for check in checks:
         rc, out, text = run(sys.executable, f"tools/{check}", "_site", cwd=copy)
-        counts = {k: int(n) for n, k in COUNTS.findall(out.strip().splitlines()[-1] if out.strip() else "")}
-        r.passed, r.failed = r.passed + counts.get("passed", 0), r.failed + (counts.get("failed", 0) or int(rc != 0))
-        if rc: r.text += text
+        counts = {
+            k: int(n)
+            for n, k in COUNTS.findall(out.strip().splitlines()[-1] if out.strip() else "")
+        }
+        r.passed, r.failed = (
+            r.passed + counts.get("passed", 0),
+            r.failed + (counts.get("failed", 0) or int(rc != 0)),
+        )
+        if rc:
+            r.text += text
     return r
 
 
 def timed(name, step):
     start = time.time()
-    try: r = step()
-    except Exception as e: r = Result(name, failed=1, text=f"{type(e).__name__}: {e}")
+    try:
+        r = step()
+    except Exception as e:
+        r = Result(name, failed=1, text=f"{type(e).__name__}: {e}")
     r.seconds = time.time() - start
     r.show()
     return r
@@ -186,26 +287,54 @@ def timed(name, step):
 def copy_of_project(to):
     "What the gates and the site write, they write there: a gate that fails leaves the project as it was"
     for name in ("nbs", "nsgf_nb", "tools"):
-        shutil.copytree(ROOT / name, to / name, ignore=shutil.ignore_patterns(".*", "__pycache__", "node_modules", "data"))
+        shutil.copytree(
+            ROOT / name,
+            to / name,
+            ignore=shutil.ignore_patterns(".*", "__pycache__", "node_modules", "data"),
+        )
     shutil.copy(ROOT / "settings.ini", to)
     return to
 
 
 def main(flag=None):
-    if flag not in (None, *FLAGS): sys.exit(__doc__)
-    if not THREADS.isdecimal() or int(THREADS) < 1: sys.exit(f"TEST_THREADS: expected a number of threads ≥ 1, got {THREADS!r}")
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a script's background job inherits that Ctrl-C is ignored, and what it starts from it
-    if flag == "cuda" and run(sys.executable, "-c", "import sys, torch; sys.exit(not torch.cuda.is_available())")[0]: sys.exit("no CUDA device here")
+    if flag not in (None, *FLAGS):
+        sys.exit(__doc__)
+    if not THREADS.isdecimal() or int(THREADS) < 1:
+        sys.exit(f"TEST_THREADS: expected a number of threads ≥ 1, got {THREADS!r}")
+    signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # a script's background job inherits that Ctrl-C is ignored, and what it starts from it
+    if (
+        flag == "cuda"
+        and run(sys.executable, "-c", "import sys, torch; sys.exit(not torch.cuda.is_available())")[
+            0
+        ]
+    ):
+        sys.exit("no CUDA device here")
     start, nbs = time.time(), notebooks()
-    os.environ.update(environment(ROOT))  # before the process starts from which notebooks are forked: its torch reads the number of threads once
-    if flag: nbs = [p for p in nbs if flagged(p)[flag]]
+    os.environ.update(
+        environment(ROOT)
+    )  # before the process starts from which notebooks are forked: its torch reads the number of threads once
+    if flag:
+        nbs = [p for p in nbs if flagged(p)[flag]]
     with tempfile.TemporaryDirectory() as tmp, ThreadPoolExecutor(WORKERS) as pool:
         copy = copy_of_project(Path(tmp) / ROOT.name)
-        results = [] if flag else [timed(g.__doc__, lambda: verdict(g.__doc__, g(copy))) for g in (clean, exported, readme, sidebar, readable)]
+        results = (
+            []
+            if flag
+            else [
+                timed(g.__doc__, lambda: verdict(g.__doc__, g(copy)))
+                for g in (clean, exported, readme, sidebar, readable)
+            ]
+        )
         steps = [("tests", lambda: tests(flag))] + ([] if flag else [("site", lambda: site(copy))])
-        steps += [(p.name, lambda p=p: notebook(p, flag)) for p in sorted(nbs, key=lambda p: "tutorials" not in p.parts)]  # the long ones first, so that both workers end together
+        steps += [
+            (p.name, lambda p=p: notebook(p, flag))
+            for p in sorted(nbs, key=lambda p: "tutorials" not in p.parts)
+        ]  # the long ones first, so that both workers end together
         results += pool.map(lambda s: timed(*s), steps)
-    if not flag and not nbs: results.append(verdict("notebooks", ["no notebook was found"]))
+    if not flag and not nbs:
+        results.append(verdict("notebooks", ["no notebook was found"]))
     total = {k: sum(getattr(r, k) for r in results) for k in ("passed", "failed", "skipped")}
     print(f"in {time.time() - start:.0f} s")
     print(", ".join(f"{n} {k}" for k, n in total.items()))

@@ -7,6 +7,7 @@
 The last line is `N settings passed, M failed, K skipped`.
 What finished is kept in .portable/: NAME.json has the counts, NAME.log all that was printed.
 """
+
 import argparse
 import configparser
 import hashlib
@@ -29,31 +30,50 @@ COUNTS = re.compile(r"^(\d+) passed, (\d+) failed, (\d+) skipped$")
 @dataclass(frozen=True)
 class Setting:
     "One way to run the suite"
+
     name: str
-    says: str                      # what is special about it
-    threads: int = 1               # of torch and its libraries, in every process
+    says: str  # what is special about it
+    threads: int = 1  # of torch and its libraries, in every process
     environment: dict = field(default_factory=dict)
-    needs: tuple = ()              # capabilities of torch, one of which the processor must have
-    oldest: bool = False           # Python and torch are the oldest that settings.ini allows
+    needs: tuple = ()  # capabilities of torch, one of which the processor must have
+    oldest: bool = False  # Python and torch are the oldest that settings.ini allows
 
 
 # ATEN_ chooses the instructions of torch's own kernels, MKL_ those of MKL (products, solvers),
 # ONEDNN_ those of oneDNN (convolutions, bfloat16).
 SETTINGS = [
     Setting("native", "what this processor has, 1 thread"),
-    Setting("compatible", "only instructions that every processor has, 1 thread",
-            environment={"ATEN_CPU_CAPABILITY": "default", "MKL_CBWR": "COMPATIBLE",
-                         "ONEDNN_MAX_CPU_ISA": "SSE41"}),
-    Setting("avx2", "AVX2 at most, 1 thread",
-            environment={"ATEN_CPU_CAPABILITY": "avx2", "MKL_ENABLE_INSTRUCTIONS": "AVX2",
-                         "ONEDNN_MAX_CPU_ISA": "AVX2"},
-            needs=("AVX2", "AVX512")),
+    Setting(
+        "compatible",
+        "only instructions that every processor has, 1 thread",
+        environment={
+            "ATEN_CPU_CAPABILITY": "default",
+            "MKL_CBWR": "COMPATIBLE",
+            "ONEDNN_MAX_CPU_ISA": "SSE41",
+        },
+    ),
+    Setting(
+        "avx2",
+        "AVX2 at most, 1 thread",
+        environment={
+            "ATEN_CPU_CAPABILITY": "avx2",
+            "MKL_ENABLE_INSTRUCTIONS": "AVX2",
+            "ONEDNN_MAX_CPU_ISA": "AVX2",
+        },
+        needs=("AVX2", "AVX512"),
+    ),
     Setting("threads-2", "2 threads", threads=2),
     Setting("threads-4", "4 threads", threads=4),
     Setting("oldest", "the oldest Python and torch, 1 thread", oldest=True),
 ]
-CHOSEN_HERE = ("ATEN_CPU_CAPABILITY", "MKL_CBWR", "MKL_ENABLE_INSTRUCTIONS", "ONEDNN_MAX_CPU_ISA",
-               "OMP_NUM_THREADS", "MKL_NUM_THREADS")
+CHOSEN_HERE = (
+    "ATEN_CPU_CAPABILITY",
+    "MKL_CBWR",
+    "MKL_ENABLE_INSTRUCTIONS",
+    "ONEDNN_MAX_CPU_ISA",
+    "OMP_NUM_THREADS",
+    "MKL_NUM_THREADS",
+)
 
 
 class CannotBeHad(Exception):
@@ -121,8 +141,10 @@ def oldest_python():
     shutil.rmtree(OLDEST, ignore_errors=True)
     pip = [interpreter, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     # torchvision names the torch that it was built for, so pip takes the one that matches
-    for command in ([python, "-m", "venv", OLDEST],
-                    [*pip, "--editable", ".[dev]", f"torch=={torch}"]):
+    for command in (
+        [python, "-m", "venv", OLDEST],
+        [*pip, "--editable", ".[dev]", f"torch=={torch}"],
+    ):
         p = subprocess.run(list(map(str, command)), cwd=ROOT, text=True, capture_output=True)
         if p.returncode:
             lines = [line for line in p.stderr.splitlines() if line.strip()]
@@ -137,8 +159,9 @@ def interpreter_of(setting):
     if setting.oldest:
         return oldest_python()
     if setting.needs:
-        capability = output(sys.executable, "-c",
-                            "import torch; print(torch.backends.cpu.get_cpu_capability())")
+        capability = output(
+            sys.executable, "-c", "import torch; print(torch.backends.cpu.get_cpu_capability())"
+        )
         if capability is None:
             raise CannotBeHad(f"{sys.executable} has no torch to ask for the processor")
         if capability.strip() not in setting.needs:
@@ -152,8 +175,14 @@ def run_suite(interpreter, setting, log):
     environment |= setting.environment | {"TEST_THREADS": str(setting.threads)}
     command = [interpreter, "tools/test_all.py"]
     last = ""
-    with subprocess.Popen(command, cwd=ROOT, env=environment, text=True,
-                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as suite:
+    with subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env=environment,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    ) as suite:
         with log.open("w", encoding="utf-8") as file:
             for last in suite.stdout:
                 print(last, end="", flush=True)
@@ -202,8 +231,11 @@ def run_setting(setting, again):
     else:
         known = ", finished before (--again runs it again)"
     verdict = "failed" if record["failed"] else "passed"
-    print(f"== {setting.name}: {verdict}, {record['passed']} passed, {record['failed']} failed, "
-          f"{record['skipped']} skipped in {record['seconds']} s{known}", flush=True)
+    print(
+        f"== {setting.name}: {verdict}, {record['passed']} passed, {record['failed']} failed, "
+        f"{record['skipped']} skipped in {record['seconds']} s{known}",
+        flush=True,
+    )
     return verdict
 
 
@@ -220,8 +252,10 @@ def main(words=None):
     chosen = [setting for setting in SETTINGS if setting.name in (options.name or names)]
     verdicts = [run_setting(setting, options.again) for setting in chosen]
     counts = {verdict: verdicts.count(verdict) for verdict in ("passed", "failed", "skipped")}
-    print(f"{counts['passed']} settings passed, {counts['failed']} failed, "
-          f"{counts['skipped']} skipped")
+    print(
+        f"{counts['passed']} settings passed, {counts['failed']} failed, "
+        f"{counts['skipped']} skipped"
+    )
     return counts["failed"] > 0 or counts["passed"] == 0
 
 

@@ -20,90 +20,137 @@ from ..files import check_finite, load_tensors, reading
 # %% ../../nbs/8_evaluation/05_classifier.ipynb #clf-net
 class LeNet(nn.Module):
     "Three convolutions and two linear layers, for grey images of 28 × 28 pixels and ten classes."
+
     def __init__(self):
         super().__init__()
-        block = lambda i, o, k: (nn.Conv2d(i, o, k, padding=k//2, bias=False), nn.BatchNorm2d(o), nn.ReLU(), nn.MaxPool2d(2))
-        self.body = nn.Sequential(*block(1, 16, 5), *block(16, 48, 3), *block(48, 96, 3), nn.Flatten(), nn.Linear(864, 128, bias=False), nn.BatchNorm1d(128), nn.ReLU())
-        self.head = nn.Sequential(nn.Dropout(.25), nn.Linear(128, 10))
+        block = lambda i, o, k: (
+            nn.Conv2d(i, o, k, padding=k // 2, bias=False),
+            nn.BatchNorm2d(o),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+        )
+        self.body = nn.Sequential(
+            *block(1, 16, 5),
+            *block(16, 48, 3),
+            *block(48, 96, 3),
+            nn.Flatten(),
+            nn.Linear(864, 128, bias=False),
+            nn.BatchNorm1d(128),
+            nn.ReLU(),
+        )
+        self.head = nn.Sequential(nn.Dropout(0.25), nn.Linear(128, 10))
 
-    def features(self,
-        x: Tensor, # images in [-1, 1], (n, 1, 28, 28)
-    ) -> Tensor:   # (n, 128), not negative
+    def features(
+        self,
+        x: Tensor,  # images in [-1, 1], (n, 1, 28, 28)
+    ) -> Tensor:  # (n, 128), not negative
         "The layer before the last."
         return self.body(x)
 
-    def forward(self,
-        x: Tensor, # images in [-1, 1], (n, 1, 28, 28)
-    ) -> Tensor:   # (n, 10)
+    def forward(
+        self,
+        x: Tensor,  # images in [-1, 1], (n, 1, 28, 28)
+    ) -> Tensor:  # (n, 10)
         "Logits of the classes."
         return self.head(self.features(x))
 
 # %% ../../nbs/8_evaluation/05_classifier.ipynb #clf-load
 CLASSIFIERS = ("lenet-mnist", "lenet-fashionmnist")
 
+
 @lru_cache
 def _load(name):
-    path = files("nsgf_nb")/"weights"/f"{check_name(name, CLASSIFIERS, 'classifier')}.safetensors"
+    path = (
+        files("nsgf_nb") / "weights" / f"{check_name(name, CLASSIFIERS, 'classifier')}.safetensors"
+    )
     tensors, facts = load_tensors(path, "lenet")
     check_finite(path, tensors)
     net = LeNet()
-    with reading(path): missing, extra = net.load_state_dict(tensors, strict=False)  # 16 bits in the file, 32 in the network
-    if extra or any(not k.endswith("num_batches_tracked") for k in missing): raise ValueError(f"{path}: the weights are of another network")
+    with reading(path):
+        missing, extra = net.load_state_dict(
+            tensors, strict=False
+        )  # 16 bits in the file, 32 in the network
+    if extra or any(not k.endswith("num_batches_tracked") for k in missing):
+        raise ValueError(f"{path}: the weights are of another network")
     return net.eval().requires_grad_(False), facts
 
-def load_classifier(name: str = "lenet-mnist",                # "lenet-mnist" or "lenet-fashionmnist"
-                    device: str | torch.device | None = None, # None: CUDA where there is one
-                   ) -> tuple[LeNet, dict]: # the network, and what is known of it: data, test_accuracy, classes, …
+
+def load_classifier(
+    name: str = "lenet-mnist",  # "lenet-mnist" or "lenet-fashionmnist"
+    device: str | torch.device | None = None,  # None: CUDA where there is one
+) -> tuple[LeNet, dict]:  # the network, and what is known of it: data, test_accuracy, classes, …
     "A classifier that comes with the package."
     net, facts = _load(name)
     return copy.deepcopy(net).to(pick_device(device)), dict(facts)
 
 # %% ../../nbs/8_evaluation/05_classifier.ipynb #clf-images
-def check_images(x: Tensor,                      # images, (n, C, H, W)
-                 shape: tuple | None = None,     # (C, H, W) that is needed; None: any with 1 or 3 channels
-                 name: str = "x",                # what the caller calls them
-                ) -> Tensor:                     # in [-1, 1]: what lies outside is cut
+def check_images(
+    x: Tensor,  # images, (n, C, H, W)
+    shape: tuple | None = None,  # (C, H, W) that is needed; None: any with 1 or 3 channels
+    name: str = "x",  # what the caller calls them
+) -> Tensor:  # in [-1, 1]: what lies outside is cut
     "Images with values in [-1, 1]."
     check_points(x, name)
-    if x.ndim != 4 or x.shape[1] not in (1, 3): raise ValueError(f"{name}: expected images of shape (n, 1 or 3, H, W), got shape {tuple(x.shape)}")
-    if shape is not None and tuple(x.shape[1:]) != shape: raise ValueError(f"{name}: this classifier reads images of shape {shape}, got {tuple(x.shape[1:])}: enlarge(x) fits small ones in")
-    if x.min() >= 0 or x.abs().max() > 20: raise ValueError(f"{name}: expected images with values in [-1, 1], got values from {x.min():g} to {x.max():g}")
+    if x.ndim != 4 or x.shape[1] not in (1, 3):
+        raise ValueError(
+            f"{name}: expected images of shape (n, 1 or 3, H, W), got shape {tuple(x.shape)}"
+        )
+    if shape is not None and tuple(x.shape[1:]) != shape:
+        raise ValueError(
+            f"{name}: this classifier reads images of shape {shape}, got {tuple(x.shape[1:])}: enlarge(x) fits small ones in"
+        )
+    if x.min() >= 0 or x.abs().max() > 20:
+        raise ValueError(
+            f"{name}: expected images with values in [-1, 1], got values from {x.min():g} to {x.max():g}"
+        )
     return x.clamp(-1, 1)
 
-def enlarge(x: Tensor,       # grey images in [-1, 1], (n, 1, H, W)
-            size: int = 20,  # pixels of the longer side
-           ) -> Tensor:      # (n, 1, 28, 28)
+
+def enlarge(
+    x: Tensor,  # grey images in [-1, 1], (n, 1, H, W)
+    size: int = 20,  # pixels of the longer side
+) -> Tensor:  # (n, 1, 28, 28)
     "Scale images and set them in the middle of a dark square of 28 × 28 pixels, as MNIST's digits are."
-    if check_images(x).shape[1] != 1 or not 1 <= size <= 28: raise ValueError(f"enlarge: expected grey images and a size of 1 to 28, got {x.shape[1]} channels and size {size}")
-    h, w = (round(size*k/max(x.shape[2:])) for k in x.shape[2:])
+    if check_images(x).shape[1] != 1 or not 1 <= size <= 28:
+        raise ValueError(
+            f"enlarge: expected grey images and a size of 1 to 28, got {x.shape[1]} channels and size {size}"
+        )
+    h, w = (round(size * k / max(x.shape[2:])) for k in x.shape[2:])
     x = F.interpolate(x, (h, w), mode="bicubic").clamp(-1, 1)
-    left, top = (28 - w)//2, (28 - h)//2
-    return F.pad(x, (left, 28 - w - left, top, 28 - h - top), value=-1.)
+    left, top = (28 - w) // 2, (28 - h) // 2
+    return F.pad(x, (left, 28 - w - left, top, 28 - h - top), value=-1.0)
 
 # %% ../../nbs/8_evaluation/05_classifier.ipynb #clf-classify
 @torch.no_grad()
-def _rows(fn, x, device, batch=1000): return torch.cat([fn(z.to(device, torch.float32)).cpu() for z in x.split(batch)])
+def _rows(fn, x, device, batch=1000):
+    return torch.cat([fn(z.to(device, torch.float32)).cpu() for z in x.split(batch)])
 
-def lenet_features(x: Tensor,                                # images in [-1, 1], (n, 1, 28, 28)
-                   name: str = "lenet-mnist",                # the classifier
-                   device: str | torch.device | None = None, # where it runs
-                  ) -> Tensor:                               # (n, 128), on the CPU
+
+def lenet_features(
+    x: Tensor,  # images in [-1, 1], (n, 1, 28, 28)
+    name: str = "lenet-mnist",  # the classifier
+    device: str | torch.device | None = None,  # where it runs
+) -> Tensor:  # (n, 128), on the CPU
     "Features of a classifier that comes with the package."
     net, _ = load_classifier(name, device)
     return _rows(net.features, check_images(x, (1, 28, 28)), pick_device(device))
 
-def classify(x: Tensor,                                # images in [-1, 1], (n, 1, 28, 28)
-             name: str = "lenet-mnist",                # the classifier
-             device: str | torch.device | None = None, # where it runs
-            ) -> tuple[Tensor, Tensor]:                # class (n,) and its probability (n,), on the CPU
+
+def classify(
+    x: Tensor,  # images in [-1, 1], (n, 1, 28, 28)
+    name: str = "lenet-mnist",  # the classifier
+    device: str | torch.device | None = None,  # where it runs
+) -> tuple[Tensor, Tensor]:  # class (n,) and its probability (n,), on the CPU
     "Classes, and how sure the classifier is."
     net, _ = load_classifier(name, device)
     p = _rows(net, check_images(x, (1, 28, 28)), pick_device(device)).softmax(1)
     return p.argmax(1), p.amax(1)
 
-def class_shares(x: Tensor,                                # images in [-1, 1], (n, 1, 28, 28)
-                 name: str = "lenet-mnist",                # the classifier
-                 device: str | torch.device | None = None, # where it runs
-                ) -> Tensor:                               # (10,), sum 1
+
+def class_shares(
+    x: Tensor,  # images in [-1, 1], (n, 1, 28, 28)
+    name: str = "lenet-mnist",  # the classifier
+    device: str | torch.device | None = None,  # where it runs
+) -> Tensor:  # (10,), sum 1
     "The share of each class."
-    return torch.bincount(classify(x, name, device)[0], minlength=10)/len(x)
+    return torch.bincount(classify(x, name, device)[0], minlength=10) / len(x)

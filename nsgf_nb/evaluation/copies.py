@@ -11,32 +11,36 @@ import statistics
 import torch
 from torch import Tensor
 
-from nsgf_nb.core import (
-    check_count,
-    check_name,
-    check_pair,
-    make_generator,
-    pick_device,
-)
+from ..core import check_count, check_name, check_pair, make_generator, pick_device
 from .classifier import CLASSIFIERS, lenet_features
 from ..fid import image_scores
 
 # %% ../../nbs/8_evaluation/07_copies.ipynb #flo-floor
-def score_floor(train: Tensor,                            # the images that samples are compared with, (N, C, H, W)
-                test: Tensor,                             # other real images, (M, C, H, W)
-                n: int | None = None,                     # images on each side; None: as many as both have
-                features: str = "lenet-mnist",            # as in image_scores
-                repeats: int = 3,                         # independent draws from both sets
-                seed: int = 0,                            # of the draws
-                device: str | torch.device | None = None, # where the features are computed
-               ) -> dict:                                 # mean of each score, and under …_sd its standard deviation over the draws
+def score_floor(
+    train: Tensor,  # the images that samples are compared with, (N, C, H, W)
+    test: Tensor,  # other real images, (M, C, H, W)
+    n: int | None = None,  # images on each side; None: as many as both have
+    features: str = "lenet-mnist",  # as in image_scores
+    repeats: int = 3,  # independent draws from both sets
+    seed: int = 0,  # of the draws
+    device: str | torch.device | None = None,  # where the features are computed
+) -> dict:  # mean of each score, and under …_sd its standard deviation over the draws
     "What real images score: the test set against the training set."
-    size = min(len(train), len(test)); n = size if n is None else check_count(n, "n", 10)
-    if n > size: raise ValueError(f"n = {n}: the smaller of the two sets has {size} images")
-    pick = lambda z, name, r: z[torch.randperm(len(z), generator=make_generator(seed, name, r))[:n].to(z.device)]
-    rows = [image_scores(pick(test, "test", r), pick(train, "train", r), features, device) for r in range(check_count(repeats, "repeats", 2))]
+    size = min(len(train), len(test))
+    n = size if n is None else check_count(n, "n", 10)
+    if n > size:
+        raise ValueError(f"n = {n}: the smaller of the two sets has {size} images")
+    pick = lambda z, name, r: z[
+        torch.randperm(len(z), generator=make_generator(seed, name, r))[:n].to(z.device)
+    ]
+    rows = [
+        image_scores(pick(test, "test", r), pick(train, "train", r), features, device)
+        for r in range(check_count(repeats, "repeats", 2))
+    ]
     out = {k: statistics.mean(r[k] for r in rows) for k in rows[0] if not k.endswith("_sd")}
-    return out | {f"{k}_sd": statistics.stdev(r[k] for r in rows) for k in out if k not in ("n", "m")}
+    return out | {
+        f"{k}_sd": statistics.stdev(r[k] for r in rows) for k in out if k not in ("n", "m")
+    }
 
 # %% ../../nbs/8_evaluation/07_copies.ipynb #flo-near
 def _nearest(x, train):
@@ -44,21 +48,31 @@ def _nearest(x, train):
     best = torch.cat([torch.cdist(z, train).argmin(1) for z in x.split(500)])
     return (x - train[best]).norm(dim=1)
 
-def nearest_distance(x: Tensor,                                # samples, (n, *shape)
-                     train: Tensor,                            # what the model was trained on, (N, *shape)
-                     held_out: Tensor,                         # real data that it was not trained on, (m, *shape)
-                     features: str | None = "lenet-mnist",     # the classifier for the distances "LeNet"; None: only in pixels
-                     device: str | torch.device | None = None, # where the distances are computed
-                    ) -> dict: # pixels, LeNet: ratio of the medians; pixels_near, LeNet_near: share nearer than the nearest 1 % of held-out
+
+def nearest_distance(
+    x: Tensor,  # samples, (n, *shape)
+    train: Tensor,  # what the model was trained on, (N, *shape)
+    held_out: Tensor,  # real data that it was not trained on, (m, *shape)
+    features: str
+    | None = "lenet-mnist",  # the classifier for the distances "LeNet"; None: only in pixels
+    device: str | torch.device | None = None,  # where the distances are computed
+) -> dict:  # pixels, LeNet: ratio of the medians; pixels_near, LeNet_near: share nearer than the nearest 1 % of held-out
     "How near samples are to the training set, compared with held-out data."
-    check_pair(x, train, ("x", "train")); check_pair(held_out, train, ("held_out", "train"))
+    check_pair(x, train, ("x", "train"))
+    check_pair(held_out, train, ("held_out", "train"))
     spaces = {"pixels": lambda z: z.flatten(1)}
-    if features is not None: spaces["LeNet"] = lambda z: lenet_features(z, check_name(features, CLASSIFIERS, "features"), device)
+    if features is not None:
+        spaces["LeNet"] = lambda z: lenet_features(
+            z, check_name(features, CLASSIFIERS, "features"), device
+        )
     out = {}
     for name, space in spaces.items():
         a, b, c = (space(z).float().to(pick_device(device)) for z in (x, train, held_out))
         d, real = _nearest(a, b), _nearest(c, b)
-        out |= {name: (d.median()/real.median()).item(), f"{name}_near": (d < real.quantile(.01)).float().mean().item()}
+        out |= {
+            name: (d.median() / real.median()).item(),
+            f"{name}_near": (d < real.quantile(0.01)).float().mean().item(),
+        }
     return out
 
 # %% ../../nbs/8_evaluation/08_mirrored.ipynb #mir-imports
@@ -74,29 +88,39 @@ def _distances(x, train, device):
     a, b, c = (z.flatten(1).float().to(pick_device(device)) for z in (x, x.flip(-1), train))
     return _nearest(a, c), _nearest(b, c)
 
-def looks_mirrored(x: Tensor,                                # images, (n, C, H, W)
-                   train: Tensor,                            # images that are not mirrored, (N, C, H, W)
-                   margin: float = .9,                       # κ
-                   device: str | torch.device | None = None, # where the distances are computed
-                  ) -> Tensor:                               # bool, (n,)
+
+def looks_mirrored(
+    x: Tensor,  # images, (n, C, H, W)
+    train: Tensor,  # images that are not mirrored, (N, C, H, W)
+    margin: float = 0.9,  # κ
+    device: str | torch.device | None = None,  # where the distances are computed
+) -> Tensor:  # bool, (n,)
     "Images whose mirror image is nearer to the training images, by more than the margin."
     check_fraction(margin, "margin")
     own, mirrored = _distances(x, train, device)
-    return mirrored < margin*own
+    return mirrored < margin * own
 
 # %% ../../nbs/8_evaluation/08_mirrored.ipynb #mir-share
-def mirrored_share(x: Tensor,                                # samples, (n, C, H, W)
-                   real: Tensor,                             # real images that are not in train, (m, C, H, W)
-                   train: Tensor,                            # real images, (N, C, H, W)
-                   margin: float = .9,                       # as in looks_mirrored
-                   device: str | torch.device | None = None, # where the distances are computed
-                  ) -> dict:                                 # share, its standard error, flagged (of x), false_alarms (of real), found (of real, mirrored)
+def mirrored_share(
+    x: Tensor,  # samples, (n, C, H, W)
+    real: Tensor,  # real images that are not in train, (m, C, H, W)
+    train: Tensor,  # real images, (N, C, H, W)
+    margin: float = 0.9,  # as in looks_mirrored
+    device: str | torch.device | None = None,  # where the distances are computed
+) -> (
+    dict
+):  # share, its standard error, flagged (of x), false_alarms (of real), found (of real, mirrored)
     "The share of mirrored images among samples."
     check_fraction(margin, "margin")
     (d, e), (f, g) = (_distances(z, train, device) for z in (x, real))
-    rates = r, a, b = [(v < margin*u).double().mean().item() for u, v in ((d, e), (f, g), (g, f))]  # a mirrored image has the distances of its original, exchanged
-    if b <= a: raise ValueError("real: these images are as near to the training images as their mirror images")
-    share = (r - a)/(b - a)
-    var = [p*(1 - p)/len(z) for p, z in zip(rates, (x, real, real))]
-    error = (var[0] + (1 - share)**2*var[1] + share**2*var[2])**.5/(b - a)
+    rates = r, a, b = [
+        (v < margin * u).double().mean().item() for u, v in ((d, e), (f, g), (g, f))
+    ]  # a mirrored image has the distances of its original, exchanged
+    if b <= a:
+        raise ValueError(
+            "real: these images are as near to the training images as their mirror images"
+        )
+    share = (r - a) / (b - a)
+    var = [p * (1 - p) / len(z) for p, z in zip(rates, (x, real, real))]
+    error = (var[0] + (1 - share) ** 2 * var[1] + share**2 * var[2]) ** 0.5 / (b - a)
     return dict(share=share, error=error, flagged=r, false_alarms=a, found=b)

@@ -15,41 +15,51 @@ from ..core import check_pair, check_points
 def _root(A):
     "Square root of a covariance."
     w, U = torch.linalg.eigh(A)
-    return (U*w.clamp(min=0).sqrt()) @ U.mT
+    return (U * w.clamp(min=0).sqrt()) @ U.mT
 
-def frechet_distance(m1: Tensor, # mean of the first Gaussian, (d,)
-                     C1: Tensor, # its covariance, (d, d)
-                     m2: Tensor, # mean of the second, (d,)
-                     C2: Tensor, # its covariance, (d, d)
-                    ) -> float:  # a squared length, in the square of the units of m
+
+def frechet_distance(
+    m1: Tensor,  # mean of the first Gaussian, (d,)
+    C1: Tensor,  # its covariance, (d, d)
+    m2: Tensor,  # mean of the second, (d,)
+    C2: Tensor,  # its covariance, (d, d)
+) -> float:  # a squared length, in the square of the units of m
     "Squared W2 between two Gaussians."
     m1, C1, m2, C2 = (z.double() for z in (m1, C1, m2, C2))
     R = _root(C1)
     cross = torch.linalg.eigvalsh(R @ C2 @ R).clamp(min=0).sqrt().sum()
-    return ((m1 - m2).square().sum() + C1.trace() + C2.trace() - 2*cross).item()
+    return ((m1 - m2).square().sum() + C1.trace() + C2.trace() - 2 * cross).item()
 
-def frechet(f: Tensor,  # features of samples, (n, d)
-            g: Tensor,  # features of real data, (m, d)
-           ) -> float:  # the number that is called FID where the features are Inception's
+
+def frechet(
+    f: Tensor,  # features of samples, (n, d)
+    g: Tensor,  # features of real data, (m, d)
+) -> float:  # the number that is called FID where the features are Inception's
     "Fréchet distance between the Gaussians with the means and covariances of two clouds."
     f, g = (check_points(z.flatten(1), name, 2).double() for z, name in zip(check_pair(f, g), "fg"))
-    return frechet_distance(f.mean(0), f.T.cov().reshape(f.shape[1], -1), g.mean(0), g.T.cov().reshape(g.shape[1], -1))
+    return frechet_distance(
+        f.mean(0), f.T.cov().reshape(f.shape[1], -1), g.mean(0), g.T.cov().reshape(g.shape[1], -1)
+    )
 
 # %% ../../nbs/8_evaluation/04_frechet.ipynb #fre-bias
-def frechet_floor(C: Tensor, # covariance of the features, (d, d)
-                  n: int,    # samples on each side, well above d
-                 ) -> float: # what a perfect model scores
+def frechet_floor(
+    C: Tensor,  # covariance of the features, (d, d)
+    n: int,  # samples on each side, well above d
+) -> float:  # what a perfect model scores
     "Expected Fréchet distance between two samples of one Gaussian law, to first order in 1/n."
     w = torch.linalg.eigvalsh(C.double()).clamp(min=0)
-    pairs = w[:, None]*w/(w[:, None] + w).clamp(min=torch.finfo(w.dtype).tiny)
-    return ((2.5*w.sum() + pairs.sum())/n).item()
+    pairs = w[:, None] * w / (w[:, None] + w).clamp(min=torch.finfo(w.dtype).tiny)
+    return ((2.5 * w.sum() + pairs.sum()) / n).item()
 
 # %% ../../nbs/8_evaluation/04_frechet.ipynb #fre-kid
-def kernel_distance(f: Tensor, # features of samples, (n, d)
-                    g: Tensor, # features of real data, (m, d)
-                   ) -> float: # the number that is called KID where the features are Inception's
+def kernel_distance(
+    f: Tensor,  # features of samples, (n, d)
+    g: Tensor,  # features of real data, (m, d)
+) -> float:  # the number that is called KID where the features are Inception's
     "Unbiased squared maximum mean discrepancy with the cubic kernel."
     f, g = (check_points(z.flatten(1), name, 2).double() for z, name in zip(check_pair(f, g), "fg"))
-    k = lambda a, b: (a @ b.T/a.shape[1] + 1)**3
-    within = lambda a: (k(a, a).sum() - ((a*a).mean(1) + 1).pow(3).sum())/(len(a)*(len(a) - 1))
-    return (within(f) + within(g) - 2*k(f, g).mean()).item()
+    k = lambda a, b: (a @ b.T / a.shape[1] + 1) ** 3
+    within = lambda a: (
+        (k(a, a).sum() - ((a * a).mean(1) + 1).pow(3).sum()) / (len(a) * (len(a) - 1))
+    )
+    return (within(f) + within(g) - 2 * k(f, g).mean()).item()

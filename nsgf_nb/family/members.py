@@ -24,26 +24,43 @@ class Member:
 
 
 MEMBERS = {
-    "nsgf": Member("NSGF", "the Sinkhorn velocity along simulated flows", "5–10", "few calls, low dimension"),
+    "nsgf": Member(
+        "NSGF", "the Sinkhorn velocity along simulated flows", "5–10", "few calls, low dimension"
+    ),
     "nsgf++": Member("NSGFPlusPlus", "Sinkhorn steps first, then straight lines", "5–20", "images"),
     "fm": Member(
-        "StraightFlow", "straight lines of independent pairs", "10–100", "many calls, densities",
+        "StraightFlow",
+        "straight lines of independent pairs",
+        "10–100",
+        "many calls, densities",
         dict(coupling="independent", start="source"),
     ),
     "ot-cfm": Member(
-        "StraightFlow", "straight lines of pairs matched in each batch", "10–20", "two sets without pairs, densities",
+        "StraightFlow",
+        "straight lines of pairs matched in each batch",
+        "10–20",
+        "two sets without pairs, densities",
         dict(coupling="ot", start="source"),
     ),
     "si": Member(
-        "Interpolant", "curved lines of independent pairs", "10–100", "to compare with",
+        "Interpolant",
+        "curved lines of independent pairs",
+        "10–100",
+        "to compare with",
         dict(coupling="independent", start="source"),
     ),
     "ddim": Member(
-        "DDIM", "noise, along a diffusion; no noise when sampling", "20–100", "to compare with",
+        "DDIM",
+        "noise, along a diffusion; no noise when sampling",
+        "20–100",
+        "to compare with",
         dict(coupling="independent", start="source"),
     ),
     "ddpm": Member(
-        "DDPM", "noise, along a diffusion; noise when sampling", "100–1000", "to compare with",
+        "DDPM",
+        "noise, along a diffusion; noise when sampling",
+        "100–1000",
+        "to compare with",
         dict(coupling="independent", start="source"),
     ),
 }

@@ -33,7 +33,7 @@ from nsgf_nb.core import (
     patch,
     pick_device,
 )
-from ..data import LazySource, get_sampler, open_named, points_and_labels
+from ..data import LazySource, open_named, points_and_labels
 from nsgf_nb.files import (
     check_facts,
     check_finite,
@@ -44,12 +44,7 @@ from nsgf_nb.files import (
     save_tensors,
 )
 from .nets import Field, chunk_size, guided
-from nsgf_nb.learning.networks import (
-    NETWORKS,
-    make_network,
-    network_config,
-    network_from,
-)
+from .networks import NETWORKS, make_network, network_config, network_from
 from .training import check_options, train
 from ..processes import batch_part, shared, world
 from ..sets.ends import ends, witness
@@ -57,179 +52,332 @@ from ..sets.ends import ends, witness
 # %% ../../nbs/5_learning/06_model.ipynb #bas-plain
 def _python(value):
     "Numbers and arrays of NumPy and torch as Python's, which a file can hold."
-    if isinstance(value, (np.generic, np.ndarray, Tensor)): return value.tolist()
-    if type(value) in (list, tuple): return type(value)(map(_python, value))
+    if isinstance(value, (np.generic, np.ndarray, Tensor)):
+        return value.tolist()
+    if type(value) in (list, tuple):
+        return type(value)(map(_python, value))
     return {k: _python(v) for k, v in value.items()} if type(value) is dict else value
 
-MOST_STEPS = 10**5 # a grid is a list
+
+MOST_STEPS = 10**5  # a grid is a list
 
 # %% ../../nbs/5_learning/06_model.ipynb #flw-base
 class Flow:
     "A velocity field that is fitted to carry a source to a target."
+
     kinds = {}
-    precision, accumulate, clip, weight_decay, patience = "float32", 1, None, 0., None  # for a kind that does not ask
-    def __init_subclass__(cls): Flow.kinds[cls.__name__] = cls
+    precision, accumulate, clip, weight_decay, patience = (
+        "float32",
+        1,
+        None,
+        0.0,
+        None,
+    )  # for a kind that does not ask
+
+    def __init_subclass__(cls):
+        Flow.kinds[cls.__name__] = cls
 
     def _keep(self, values):
         "Check the hyper-parameters that all flows share, and remember all of them."
-        self.config = values = {k: _python(values[k]) for k in inspect.signature(type(self)).parameters}
-        for k in ("iterations", "batch_size"): check_count(values[k], k)
-        if isinstance(values.get("num_steps"), int) and values["num_steps"] > MOST_STEPS: raise ValueError(f"num_steps: expected at most {MOST_STEPS}, got {values['num_steps']}")
+        self.config = values = {
+            k: _python(values[k]) for k in inspect.signature(type(self)).parameters
+        }
+        for k in ("iterations", "batch_size"):
+            check_count(values[k], k)
+        if isinstance(values.get("num_steps"), int) and values["num_steps"] > MOST_STEPS:
+            raise ValueError(f"num_steps: expected at most {MOST_STEPS}, got {values['num_steps']}")
         check_positive(values["lr"], "lr")
         check_fraction(values["ema"], "ema", end=False)
-        if isinstance(values["network"], str): check_name(values["network"], NETWORKS, "network")
-        elif values["network"] is not None and not isinstance(values["network"], nn.Module): raise TypeError(f"network: expected a module net(x, t, label=None), got {type(values['network']).__name__}")
-        self.device, self.velocity, self.history, self.nfe, self.source, self.origin = pick_device(values["device"]), None, [], None, None, {}
+        if isinstance(values["network"], str):
+            check_name(values["network"], NETWORKS, "network")
+        elif values["network"] is not None and not isinstance(values["network"], nn.Module):
+            raise TypeError(
+                f"network: expected a module net(x, t, label=None), got {type(values['network']).__name__}"
+            )
+        self.device, self.velocity, self.history, self.nfe, self.source, self.origin = (
+            pick_device(values["device"]),
+            None,
+            [],
+            None,
+            None,
+            {},
+        )
         self.__dict__.update({k: v for k, v in self.config.items() if k != "device"})
         check_options(*self._options().values(), self.device)
         batch_part(self.batch_size, (0, self.accumulate))
 
-    def _start(self, source): return source  # where a kind begins
-    def _integrate(self, f, x, times, solver, noise): return integrate(f, x, times, solver, math.isfinite(self._rate(times[-1])))  # a kind that draws on its way takes it from noise
-    def _options(self): return {k: getattr(self, k) for k in ("precision", "accumulate", "clip", "weight_decay", "patience")}
+    def _start(self, source):
+        return source  # where a kind begins
+
+    def _integrate(self, f, x, times, solver, noise):
+        return integrate(
+            f, x, times, solver, math.isfinite(self._rate(times[-1]))
+        )  # a kind that draws on its way takes it from noise
+
+    def _options(self):
+        return {
+            k: getattr(self, k)
+            for k in ("precision", "accumulate", "clip", "weight_decay", "patience")
+        }
 
     def __repr__(self):
         plain = {k: p.default for k, p in inspect.signature(type(self)).parameters.items()}
-        said = ", ".join(f"{k}={v!r}" for k, v in self.config.items() if v is not plain[k] and v != plain[k] and k != "network")
-        return f"{type(self).__name__}({said}): " + (f"fitted, points of shape {tuple(self.velocity.mean.shape)}" if self.velocity else "not fitted")
+        said = ", ".join(
+            f"{k}={v!r}"
+            for k, v in self.config.items()
+            if v is not plain[k] and v != plain[k] and k != "network"
+        )
+        return f"{type(self).__name__}({said}): " + (
+            f"fitted, points of shape {tuple(self.velocity.mean.shape)}"
+            if self.velocity
+            else "not fitted"
+        )
 
-    def __getstate__(self): return {k: v for k, v in vars(self).items() if k != "pool"}  # a copy or a pickle is like a file: without the pool
+    def __getstate__(self):
+        return {
+            k: v for k, v in vars(self).items() if k != "pool"
+        }  # a copy or a pickle is like a file: without the pool
 
     @property
-    def net(self): return self.velocity and self.velocity.net
+    def net(self):
+        return self.velocity and self.velocity.net
 
 # %% ../../nbs/5_learning/06_model.ipynb #bas-origin
-def _source(flow): return flow._source() if isinstance(flow._source, LazySource) else flow._source
-def _set_source(flow, sampler): flow._source = sampler
-Flow.source = property(_source, _set_source, doc="The sampler that samples start from; None: it is not in the file that the flow was loaded from.")
+def _source(flow):
+    return flow._source() if isinstance(flow._source, LazySource) else flow._source
+
+
+def _set_source(flow, sampler):
+    flow._source = sampler
+
+
+Flow.source = property(
+    _source,
+    _set_source,
+    doc="The sampler that samples start from; None: it is not in the file that the flow was loaded from.",
+)
+
 
 def _origin(flow):
     "The fitted flows that a flow learns from, by the argument that they are."
     others = {k: v for k, v in vars(flow).items() if isinstance(v, Flow)}
-    return {k: dict(flow=type(v).__name__, seed=getattr(v, "_facts", {}).get("seed"), config=v._plain(), weights=checksum({n: w.cpu() for n, w in v.velocity.state_dict().items()})) for k, v in others.items()}
+    return {
+        k: dict(
+            flow=type(v).__name__,
+            seed=getattr(v, "_facts", {}).get("seed"),
+            config=v._plain(),
+            weights=checksum({n: w.cpu() for n, w in v.velocity.state_dict().items()}),
+        )
+        for k, v in others.items()
+    }
+
 
 def _witnesses(flow, source, target, seed):
     "What tells whether a fit that was stopped goes on with the same data."
-    return dict(target=witness(target, seed), source={k: o["weights"] for k, o in flow.origin.items()} or witness(source, seed))
+    return dict(
+        target=witness(target, seed),
+        source={k: o["weights"] for k, o in flow.origin.items()} or witness(source, seed),
+    )
 
 # %% ../../nbs/5_learning/06_model.ipynb #bas-again
 def _begin(seed, workdir, resume):
     "What rank 0 checks, and the seed."
-    if resume and workdir is None: raise ValueError("resume: expected a workdir to resume from")
-    if workdir is not None and not Path(workdir).is_dir(): raise FileNotFoundError(f"{workdir}: no such folder")
+    if resume and workdir is None:
+        raise ValueError("resume: expected a workdir to resume from")
+    if workdir is not None and not Path(workdir).is_dir():
+        raise FileNotFoundError(f"{workdir}: no such folder")
     return fresh_seed() if seed is None else check_count(seed, "seed", 0)
+
 
 @contextmanager
 def _as_before(*flows):
     "Flows are as they were, unless the block comes to its end."
     before = [dict(vars(flow)) for flow in flows]
-    try: yield
+    try:
+        yield
     except BaseException:
         for flow, values in zip(flows, before):
             vars(flow).clear()
             vars(flow).update(values)
         raise
 
+
 def _network_for(flow, shape):
     "What a fit trains: a fresh network, or a copy of the user's, which stays as it is."
     net = make_network(deepcopy(flow.network), shape).float()
     params = list(net.parameters())
-    if not params: raise ValueError("network: expected one with parameters, there is nothing to learn")
-    if not any(p.requires_grad for p in params): net.requires_grad_(True)  # it comes from a fitted flow
+    if not params:
+        raise ValueError("network: expected one with parameters, there is nothing to learn")
+    if not any(p.requires_grad for p in params):
+        net.requires_grad_(True)  # it comes from a fitted flow
     return net.to(flow.device)
 
 # %% ../../nbs/5_learning/06_model.ipynb #flw-fit
 @patch
 @usual_torch(grad=True)
-def fit(self: Flow,
-        target: object,                     # whatever get_sampler takes: a name, tensor, Dataset, DataLoader, function
-        source: object = None,              # likewise; None: normal with the target's mean and rms deviation
-        *,
-        seed: int | None = None,            # of everything; None: from the operating system
-        workdir: str | Path | None = None,  # folder for the state of an unfinished fit
-        resume: bool = False,               # go on with what is in workdir
-        callbacks: Sequence[Callable] = (), # each called with a row of the history; may sample from the flow, whose weights are the average so far
-        progress: bool = True,              # progress bars
-       ) -> Flow:                           # self
+def fit(
+    self: Flow,
+    target: object,  # whatever get_sampler takes: a name, tensor, Dataset, DataLoader, function
+    source: object = None,  # likewise; None: normal with the target's mean and rms deviation
+    *,
+    seed: int | None = None,  # of everything; None: from the operating system
+    workdir: str | Path | None = None,  # folder for the state of an unfinished fit
+    resume: bool = False,  # go on with what is in workdir
+    callbacks: Sequence[
+        Callable
+    ] = (),  # each called with a row of the history; may sample from the flow, whose weights are the average so far
+    progress: bool = True,  # progress bars
+) -> Flow:  # self
     "Learn the velocity field, from the beginning: a fit that does not come to its end leaves the flow as it was."
-    with _as_before(self): _fit(self, target, source, seed, workdir, resume, callbacks, progress)
+    with _as_before(self):
+        _fit(self, target, source, seed, workdir, resume, callbacks, progress)
     return self
+
 
 def _fit(self, target, source, seed, workdir, resume, callbacks, progress):
     seed = shared(lambda: _begin(seed, workdir, resume))
-    batch_part(self.batch_size, (0, world()[1]*self.accumulate))
+    batch_part(self.batch_size, (0, world()[1] * self.accumulate))
     source, target, pilot, mean, sigma = ends(target, source, seed)
     source = self._start(source)
-    with keep_random_state(make_generator(seed, "weights").initial_seed()): net = _network_for(self, target.shape)
-    rows, knots, units, extra = self._prepare(source, target, pilot, mean, sigma, seed, workdir, progress)
-    field = lambda net: Field(net, mean, sigma, knots, units).to(self.device).eval().requires_grad_(False)
+    with keep_random_state(make_generator(seed, "weights").initial_seed()):
+        net = _network_for(self, target.shape)
+    rows, knots, units, extra = self._prepare(
+        source, target, pilot, mean, sigma, seed, workdir, progress
+    )
+    field = lambda net: (
+        Field(net, mean, sigma, knots, units).to(self.device).eval().requires_grad_(False)
+    )
     self.origin = _origin(self)
     data = {} if workdir is None else shared(lambda: _witnesses(self, source, target, seed))
-    shadow = deepcopy(net); self.velocity, self.source = field(shadow), source           # callbacks may sample and save: the averaged weights so far
-    self.history, self._facts = [], dict(source=_spec(source), target=_spec(target), seed=seed, data=data)
+    shadow = deepcopy(net)
+    self.velocity, self.source = (
+        field(shadow),
+        source,
+    )  # callbacks may sample and save: the averaged weights so far
+    self.history, self._facts = (
+        [],
+        dict(source=_spec(source), target=_spec(target), seed=seed, data=data),
+    )
     close = extra.pop("close", lambda: None)
-    try: self.history = train(net, rows, self.iterations, self.lr, self.ema, seed, checkpoint=workdir and Path(workdir)/"training.safetensors", resume=resume, callbacks=callbacks, shadow=shadow, show=progress, data=data, history=self.history,
-                              **self._options(), **extra)
-    finally: close()
+    try:
+        self.history = train(
+            net,
+            rows,
+            self.iterations,
+            self.lr,
+            self.ema,
+            seed,
+            checkpoint=workdir and Path(workdir) / "training.safetensors",
+            resume=resume,
+            callbacks=callbacks,
+            shadow=shadow,
+            show=progress,
+            data=data,
+            history=self.history,
+            **self._options(),
+            **extra,
+        )
+    finally:
+        close()
     self.velocity = field(net)
 
-def _spec(sampler): return None if sampler.params is None else dict(name=sampler.name, params=sampler.params)
+
+def _spec(sampler):
+    return None if sampler.params is None else dict(name=sampler.name, params=sampler.params)
 
 # %% ../../nbs/5_learning/06_model.ipynb #bas-starts
 def _starts(self, n, x0, seed):
     if x0 is not None:
-        if n is not None and n != len(x0): raise ValueError(f"n and x0: expected one of them, or n = len(x0) = {len(x0)}, got n = {n}")
+        if n is not None and n != len(x0):
+            raise ValueError(
+                f"n and x0: expected one of them, or n = len(x0) = {len(x0)}, got n = {n}"
+            )
         check_points(x0, "x0")
-        if x0.shape[1:] != self.velocity.mean.shape: raise ValueError(f"x0: expected points of shape {tuple(self.velocity.mean.shape)}, got {tuple(x0.shape[1:])}")
+        if x0.shape[1:] != self.velocity.mean.shape:
+            raise ValueError(
+                f"x0: expected points of shape {tuple(self.velocity.mean.shape)}, got {tuple(x0.shape[1:])}"
+            )
         return x0
-    if n is None: raise ValueError("n: expected a number of samples, or x0")
-    if "start" in self.origin and self._source is None: raise ValueError(f"x0: expected points to start from: the lines of this flow begin at samples of another, {self.origin['start']['flow']} of seed {self.origin['start']['seed']}, which is not in the file: give x0=other.sample(n)")
-    if self._source is None: raise ValueError("x0: expected points to start from, because the source was a function or data and is not in the file")
-    return points_and_labels(self.source, check_count(n, "n"), make_generator(fresh_seed() if seed is None else seed, "sample"))[0]
+    if n is None:
+        raise ValueError("n: expected a number of samples, or x0")
+    if "start" in self.origin and self._source is None:
+        raise ValueError(
+            f"x0: expected points to start from: the lines of this flow begin at samples of another, {self.origin['start']['flow']} of seed {self.origin['start']['seed']}, which is not in the file: give x0=other.sample(n)"
+        )
+    if self._source is None:
+        raise ValueError(
+            "x0: expected points to start from, because the source was a function or data and is not in the file"
+        )
+    return points_and_labels(
+        self.source,
+        check_count(n, "n"),
+        make_generator(fresh_seed() if seed is None else seed, "sample"),
+    )[0]
 
 # %% ../../nbs/5_learning/06_model.ipynb #flw-sample
 SOLVERS = "euler", "midpoint", "heun"
 
-def integrate(f: Callable,            # dx/dt = f(x, t)
-              x: Tensor,              # where it begins, (n, *shape)
-              times: Sequence[float], # the steps go from each to the next
-              solver: str = "euler",  # one of SOLVERS
-              at_end: bool = True,    # is f known at the last time? Else Heun's last step is one of Euler
-             ) -> tuple[list[Tensor], int]: # positions at the times, calls of f
+
+def integrate(
+    f: Callable,  # dx/dt = f(x, t)
+    x: Tensor,  # where it begins, (n, *shape)
+    times: Sequence[float],  # the steps go from each to the next
+    solver: str = "euler",  # one of SOLVERS
+    at_end: bool = True,  # is f known at the last time? Else Heun's last step is one of Euler
+) -> tuple[list[Tensor], int]:  # positions at the times, calls of f
     "The way of points that move with f."
     path, calls = [x], 0
     for t, s in zip(times, times[1:]):
-        k1 = f(x, t); calls += 1
-        if solver == "midpoint": k1 = f(x + (s - t)/2*k1, (t + s)/2); calls += 1
-        elif solver == "heun" and (at_end or s < times[-1]): k1 = (k1 + f(x + (s - t)*k1, s))/2; calls += 1
-        x = x + (s - t)*k1
+        k1 = f(x, t)
+        calls += 1
+        if solver == "midpoint":
+            k1 = f(x + (s - t) / 2 * k1, (t + s) / 2)
+            calls += 1
+        elif solver == "heun" and (at_end or s < times[-1]):
+            k1 = (k1 + f(x + (s - t) * k1, s)) / 2
+            calls += 1
+        x = x + (s - t) * k1
         path.append(x)
     return path, calls
 
+
 @patch
 @usual_torch()
-def sample(self: Flow,
-           n: int | None = None,          # number of samples, drawn from the source
-           x0: Tensor | None = None,      # or points to start from, (n, *shape)
-           label: object = None,          # classes, n integers in any form or one for all, for a network with labels
-           guidance: float = 0.,          # w of classifier-free guidance; doubles the calls
-           num_steps: int | None = None,  # steps; None: as trained
-           solver: str = "euler",         # "euler", "midpoint" or "heun"
-           return_path: bool = False,     # all positions
-           seed: int | None = None,       # of the source; None: from the operating system
-           batch_size: int | None = None, # points at a time; None: chunk_size
-          ) -> Tensor:                    # (n, *shape), or (num_steps + 1, n, *shape)
+def sample(
+    self: Flow,
+    n: int | None = None,  # number of samples, drawn from the source
+    x0: Tensor | None = None,  # or points to start from, (n, *shape)
+    label: object = None,  # classes, n integers in any form or one for all, for a network with labels
+    guidance: float = 0.0,  # w of classifier-free guidance; doubles the calls
+    num_steps: int | None = None,  # steps; None: as trained
+    solver: str = "euler",  # "euler", "midpoint" or "heun"
+    return_path: bool = False,  # all positions
+    seed: int | None = None,  # of the source; None: from the operating system
+    batch_size: int | None = None,  # points at a time; None: chunk_size
+) -> Tensor:  # (n, *shape), or (num_steps + 1, n, *shape)
     "Carry points from the source to the target. Samples carry no gradients; `velocity` does."
-    if self.velocity is None: raise ValueError("sample: the flow is not fitted, call fit or load first")
-    times = self._grid(None if num_steps is None else check_count(num_steps, "num_steps"), check_name(solver, SOLVERS, "solver"))
-    x, noise = _starts(self, n, x0, seed), make_generator(fresh_seed() if seed is None else seed, "noise")
-    if label is not None: label = check_labels(label, len(x))
+    if self.velocity is None:
+        raise ValueError("sample: the flow is not fitted, call fit or load first")
+    times = self._grid(
+        None if num_steps is None else check_count(num_steps, "num_steps"),
+        check_name(solver, SOLVERS, "solver"),
+    )
+    x, noise = (
+        _starts(self, n, x0, seed),
+        make_generator(fresh_seed() if seed is None else seed, "noise"),
+    )
+    if label is not None:
+        label = check_labels(label, len(x))
     size, out = check_count(batch_size or chunk_size(x), "batch_size"), []
     for i in range(0, len(x), size):
-        part = x[i:i + size].to(self.device, self.velocity.mean.dtype)
-        field = guided(self.velocity, None if label is None else label[i:i + size].to(self.device), guidance)
-        path, calls = self._integrate(lambda x, t: field(x, t)*self._rate(t), part, times, solver, noise)
-        self.nfe = 2*calls if guidance else calls
+        part = x[i : i + size].to(self.device, self.velocity.mean.dtype)
+        field = guided(
+            self.velocity, None if label is None else label[i : i + size].to(self.device), guidance
+        )
+        path, calls = self._integrate(
+            lambda x, t: field(x, t) * self._rate(t), part, times, solver, noise
+        )
+        self.nfe = 2 * calls if guidance else calls
         out.append(torch.stack(path) if return_path else path[-1])
     return torch.cat(out, 1 if return_path else 0)
 
@@ -239,76 +387,151 @@ def _named_in(path, spec, shape):
     check_facts(path, spec, name=str, params=dict)
     return LazySource(path, partial(open_named, spec["name"], spec["params"]), shape)
 
+
 def _check_field(path, tensors):
     "Mean, unit and times must be those of a field, and numbers."
     check_finite(path, tensors)
     for k, ndim in dict(mean=None, sigma=0, knots=1, units=1).items():
         v = tensors[k]
-        if not v.is_floating_point() or not v.isfinite().all() or not v.numel() or v.ndim != (max(1, v.ndim) if ndim is None else ndim):
+        if (
+            not v.is_floating_point()
+            or not v.isfinite().all()
+            or not v.numel()
+            or v.ndim != (max(1, v.ndim) if ndim is None else ndim)
+        ):
             raise ValueError(f"{path}: damaged: {k} is not that of a flow")
-    if tensors["knots"].shape != tensors["units"].shape or not tensors["sigma"] > 0: raise ValueError(f"{path}: damaged: units are not those of a flow")
+    if tensors["knots"].shape != tensors["units"].shape or not tensors["sigma"] > 0:
+        raise ValueError(f"{path}: damaged: units are not those of a flow")
+
 
 def _check_network(path, config, tensors):
     "Refuse a network that these tensors cannot be the weights of, before memory and time are spent on it."
-    if max(config.get("layers", 1), config.get("blocks", 1), len(config.get("multipliers", ()))) > len(tensors):
-        raise ValueError(f"{path}: damaged: a network of {config} has more layers than there are tensors")
-    with torch.device("meta"): net = network_from(config)
+    if max(
+        config.get("layers", 1), config.get("blocks", 1), len(config.get("multipliers", ()))
+    ) > len(tensors):
+        raise ValueError(
+            f"{path}: damaged: a network of {config} has more layers than there are tensors"
+        )
+    with torch.device("meta"):
+        net = network_from(config)
     for k, v in net.state_dict().items():
-        if f"net.{k}" not in tensors or tensors[f"net.{k}"].shape != v.shape: raise ValueError(f"{path}: the weights do not fit the network ({k} of shape {tuple(v.shape)})")
-    if tuple(net.config["shape"]) != tuple(tensors["mean"].shape): raise ValueError(f"{path}: the weights do not fit the network (points of shape {tuple(tensors['mean'].shape)})")
+        if f"net.{k}" not in tensors or tensors[f"net.{k}"].shape != v.shape:
+            raise ValueError(
+                f"{path}: the weights do not fit the network ({k} of shape {tuple(v.shape)})"
+            )
+    if tuple(net.config["shape"]) != tuple(tensors["mean"].shape):
+        raise ValueError(
+            f"{path}: the weights do not fit the network (points of shape {tuple(tensors['mean'].shape)})"
+        )
+
 
 def _from_file(cls, path, tensors, facts, network, device):
     check_facts(path, facts, flow=str, version=int, config=dict)
     name = facts["flow"]
     kind = Flow.kinds.get(name) or (getattr(nsgf_nb, name) if name in nsgf_nb.__all__ else None)
-    if facts["version"] != 1 or not (isinstance(kind, type) and issubclass(kind, Flow)): raise ValueError(f"{path}: written by another version of nsgf_nb, expected version 1 of {', '.join(Flow.kinds)}")
-    if not issubclass(kind, cls): raise ValueError(f"{path}: expected a {cls.__name__}, the file holds a {kind.__name__}")
-    self = kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in facts["config"].items()}, **dict(network=network) if network else {}, device=device)
+    if facts["version"] != 1 or not (isinstance(kind, type) and issubclass(kind, Flow)):
+        raise ValueError(
+            f"{path}: written by another version of nsgf_nb, expected version 1 of {', '.join(Flow.kinds)}"
+        )
+    if not issubclass(kind, cls):
+        raise ValueError(f"{path}: expected a {cls.__name__}, the file holds a {kind.__name__}")
+    self = kind(
+        **{k: tuple(v) if isinstance(v, list) else v for k, v in facts["config"].items()},
+        **dict(network=network) if network else {},
+        device=device,
+    )
     self._restore(path, tensors, facts)
     return self
 
 # %% ../../nbs/5_learning/06_model.ipynb #flw-save
 @patch
-def save(self: Flow,
-         path: str | Path, # e.g. "flow.safetensors"
-        ) -> Path:
+def save(
+    self: Flow,
+    path: str | Path,  # e.g. "flow.safetensors"
+) -> Path:
     "Write the fitted flow to one file."
-    if self.velocity is None: raise ValueError("save: the flow is not fitted, call fit or load first")
+    if self.velocity is None:
+        raise ValueError("save: the flow is not fitted, call fit or load first")
     tensors, facts = self._contents()
-    return save_tensors(path, tensors, dict(kind="flow", version=1, flow=type(self).__name__) | facts)
+    return save_tensors(
+        path, tensors, dict(kind="flow", version=1, flow=type(self).__name__) | facts
+    )
+
 
 @patch
-def _plain(self: Flow): return {k: v for k, v in self.config.items() if k != "device" and not isinstance(v, (nn.Module, Flow))}
+def _plain(self: Flow):
+    return {
+        k: v
+        for k, v in self.config.items()
+        if k != "device" and not isinstance(v, (nn.Module, Flow))
+    }
+
 
 @patch
 def _contents(self: Flow):
     "Tensors and facts of a file."
-    return self.velocity.state_dict(), dict(config=self._plain(), network=network_config(self.net), history=self.history, origin=self.origin, **self._facts)
+    return self.velocity.state_dict(), dict(
+        config=self._plain(),
+        network=network_config(self.net),
+        history=self.history,
+        origin=self.origin,
+        **self._facts,
+    )
+
 
 @patch
 def _restore(self: Flow, path, tensors, facts):
     "Take them back."
-    check_facts(path, facts, network=(dict, type(None)), history=list, source=(dict, type(None)), target=(dict, type(None)), seed=int)
-    for other in check_facts(path, dict(origin={}) | facts, origin=dict)["origin"].values(): check_facts(path, other, flow=str, seed=(int, type(None)))
+    check_facts(
+        path,
+        facts,
+        network=(dict, type(None)),
+        history=list,
+        source=(dict, type(None)),
+        target=(dict, type(None)),
+        seed=int,
+    )
+    for other in check_facts(path, dict(origin={}) | facts, origin=dict)["origin"].values():
+        check_facts(path, other, flow=str, seed=(int, type(None)))
     _check_field(path, tensors)
     own = isinstance(self.network, nn.Module)
-    if not own and facts["network"] is None: raise ValueError(f"{path}: the network was your own, expected network= with a module like it")
-    if not own: _check_network(path, facts["network"], tensors)
-    with keep_random_state(): net = deepcopy(self.network).float() if own else network_from(facts["network"])
+    if not own and facts["network"] is None:
+        raise ValueError(
+            f"{path}: the network was your own, expected network= with a module like it"
+        )
+    if not own:
+        _check_network(path, facts["network"], tensors)
+    with keep_random_state():
+        net = deepcopy(self.network).float() if own else network_from(facts["network"])
     field = Field(net, tensors["mean"], tensors["sigma"], tensors["knots"], tensors["units"])
-    try: field.load_state_dict(tensors)
-    except RuntimeError as e: raise ValueError(f"{path}: the weights do not fit the network ({str(e).splitlines()[1].strip()})") from None
-    if bad := [k for k, p in field.named_parameters() if not p.isfinite().all()]: raise ValueError(f"{path}: damaged: {bad[0]} holds values that are not finite")
-    self.velocity, self.history, self.origin = field.to(self.device).eval().requires_grad_(False), check_history(path, facts["history"]), facts.get("origin", {})
+    try:
+        field.load_state_dict(tensors)
+    except RuntimeError as e:
+        raise ValueError(
+            f"{path}: the weights do not fit the network ({str(e).splitlines()[1].strip()})"
+        ) from None
+    if bad := [k for k, p in field.named_parameters() if not p.isfinite().all()]:
+        raise ValueError(f"{path}: damaged: {bad[0]} holds values that are not finite")
+    self.velocity, self.history, self.origin = (
+        field.to(self.device).eval().requires_grad_(False),
+        check_history(path, facts["history"]),
+        facts.get("origin", {}),
+    )
     self._facts = {k: facts.get(k) for k in ("source", "target", "seed", "data")}
     self.source = facts["source"] and _named_in(path, facts["source"], field.mean.shape)
+
 
 @usual_torch()
 def _load(cls, path, network=None, device=None):
     "Read a fitted flow; from a subclass, only one of that class."
-    if network is not None and not isinstance(network, nn.Module): raise TypeError(f"network: expected a module net(x, t, label=None), got {type(network).__name__}")
+    if network is not None and not isinstance(network, nn.Module):
+        raise TypeError(
+            f"network: expected a module net(x, t, label=None), got {type(network).__name__}"
+        )
     pick_device(device)
     tensors, facts = load_tensors(path, "flow")
-    with reading(path): return _from_file(cls, path, tensors, facts, network, device)
+    with reading(path):
+        return _from_file(cls, path, tensors, facts, network, device)
+
 
 Flow.load = classmethod(_load)

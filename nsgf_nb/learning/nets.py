@@ -15,133 +15,191 @@ from torch import Tensor, nn
 from ..core import check_count, check_fraction, check_labels
 
 # %% ../../nbs/5_learning/01_nets.ipynb #net-time
-def time_features(t: Tensor,    # times in [0, 1], (n,)
-                  num: int = 32, # number of features, even
-                 ) -> Tensor:   # (n, num)
+def time_features(
+    t: Tensor,  # times in [0, 1], (n,)
+    num: int = 32,  # number of features, even
+) -> Tensor:  # (n, num)
     "Cosines and sines of π k t."
-    if num % 2: raise ValueError(f"num: expected an even number of time features, got {num}")
-    angle = t[:, None]*torch.arange(1, num//2 + 1, device=t.device, dtype=t.dtype)*math.pi
+    if num % 2:
+        raise ValueError(f"num: expected an even number of time features, got {num}")
+    angle = t[:, None] * torch.arange(1, num // 2 + 1, device=t.device, dtype=t.dtype) * math.pi
     return torch.cat([angle.cos(), angle.sin()], 1)
 
 # %% ../../nbs/5_learning/01_nets.ipynb #net-class
-def class_index(label: Tensor | None,    # classes, long (n,), K for no label; None: no labels at all
-                x: Tensor,               # points, (n, *shape)
-                num_classes: int | None, # K; None: a network without classes
-               ) -> Tensor | None:       # (n,), None for a network without classes
+def class_index(
+    label: Tensor | None,  # classes, long (n,), K for no label; None: no labels at all
+    x: Tensor,  # points, (n, *shape)
+    num_classes: int | None,  # K; None: a network without classes
+) -> Tensor | None:  # (n,), None for a network without classes
     "The class of each row, K for none."
     if num_classes is None:
-        if label is not None: raise ValueError("label: expected none, the network has no num_classes")
+        if label is not None:
+            raise ValueError("label: expected none, the network has no num_classes")
         return None
-    if label is None: return torch.full((len(x),), num_classes, device=x.device)
-    if not isinstance(label, Tensor): label = check_labels(label, len(x)).to(x.device)
-    if label.shape != (len(x),) or label.dtype != torch.int64: label = check_labels(label, len(x))
-    if label.device.type == "cpu" and not torch.compiler.is_compiling() and not ((label >= 0) & (label <= num_classes)).all():
-        raise ValueError(f"label: expected 0 … {num_classes - 1}, or {num_classes} for no label, got {label.min()} … {label.max()}")
+    if label is None:
+        return torch.full((len(x),), num_classes, device=x.device)
+    if not isinstance(label, Tensor):
+        label = check_labels(label, len(x)).to(x.device)
+    if label.shape != (len(x),) or label.dtype != torch.int64:
+        label = check_labels(label, len(x))
+    if (
+        label.device.type == "cpu"
+        and not torch.compiler.is_compiling()
+        and not ((label >= 0) & (label <= num_classes)).all()
+    ):
+        raise ValueError(
+            f"label: expected 0 … {num_classes - 1}, or {num_classes} for no label, got {label.min()} … {label.max()}"
+        )
     return label
 
 # %% ../../nbs/5_learning/01_nets.ipynb #net-mlp
 class MLP(nn.Module):
     "A multilayer perceptron v(x, t) with SiLU units."
-    def __init__(self,
-        shape: Iterable[int],       # shape of one point
-        hidden: int = 256,          # width of the hidden layers
-        layers: int = 3,            # number of hidden layers
-        num_features: int = 32,     # time features
-        num_classes: int | None = None, # K, labels 0 … K-1, and K for no label; None: no labels
+
+    def __init__(
+        self,
+        shape: Iterable[int],  # shape of one point
+        hidden: int = 256,  # width of the hidden layers
+        layers: int = 3,  # number of hidden layers
+        num_features: int = 32,  # time features
+        num_classes: int | None = None,  # K, labels 0 … K-1, and K for no label; None: no labels
     ):
         super().__init__()
-        self.config = dict(shape=tuple(shape), hidden=hidden, layers=layers, num_features=num_features, num_classes=num_classes)
+        self.config = dict(
+            shape=tuple(shape),
+            hidden=hidden,
+            layers=layers,
+            num_features=num_features,
+            num_classes=num_classes,
+        )
         d, width = math.prod(self.config["shape"]), check_count(hidden, "hidden")
-        sizes = [d + num_features + (num_features if num_classes else 0)] + [width]*check_count(layers, "layers")
-        self.label = None if num_classes is None else nn.Embedding(check_count(num_classes, "num_classes") + 1, num_features)
-        self.body = nn.Sequential(*(m for i, o in zip(sizes, sizes[1:]) for m in (nn.Linear(i, o), nn.SiLU())), nn.Linear(width, d))
+        sizes = [d + num_features + (num_features if num_classes else 0)] + [width] * check_count(
+            layers, "layers"
+        )
+        self.label = (
+            None
+            if num_classes is None
+            else nn.Embedding(check_count(num_classes, "num_classes") + 1, num_features)
+        )
+        self.body = nn.Sequential(
+            *(m for i, o in zip(sizes, sizes[1:]) for m in (nn.Linear(i, o), nn.SiLU())),
+            nn.Linear(width, d),
+        )
 
-    def forward(self,
-        x: Tensor,                   # positions, (n, *shape)
-        t: Tensor,                   # times, (n,)
-        label: Tensor | None = None, # classes, long (n,), num_classes for no label; None: no labels at all
-    ) -> Tensor:                     # (n, *shape)
+    def forward(
+        self,
+        x: Tensor,  # positions, (n, *shape)
+        t: Tensor,  # times, (n,)
+        label: Tensor
+        | None = None,  # classes, long (n,), num_classes for no label; None: no labels at all
+    ) -> Tensor:  # (n, *shape)
         "The field at (x, t)."
-        parts, k = [x.flatten(1), time_features(t, self.config["num_features"])], class_index(label, x, self.config["num_classes"])
+        parts, k = (
+            [x.flatten(1), time_features(t, self.config["num_features"])],
+            class_index(label, x, self.config["num_classes"]),
+        )
         return self.body(torch.cat(parts + ([] if k is None else [self.label(k)]), 1)).view_as(x)
 
 # %% ../../nbs/5_learning/01_nets.ipynb #net-field
-def unit_at(t: Tensor,     # times, (n,)
-            knots: Tensor, # times at which the unit is known, (K,), rising
-            units: Tensor, # ρ at the knots, (K,)
-           ) -> Tensor:    # ρ(t), (n,)
+def unit_at(
+    t: Tensor,  # times, (n,)
+    knots: Tensor,  # times at which the unit is known, (K,), rising
+    units: Tensor,  # ρ at the knots, (K,)
+) -> Tensor:  # ρ(t), (n,)
     "The unit of velocities at time t: linear between the knots, constant outside."
-    if len(knots) == 1: return units.expand_as(t)
+    if len(knots) == 1:
+        return units.expand_as(t)
     j = torch.searchsorted(knots, t.contiguous()).clamp(1, len(knots) - 1)
-    w = ((t - knots[j - 1])/(knots[j] - knots[j - 1])).clamp(0, 1)
+    w = ((t - knots[j - 1]) / (knots[j] - knots[j - 1])).clamp(0, 1)
     return torch.lerp(units[j - 1], units[j], w)
+
 
 class Field(nn.Module):
     "v(x, t) in the units of the data."
-    def __init__(self,
-        net: nn.Module, # net(z, t) or net(z, t, label), for z = (x - mean)/sigma
-        mean: Tensor,   # m, (*shape)
+
+    def __init__(
+        self,
+        net: nn.Module,  # net(z, t) or net(z, t, label), for z = (x - mean)/sigma
+        mean: Tensor,  # m, (*shape)
         sigma: Tensor,  # σ, a scalar
         knots: Tensor,  # times at which the unit is known, (K,), rising
         units: Tensor,  # ρ at the knots, (K,); linear between them
     ):
         super().__init__()
         self.net = net
-        for name, v in dict(mean=mean, sigma=sigma, knots=knots, units=units).items(): self.register_buffer(name, v.clone())
+        for name, v in dict(mean=mean, sigma=sigma, knots=knots, units=units).items():
+            self.register_buffer(name, v.clone())
 
-    def forward(self,
-        x: Tensor,                   # positions, (n, *shape)
-        t: Tensor | float,           # time in [0, 1], one or (n,)
-        label: Tensor | None = None, # classes, (n,)
-    ) -> Tensor:                     # (n, *shape)
+    def forward(
+        self,
+        x: Tensor,  # positions, (n, *shape)
+        t: Tensor | float,  # time in [0, 1], one or (n,)
+        label: Tensor | None = None,  # classes, (n,)
+    ) -> Tensor:  # (n, *shape)
         "The velocity."
         t = torch.as_tensor(t, dtype=x.dtype, device=x.device).expand(len(x))
-        z = (x - self.mean)/self.sigma
+        z = (x - self.mean) / self.sigma
         out = self.net(z, t) if label is None else self.net(z, t, label)
-        return self.sigma*unit_at(t, self.knots, self.units).view(-1, *[1]*(x.ndim - 1))*out
+        return self.sigma * unit_at(t, self.knots, self.units).view(-1, *[1] * (x.ndim - 1)) * out
 
 # %% ../../nbs/5_learning/01_nets.ipynb #net-guide
-def guided(velocity: Callable,    # v(x, t, label)
-           label: Tensor | None,  # classes, (n,)
-           guidance: float = 0.,  # w
-          ) -> Callable:          # of x and t
+def guided(
+    velocity: Callable,  # v(x, t, label)
+    label: Tensor | None,  # classes, (n,)
+    guidance: float = 0.0,  # w
+) -> Callable:  # of x and t
     "v(x, t, label), pushed away from v without a label by w times their difference (arXiv 2207.12598)."
-    if not guidance: return lambda x, t: velocity(x, t, label)
-    if label is None: raise ValueError("guidance: expected label= as well, classes to be guided to")
-    return lambda x, t: (1 + guidance)*velocity(x, t, label) - guidance*velocity(x, t)
+    if not guidance:
+        return lambda x, t: velocity(x, t, label)
+    if label is None:
+        raise ValueError("guidance: expected label= as well, classes to be guided to")
+    return lambda x, t: (1 + guidance) * velocity(x, t, label) - guidance * velocity(x, t)
 
-def chunk_size(x: Tensor, # points, (n, *shape)
-              ) -> int:    # 16384 in the plane, fewer where a point has many coordinates
+
+def chunk_size(
+    x: Tensor,  # points, (n, *shape)
+) -> int:  # 16384 in the plane, fewer where a point has many coordinates
     "How many points go through a network at once."
-    return max(1, min(16384, 2**20//x[0].numel()))
+    return max(1, min(16384, 2**20 // x[0].numel()))
 
-def num_held_out(shape: tuple[int, ...], # of one point
-                ) -> int:                # 1024, fewer where a point has many coordinates and a row says more
+
+def num_held_out(
+    shape: tuple[int, ...],  # of one point
+) -> int:  # 1024, fewer where a point has many coordinates and a row says more
     "Rows of a held-out loss, which is taken a hundred times."
-    return max(32, min(1024, 2**18//math.prod(shape)))
+    return max(32, min(1024, 2**18 // math.prod(shape)))
 
 # %% ../../nbs/5_learning/01_nets.ipynb #net-ema
 class EMA:
     "Exponential moving average of a network's parameters."
-    def __init__(self,
-        net: nn.Module,       # the network that is trained
-        decay: float = .999,  # d, 0 ≤ d < 1
+
+    def __init__(
+        self,
+        net: nn.Module,  # the network that is trained
+        decay: float = 0.999,  # d, 0 ≤ d < 1
     ):
-        self.decay, self.steps, self.params = check_fraction(decay, "decay", end=False), 0, [p.detach().clone() for p in net.parameters()]
+        self.decay, self.steps, self.params = (
+            check_fraction(decay, "decay", end=False),
+            0,
+            [p.detach().clone() for p in net.parameters()],
+        )
 
     @torch.no_grad()
-    def update(self,
-        net: nn.Module, # after an optimiser step
+    def update(
+        self,
+        net: nn.Module,  # after an optimiser step
     ):
         "Move the average towards the present weights."
-        d = min(self.decay, (1 + self.steps)/(10 + self.steps))
+        d = min(self.decay, (1 + self.steps) / (10 + self.steps))
         torch._foreach_lerp_(self.params, [p.detach() for p in net.parameters()], 1 - d)
         self.steps += 1
 
     @torch.no_grad()
-    def copy_to(self,
-        net: nn.Module, # takes the averaged weights
+    def copy_to(
+        self,
+        net: nn.Module,  # takes the averaged weights
     ) -> nn.Module:
         "Put the average into a network."
-        for p, q in zip(net.parameters(), self.params): p.copy_(q)
+        for p, q in zip(net.parameters(), self.params):
+            p.copy_(q)
         return net

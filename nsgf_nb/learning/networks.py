@@ -15,50 +15,111 @@ from .nets import MLP
 from .unet import UNet
 
 # %% ../../nbs/5_learning/03_networks.ipynb #prs-preset
-PRESETS = dict(digits=dict(shape=(1, 8, 8), channels=16, multipliers=(1, 2, 2)),
-               mnist=dict(shape=(1, 28, 28), channels=32, multipliers=(1, 1, 2), patch_size=2),
-               cifar10=dict(shape=(3, 32, 32), channels=128, multipliers=(1, 2, 2, 2), blocks=2, attention=(16,), heads=4, dropout=.1))
+PRESETS = dict(
+    digits=dict(shape=(1, 8, 8), channels=16, multipliers=(1, 2, 2)),
+    mnist=dict(shape=(1, 28, 28), channels=32, multipliers=(1, 1, 2), patch_size=2),
+    cifar10=dict(
+        shape=(3, 32, 32),
+        channels=128,
+        multipliers=(1, 2, 2, 2),
+        blocks=2,
+        attention=(16,),
+        heads=4,
+        dropout=0.1,
+    ),
+)
 
-def preset_unet(name: str,         # "digits", "mnist" or "cifar10"
-                **changes: object, # other arguments of UNet, e.g. num_classes=10
-               ) -> UNet:
+
+def preset_unet(
+    name: str,  # "digits", "mnist" or "cifar10"
+    **changes: object,  # other arguments of UNet, e.g. num_classes=10
+) -> UNet:
     "A U-Net for a known set of images."
     return UNet(**PRESETS[check_name(name, PRESETS, "preset")] | changes)
 
 # %% ../../nbs/5_learning/03_networks.ipynb #prs-make
 NETWORKS = (*PRESETS, "mlp")
 
-def make_network(network: nn.Module | str | None, # yours, one of NETWORKS, or None: a U-Net for images of 16 pixels and more a side, else an MLP
-                 shape: tuple[int, ...],          # of one point
-                ) -> nn.Module:
+
+def make_network(
+    network: nn.Module
+    | str
+    | None,  # yours, one of NETWORKS, or None: a U-Net for images of 16 pixels and more a side, else an MLP
+    shape: tuple[int, ...],  # of one point
+) -> nn.Module:
     "The network for points of a shape."
-    if isinstance(network, nn.Module): return network
-    if network is None and len(shape) == 3 and min(shape[1:]) >= 16: network = "mnist"
-    if network in (None, "mlp"): return MLP(shape) if math.prod(shape) <= 16 else MLP(shape, hidden=512, layers=4)
+    if isinstance(network, nn.Module):
+        return network
+    if network is None and len(shape) == 3 and min(shape[1:]) >= 16:
+        network = "mnist"
+    if network in (None, "mlp"):
+        return MLP(shape) if math.prod(shape) <= 16 else MLP(shape, hidden=512, layers=4)
     patch = PRESETS[check_name(network, NETWORKS, "network")].get("patch_size", 1)
-    return preset_unet(network, shape=shape, patch_size=1 if any(s % patch for s in shape[1:]) else patch)
+    return preset_unet(
+        network, shape=shape, patch_size=1 if any(s % patch for s in shape[1:]) else patch
+    )
 
 # %% ../../nbs/5_learning/03_networks.ipynb #prs-flows
-_paper = lambda network, group, groups, steps, lr, **rest: dict(start="source", predictor="network", predictor_iterations=40_000,
-    sinkhorn=dict(num_steps=5, step_size=.2, relative_blur=.15, network=network, group=group, pool_size=group*groups, iterations=steps, batch_size=128, lr=lr, **rest),
-    straight=dict(coupling="independent", network=network, iterations=steps, batch_size=128, lr=lr, **rest))
+_paper = lambda network, group, groups, steps, lr, **rest: dict(
+    start="source",
+    predictor="network",
+    predictor_iterations=40_000,
+    sinkhorn=dict(
+        num_steps=5,
+        step_size=0.2,
+        relative_blur=0.15,
+        network=network,
+        group=group,
+        pool_size=group * groups,
+        iterations=steps,
+        batch_size=128,
+        lr=lr,
+        **rest,
+    ),
+    straight=dict(
+        coupling="independent", network=network, iterations=steps, batch_size=128, lr=lr, **rest
+    ),
+)
 
-SETTINGS = {"mnist": dict(start="sinkhorn", sinkhorn=dict(num_steps=1, step_size=.5, relative_blur=.15, network="mlp", group=1024, pool_size=16384, iterations=600, batch_size=128, lr=4e-3),
-                          straight=dict(coupling="ot", network="mnist", iterations=8000, batch_size=64, lr=4e-3)),
-            "mnist-paper": _paper("mnist", 256, 1500, 100_000, 1e-4),
-            "cifar10-paper": _paper("cifar10", 128, 2500, 200_000, 2e-4, clip=1., ema=.9999)}
+SETTINGS = {
+    "mnist": dict(
+        start="sinkhorn",
+        sinkhorn=dict(
+            num_steps=1,
+            step_size=0.5,
+            relative_blur=0.15,
+            network="mlp",
+            group=1024,
+            pool_size=16384,
+            iterations=600,
+            batch_size=128,
+            lr=4e-3,
+        ),
+        straight=dict(coupling="ot", network="mnist", iterations=8000, batch_size=64, lr=4e-3),
+    ),
+    "mnist-paper": _paper("mnist", 256, 1500, 100_000, 1e-4),
+    "cifar10-paper": _paper("cifar10", 128, 2500, 200_000, 2e-4, clip=1.0, ema=0.9999),
+}
 
 # %% ../../nbs/5_learning/03_networks.ipynb #prs-file
 _KINDS = dict(MLP=MLP, UNet=UNet)
 
-def network_config(net: nn.Module, # any network
-                  ) -> dict | None: # JSON values; None for a network of your own
+
+def network_config(
+    net: nn.Module,  # any network
+) -> dict | None:  # JSON values; None for a network of your own
     "What `network_from` needs to build the network again."
     return dict(net.config, kind=type(net).__name__) if type(net) in _KINDS.values() else None
 
-def network_from(config: dict, # of network_config
-                ) -> nn.Module:
+
+def network_from(
+    config: dict,  # of network_config
+) -> nn.Module:
     "The network, with fresh weights."
-    config = dict(config); kind = config.pop("kind", "MLP")
-    if kind not in _KINDS: raise ValueError(f"network: expected {' or '.join(_KINDS)}, got {kind!r}: written by another version of nsgf_nb")
+    config = dict(config)
+    kind = config.pop("kind", "MLP")
+    if kind not in _KINDS:
+        raise ValueError(
+            f"network: expected {' or '.join(_KINDS)}, got {kind!r}: written by another version of nsgf_nb"
+        )
     return _KINDS[kind](**config)

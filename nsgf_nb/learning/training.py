@@ -15,54 +15,80 @@ from torch import nn
 from ..core import check_count, check_name, check_positive
 
 # %% ../../nbs/5_learning/04_optimiser.ipynb #opt-rate
-def learning_rate(step: int,         # 0 … iterations-1
-                  iterations: int,   # of the run
-                  lr: float,         # largest rate
-                  warmup: int = 200, # steps of linear warm-up
-                 ) -> float:
+def learning_rate(
+    step: int,  # 0 … iterations-1
+    iterations: int,  # of the run
+    lr: float,  # largest rate
+    warmup: int = 200,  # steps of linear warm-up
+) -> float:
     "Linear warm-up, then a cosine to zero."
-    return lr*min(1., (step + 1)/max(1, warmup))*.5*(1 + math.cos(math.pi*step/iterations))
+    return (
+        lr
+        * min(1.0, (step + 1) / max(1, warmup))
+        * 0.5
+        * (1 + math.cos(math.pi * step / iterations))
+    )
 
 # %% ../../nbs/5_learning/04_optimiser.ipynb #opt-decay
-def adamw(net: nn.Module,            # its parameters
-          lr: float,                 # learning rate
-          weight_decay: float = 0.,  # λ
-         ) -> torch.optim.AdamW:
+def adamw(
+    net: nn.Module,  # its parameters
+    lr: float,  # learning rate
+    weight_decay: float = 0.0,  # λ
+) -> torch.optim.AdamW:
     "AdamW with decay of matrices only."
     params = list(net.parameters())
-    if weight_decay: params = [dict(params=[p for p in params if (p.ndim > 1) == big], weight_decay=weight_decay*big) for big in (True, False)]
-    return torch.optim.AdamW(params, lr, weight_decay=0., fused=True)
+    if weight_decay:
+        params = [
+            dict(params=[p for p in params if (p.ndim > 1) == big], weight_decay=weight_decay * big)
+            for big in (True, False)
+        ]
+    return torch.optim.AdamW(params, lr, weight_decay=0.0, fused=True)
 
 # %% ../../nbs/5_learning/04_optimiser.ipynb #opt-half
-def under(net: nn.Module,   # the network
-          precision: str,   # "float32", "bfloat16" or "float16"
-         ) -> Callable:     # called like the network
+def under(
+    net: nn.Module,  # the network
+    precision: str,  # "float32", "bfloat16" or "float16"
+) -> Callable:  # called like the network
     "The network as it is called in training."
-    if precision == "float32": return net
+    if precision == "float32":
+        return net
+
     def call(*args):
-        with torch.autocast(args[0].device.type, getattr(torch, precision)): out = net(*args)
+        with torch.autocast(args[0].device.type, getattr(torch, precision)):
+            out = net(*args)
         return out.float()
+
     return call
 
 # %% ../../nbs/5_learning/04_optimiser.ipynb #opt-check
-def check_options(precision: str = "float32",  # "float32", "bfloat16" or "float16"
-                  accumulate: int = 1,         # parts of a batch, one after the other
-                  clip: float | None = None,   # largest norm of the gradient
-                  weight_decay: float = 0.,    # λ
-                  patience: int | None = None, # rows of the history
-                  device: str | torch.device = "cpu", # of the network
-                 ) -> None:
+def check_options(
+    precision: str = "float32",  # "float32", "bfloat16" or "float16"
+    accumulate: int = 1,  # parts of a batch, one after the other
+    clip: float | None = None,  # largest norm of the gradient
+    weight_decay: float = 0.0,  # λ
+    patience: int | None = None,  # rows of the history
+    device: str | torch.device = "cpu",  # of the network
+) -> None:
     "Refuse options that training cannot follow."
-    check_name(precision, ("float32", "bfloat16", "float16"), "precision"); check_count(accumulate, "accumulate")
-    if precision == "float16" and torch.device(device).type != "cuda": raise ValueError(f"precision: float16 needs a CUDA device, expected 'float32' or 'bfloat16' on {device}")
-    if clip is not None: check_positive(clip, "clip")
-    if patience is not None: check_count(patience, "patience")
-    if weight_decay != 0: check_positive(weight_decay, "weight_decay")
+    check_name(precision, ("float32", "bfloat16", "float16"), "precision")
+    check_count(accumulate, "accumulate")
+    if precision == "float16" and torch.device(device).type != "cuda":
+        raise ValueError(
+            f"precision: float16 needs a CUDA device, expected 'float32' or 'bfloat16' on {device}"
+        )
+    if clip is not None:
+        check_positive(clip, "clip")
+    if patience is not None:
+        check_count(patience, "patience")
+    if weight_decay != 0:
+        check_positive(weight_decay, "weight_decay")
 
 # %% ../../nbs/5_learning/04_optimiser.ipynb #opt-memory
 def reuse_memory():
     "Let the C library (glibc) keep what a step frees for the next one. Elsewhere without effect."
-    torch.empty(2**25 - 2**16, dtype=torch.uint8)  # never touched; its end raises the bounds up to which freed memory is kept: blocks to 32 MB, 64 MB in all
+    torch.empty(
+        2**25 - 2**16, dtype=torch.uint8
+    )  # never touched; its end raises the bounds up to which freed memory is kept: blocks to 32 MB, 64 MB in all
 
 # %% ../../nbs/5_learning/05_training.ipynb #trn-imports
 import math
@@ -71,8 +97,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
-from torch import distributed as dist
 from torch import Tensor, nn
+from torch import distributed as dist
 
 from nsgf_nb.core import (
     check_count,
@@ -95,12 +121,13 @@ from .nets import EMA
 from ..processes import among_peers, interruptible, mean_of_all, shared, world
 
 # %% ../../nbs/5_learning/05_training.ipynb #mat-loss
-def matching_loss(net: nn.Module,              # net(x, t) or net(x, t, label)
-                  x: Tensor,                   # positions, (n, *shape)
-                  t: Tensor,                   # times, (n,)
-                  target: Tensor,              # what the network should say, (n, *shape)
-                  label: Tensor | None = None, # classes, (n,)
-                 ) -> Tensor:                  # scalar
+def matching_loss(
+    net: nn.Module,  # net(x, t) or net(x, t, label)
+    x: Tensor,  # positions, (n, *shape)
+    t: Tensor,  # times, (n,)
+    target: Tensor,  # what the network should say, (n, *shape)
+    label: Tensor | None = None,  # classes, (n,)
+) -> Tensor:  # scalar
     "Mean squared error per coordinate."
     out = net(x, t) if label is None else net(x, t, label)
     return (out - target).square().mean()
@@ -109,36 +136,65 @@ def matching_loss(net: nn.Module,              # net(x, t) or net(x, t, label)
 def _check_settings(path, old, new):
     "Refuse to go on with other settings, or with other data under the same name."
     for k, v in new.items():
-        if k != "data" and old.get(k) != v: raise ValueError(f"{path}: cannot resume, {k} was {old.get(k)}, is now {v}")
+        if k != "data" and old.get(k) != v:
+            raise ValueError(f"{path}: cannot resume, {k} was {old.get(k)}, is now {v}")
     for k, v in new["data"].items():
-        if old.get("data", {}).get(k, v) != v: raise ValueError(f"{path}: cannot resume, the data of the {k} have changed")  # version 0.1 does not say
+        if old.get("data", {}).get(k, v) != v:
+            raise ValueError(
+                f"{path}: cannot resume, the data of the {k} have changed"
+            )  # version 0.1 does not say
+
 
 def _checked(path, live, tensors, facts, settings):
     "The facts of a checkpoint that fits this network and these settings."
     _check_settings(path, check_facts(path, facts, settings=dict, facts=dict)["settings"], settings)
     for k, v in live.items():
-        if k not in tensors or tensors[k].shape != v.shape: raise ValueError(f"{path}: cannot resume, {k} is of another network")
+        if k not in tensors or tensors[k].shape != v.shape:
+            raise ValueError(f"{path}: cannot resume, {k} is of another network")
     check_finite(path, tensors)
-    last = check_facts(path, facts["facts"], step=int, total=(int, float), seconds=(int, float), history=list, scaler=dict)
+    last = check_facts(
+        path,
+        facts["facts"],
+        step=int,
+        total=(int, float),
+        seconds=(int, float),
+        history=list,
+        scaler=dict,
+    )
     rows = check_history(path, last["history"]) or [dict(step=0)]
-    if not rows[-1]["step"] <= last["step"] <= settings["iterations"]: raise ValueError(f"{path}: damaged: step {last['step']} of {settings['iterations']}, after {rows[-1]['step']}")
+    if not rows[-1]["step"] <= last["step"] <= settings["iterations"]:
+        raise ValueError(
+            f"{path}: damaged: step {last['step']} of {settings['iterations']}, after {rows[-1]['step']}"
+        )
     return last
 
 # %% ../../nbs/5_learning/05_training.ipynb #trn-state
 class _State:
     "What a checkpoint holds: tensors, and plain facts."
+
     def __init__(self, net, lr, ema, decay, precision, patience):
         self.net, self.average, self.opt = net, EMA(net, ema), adamw(net, lr, decay)
-        self.scaler = torch.amp.GradScaler(next(net.parameters()).device.type, enabled=precision == "float16")
+        self.scaler = torch.amp.GradScaler(
+            next(net.parameters()).device.type, enabled=precision == "float16"
+        )
         self.best = [p.clone() for p in self.average.params] if patience else []
-        self.facts = dict(step=0, total=0., seconds=0., history=[], scaler={})
+        self.facts = dict(step=0, total=0.0, seconds=0.0, history=[], scaler={})
 
     def tensors(self):
         "All tensors by name, live: writing into them restores them."
-        out = {f"net.{k}": v for k, v in self.net.state_dict().items()} | {f"ema.{i}": q for i, q in enumerate(self.average.params)} | {f"best.{i}": q for i, q in enumerate(self.best)}
+        out = (
+            {f"net.{k}": v for k, v in self.net.state_dict().items()}
+            | {f"ema.{i}": q for i, q in enumerate(self.average.params)}
+            | {f"best.{i}": q for i, q in enumerate(self.best)}
+        )
         for i, p in enumerate(self.net.parameters()):
             s = self.opt.state[p]
-            if not s: s |= dict(step=torch.zeros((), device=p.device), exp_avg=torch.zeros_like(p), exp_avg_sq=torch.zeros_like(p))
+            if not s:
+                s |= dict(
+                    step=torch.zeros((), device=p.device),
+                    exp_avg=torch.zeros_like(p),
+                    exp_avg_sq=torch.zeros_like(p),
+                )
             out |= {f"opt.{i}.{k}": v for k, v in s.items()}
         return out
 
@@ -152,124 +208,198 @@ class _State:
             live = self.tensors()
             last = _checked(path, live, tensors, facts, settings)
             with torch.no_grad():
-                for k, v in live.items(): v.copy_(tensors[k])
+                for k, v in live.items():
+                    v.copy_(tensors[k])
             self.scaler.load_state_dict(last["scaler"] or self.scaler.state_dict())
         return last
 
     @torch.no_grad()
     def begin(self, path, settings):
         "Where rank 0 is, from its checkpoint if there is one to go on with, all are."
-        self.facts = shared(lambda: self.restore(path, settings) if path and path.exists() else self.facts)
-        self.average.steps = self.facts["step"]; self.scaler.load_state_dict(self.facts["scaler"] or self.scaler.state_dict())
-        if world()[1] == 1: return
+        self.facts = shared(
+            lambda: self.restore(path, settings) if path and path.exists() else self.facts
+        )
+        self.average.steps = self.facts["step"]
+        self.scaler.load_state_dict(self.facts["scaler"] or self.scaler.state_dict())
+        if world()[1] == 1:
+            return
         for v in self.tensors().values():
             whole = v.contiguous()
-            with among_peers(): dist.broadcast(whole, 0)
+            with among_peers():
+                dist.broadcast(whole, 0)
             v.copy_(whole)
 
 # %% ../../nbs/5_learning/05_training.ipynb #trn-step
 def _step(state, rows, call, seed, accumulate, clip, hits):
     "One optimiser step: its loss, its number of rows, whether a process was interrupted before its end."
-    (rank, many), params, s, loss = world(), list(state.net.parameters()), state.facts["step"], 0.
-    state.net.train(); state.opt.zero_grad()
-    for i in range(rank*accumulate, (rank + 1)*accumulate):
-        seed_torch(make_generator(seed, "layers", s*many*accumulate + i).initial_seed())
-        batch = rows(s, (i, many*accumulate))
-        part = matching_loss(call, *batch)/accumulate
+    (rank, many), params, s, loss = world(), list(state.net.parameters()), state.facts["step"], 0.0
+    state.net.train()
+    state.opt.zero_grad()
+    for i in range(rank * accumulate, (rank + 1) * accumulate):
+        seed_torch(make_generator(seed, "layers", s * many * accumulate + i).initial_seed())
+        batch = rows(s, (i, many * accumulate))
+        part = matching_loss(call, *batch) / accumulate
         state.scaler.scale(part).backward()
         loss = loss + part.detach()
     loss, stop = mean_of_all(params, loss, bool(hits))
     state.scaler.unscale_(state.opt)
-    if clip: nn.utils.clip_grad_norm_(params, clip)
-    state.scaler.step(state.opt); state.scaler.update(); state.average.update(state.net)
+    if clip:
+        nn.utils.clip_grad_norm_(params, clip)
+    state.scaler.step(state.opt)
+    state.scaler.update()
+    state.average.update(state.net)
     state.facts |= dict(step=s + 1, total=state.facts["total"] + loss)
-    return len(batch[0])*many*accumulate, stop
+    return len(batch[0]) * many * accumulate, stop
+
 
 def _row(state, size, clock, validate, floor):
     "Means since the last row, and the held-out loss."
-    last = (state.facts["history"] or [dict(step=0, seconds=0.)])[-1]
+    last = (state.facts["history"] or [dict(step=0, seconds=0.0)])[-1]
     count, total = state.facts["step"] - last["step"], float(state.facts["total"])
-    row = dict(step=state.facts["step"], loss=total/count, seconds=clock())
-    row["rate"] = count*size/max(row["seconds"] - last["seconds"], 1e-9)
-    if validate: row["val"] = validate(state.net.eval())
+    row = dict(step=state.facts["step"], loss=total / count, seconds=clock())
+    row["rate"] = count * size / max(row["seconds"] - last["seconds"], 1e-9)
+    if validate:
+        row["val"] = validate(state.net.eval())
     for k, what in dict(loss="loss", val="held-out loss").items():
-        if not math.isfinite(row.get(k, 0.)): raise ValueError(f"the {what} is {row[k]} at step {row['step']}: expected a finite one, lower lr")
+        if not math.isfinite(row.get(k, 0.0)):
+            raise ValueError(
+                f"the {what} is {row[k]} at step {row['step']}: expected a finite one, lower lr"
+            )
     return row if floor is None else row | dict(floor=floor)
 
-def _best(history): return min(range(len(history)), key=lambda i: history[i]["val"])
+
+def _best(history):
+    return min(range(len(history)), key=lambda i: history[i]["val"])
+
+
 def _goes_on(facts, iterations, patience):
     h = facts["history"]
     return facts["step"] < iterations and not (patience and h and len(h) - 1 - _best(h) >= patience)
 
+
 def _tell(bar, row):
     bar.update(row["step"] - bar.n)
-    bar.set_postfix({k: f"{row[k]:.4f}" for k in ("loss", "val", "floor") if k in row} | {"rows/s": f"{row['rate']:,.0f}"})
+    bar.set_postfix(
+        {k: f"{row[k]:.4f}" for k in ("loss", "val", "floor") if k in row}
+        | {"rows/s": f"{row['rate']:,.0f}"}
+    )
 
 # %% ../../nbs/5_learning/05_training.ipynb #trn-train
-def train(net: nn.Module,                      # trained in place; ends with the averaged weights
-          rows: Callable,                      # rows(s, part) -> (x, t, target, label or None): part (i, P) of the batch of step s, on the device of net
-          iterations: int,                     # optimiser steps
-          lr: float = 2e-3,                    # largest learning rate of AdamW
-          ema: float = .999,                   # decay of the average of the weights
-          seed: int = 0,                       # of random layers
-          validate: Callable | None = None,    # validate(net) -> loss on held-out rows
-          floor: float | None = None,          # noted beside the loss
-          checkpoint: str | Path | None = None, # file to save to, now and then and when interrupted
-          resume: bool = False,                # continue from the file, where there is one
-          callbacks: Sequence[Callable] = (),  # each called with a row of the history
-          shadow: nn.Module | None = None,     # a copy of net that holds the averaged weights when callbacks are called
-          show: bool = True,                   # progress bar
-          precision: str = "float32",          # of the network: "float32", "bfloat16", or "float16" on CUDA
-          accumulate: int = 1,                 # parts of a batch that a process takes one after the other
-          clip: float | None = None,           # largest norm of the gradient
-          warmup: int = 200,                   # steps of linear warm-up
-          weight_decay: float = 0.,            # of AdamW, on weights with two dimensions or more
-          patience: int | None = None,         # rows without a better held-out loss after which to stop
-          minutes: float = 1.,                 # between checkpoints; 0: at each row of the history
-          data: dict | None = None,            # checksums of what `rows` draws from, by name: a checkpoint of other data is refused
-          history: list | None = None,         # takes the rows while they are made, those of the checkpoint first
-         ) -> list[dict]:                      # rows of step, loss, seconds, rate (rows per second), val, floor
+def train(
+    net: nn.Module,  # trained in place; ends with the averaged weights
+    rows: Callable,  # rows(s, part) -> (x, t, target, label or None): part (i, P) of the batch of step s, on the device of net
+    iterations: int,  # optimiser steps
+    lr: float = 2e-3,  # largest learning rate of AdamW
+    ema: float = 0.999,  # decay of the average of the weights
+    seed: int = 0,  # of random layers
+    validate: Callable | None = None,  # validate(net) -> loss on held-out rows
+    floor: float | None = None,  # noted beside the loss
+    checkpoint: str | Path | None = None,  # file to save to, now and then and when interrupted
+    resume: bool = False,  # continue from the file, where there is one
+    callbacks: Sequence[Callable] = (),  # each called with a row of the history
+    shadow: nn.Module
+    | None = None,  # a copy of net that holds the averaged weights when callbacks are called
+    show: bool = True,  # progress bar
+    precision: str = "float32",  # of the network: "float32", "bfloat16", or "float16" on CUDA
+    accumulate: int = 1,  # parts of a batch that a process takes one after the other
+    clip: float | None = None,  # largest norm of the gradient
+    warmup: int = 200,  # steps of linear warm-up
+    weight_decay: float = 0.0,  # of AdamW, on weights with two dimensions or more
+    patience: int | None = None,  # rows without a better held-out loss after which to stop
+    minutes: float = 1.0,  # between checkpoints; 0: at each row of the history
+    data: dict
+    | None = None,  # checksums of what `rows` draws from, by name: a checkpoint of other data is refused
+    history: list
+    | None = None,  # takes the rows while they are made, those of the checkpoint first
+) -> list[dict]:  # rows of step, loss, seconds, rate (rows per second), val, floor
     "Fit a network by least squares."
-    device, first, file = next(net.parameters()).device, world()[0] == 0, checkpoint and Path(checkpoint)
+    device, first, file = (
+        next(net.parameters()).device,
+        world()[0] == 0,
+        checkpoint and Path(checkpoint),
+    )
     check_options(precision, accumulate, clip, weight_decay, patience, device)
-    if patience and not validate: raise ValueError("patience: expected a held-out loss to watch, give validate=")
-    settings = dict(iterations=check_count(iterations, "iterations"), lr=check_positive(lr, "lr"), ema=ema, seed=seed, precision=precision, clip=clip,
-                    warmup=check_count(warmup, "warmup", 0), weight_decay=weight_decay, patience=patience, data=data or {})  # not accumulate: like the number of processes it only rounds
+    if patience and not validate:
+        raise ValueError("patience: expected a held-out loss to watch, give validate=")
+    settings = dict(
+        iterations=check_count(iterations, "iterations"),
+        lr=check_positive(lr, "lr"),
+        ema=ema,
+        seed=seed,
+        precision=precision,
+        clip=clip,
+        warmup=check_count(warmup, "warmup", 0),
+        weight_decay=weight_decay,
+        patience=patience,
+        data=data or {},
+    )  # not accumulate: like the number of processes it only rounds
     state = _State(net, lr, ema, weight_decay, precision, patience)
     state.begin(resume and file, settings)
-    facts = state.facts; reuse_memory()
-    if history is not None: history[:] = facts["history"]; facts["history"] = history
-    start, saved, call = time.monotonic() - facts["seconds"], time.monotonic(), under(net, precision)
+    facts = state.facts
+    reuse_memory()
+    if history is not None:
+        history[:] = facts["history"]
+        facts["history"] = history
+    start, saved, call = (
+        time.monotonic() - facts["seconds"],
+        time.monotonic(),
+        under(net, precision),
+    )
     clock = lambda: time.monotonic() - start
+
     def save():
-        if first and file: facts["seconds"] = clock(); state.save(file, settings)
-    with keep_random_state(), progress(iterations, "match", show and first) as bar, interruptible() as hits:
+        if first and file:
+            facts["seconds"] = clock()
+            state.save(file, settings)
+
+    with (
+        keep_random_state(),
+        progress(iterations, "match", show and first) as bar,
+        interruptible() as hits,
+    ):
         while _goes_on(facts, iterations, patience):
-            for group in state.opt.param_groups: group["lr"] = learning_rate(facts["step"], iterations, lr, warmup)
+            for group in state.opt.param_groups:
+                group["lr"] = learning_rate(facts["step"], iterations, lr, warmup)
             size, stop = _step(state, rows, call, seed, accumulate, clip, hits)
-            if row_due := facts["step"] % max(1, iterations//100) == 0 or facts["step"] == iterations:
+            if (
+                row_due := facts["step"] % max(1, iterations // 100) == 0
+                or facts["step"] == iterations
+            ):
                 facts["history"].append(shared(lambda: _row(state, size, clock, validate, floor)))
-                facts["total"] = 0.
-                if patience and _best(facts["history"]) == len(facts["history"]) - 1: torch._foreach_copy_(state.best, state.average.params)
+                facts["total"] = 0.0
+                if patience and _best(facts["history"]) == len(facts["history"]) - 1:
+                    torch._foreach_copy_(state.best, state.average.params)
                 _tell(bar, facts["history"][-1])
-                if shadow and callbacks: state.average.copy_to(shadow)
-                for f in callbacks if first else (): f(facts["history"][-1])
-            if (time.monotonic() - saved > 60*minutes if minutes else row_due): save(); saved = time.monotonic()
+                if shadow and callbacks:
+                    state.average.copy_to(shadow)
+                for f in callbacks if first else ():
+                    f(facts["history"][-1])
+            if time.monotonic() - saved > 60 * minutes if minutes else row_due:
+                save()
+                saved = time.monotonic()
             if stop or (hits and world()[1] == 1):
                 save()
-                raise KeyboardInterrupt(f"stopped after step {facts['step']} of {iterations}" + (f", saved to {file}: resume to go on" if file else ""))
-    if patience: state.average.params = state.best
+                raise KeyboardInterrupt(
+                    f"stopped after step {facts['step']} of {iterations}"
+                    + (f", saved to {file}: resume to go on" if file else "")
+                )
+    if patience:
+        state.average.params = state.best
     state.average.copy_to(net.eval())
     return facts["history"]
 
 # %% ../../nbs/5_learning/05_training.ipynb #trn-board
-def tensorboard(folder: str | Path, # of the event files
-               ) -> Callable:       # a callback for `train` and `fit`
+def tensorboard(
+    folder: str | Path,  # of the event files
+) -> Callable:  # a callback for `train` and `fit`
     "Write each row of the history for TensorBoard."
     make, writer = require("torch.utils.tensorboard", "train", "TensorBoard").SummaryWriter, None
+
     def note(row):
         nonlocal writer
         writer = writer or make(str(folder), purge_step=row["step"])
-        for k in row.keys() - {"step"}: writer.add_scalar(k, row[k], row["step"])
+        for k in row.keys() - {"step"}:
+            writer.add_scalar(k, row[k], row["step"])
         writer.flush()
+
     return note

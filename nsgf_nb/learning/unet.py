@@ -18,28 +18,40 @@ from .nets import class_index, time_features
 
 # %% ../../nbs/5_learning/02_unet.ipynb #une-res
 def _zero(layer):
-    for p in layer.parameters(): nn.init.zeros_(p)
+    for p in layer.parameters():
+        nn.init.zeros_(p)
     return layer
+
 
 class ResBlock(nn.Module):
     "Two convolutions around a time, added to their input."
-    def __init__(self,
-        inputs: int,         # channels of x
-        outputs: int,        # channels of the result
-        features: int,       # length of e
-        groups: int,         # of channels that are normalised together; divides inputs and outputs
-        dropout: float = 0., # before the last convolution
+
+    def __init__(
+        self,
+        inputs: int,  # channels of x
+        outputs: int,  # channels of the result
+        features: int,  # length of e
+        groups: int,  # of channels that are normalised together; divides inputs and outputs
+        dropout: float = 0.0,  # before the last convolution
     ):
         super().__init__()
-        self.norm1, self.conv1 = nn.GroupNorm(groups, inputs), nn.Conv2d(inputs, outputs, 3, padding=1)
-        self.time, self.norm2, self.drop = nn.Linear(features, outputs), nn.GroupNorm(groups, outputs), nn.Dropout(dropout)
+        self.norm1, self.conv1 = (
+            nn.GroupNorm(groups, inputs),
+            nn.Conv2d(inputs, outputs, 3, padding=1),
+        )
+        self.time, self.norm2, self.drop = (
+            nn.Linear(features, outputs),
+            nn.GroupNorm(groups, outputs),
+            nn.Dropout(dropout),
+        )
         self.conv2 = _zero(nn.Conv2d(outputs, outputs, 3, padding=1))
         self.skip = nn.Identity() if inputs == outputs else nn.Conv2d(inputs, outputs, 1)
 
-    def forward(self,
+    def forward(
+        self,
         x: Tensor,  # feature maps, (n, inputs, H, W)
         e: Tensor,  # features of time and class, (n, features)
-    ) -> Tensor:    # (n, outputs, H, W)
+    ) -> Tensor:  # (n, outputs, H, W)
         "The block."
         h = self.conv1(F.silu(self.norm1(x))) + rearrange(self.time(e), "n c -> n c 1 1")
         return self.skip(x) + self.conv2(self.drop(F.silu(self.norm2(h))))
@@ -47,37 +59,61 @@ class ResBlock(nn.Module):
 # %% ../../nbs/5_learning/02_unet.ipynb #une-att
 class Attention(nn.Module):
     "Self-attention between the pixels, added to its input."
-    def __init__(self,
-        channels: int, # of x
-        groups: int,   # of the norm
-        heads: int,    # divides channels
+
+    def __init__(
+        self,
+        channels: int,  # of x
+        groups: int,  # of the norm
+        heads: int,  # divides channels
     ):
         super().__init__()
         self.heads, self.norm = heads, nn.GroupNorm(groups, channels)
-        self.qkv, self.out = nn.Conv2d(channels, 3*channels, 1), _zero(nn.Conv2d(channels, channels, 1))
+        self.qkv, self.out = (
+            nn.Conv2d(channels, 3 * channels, 1),
+            _zero(nn.Conv2d(channels, channels, 1)),
+        )
 
-    def forward(self,
+    def forward(
+        self,
         x: Tensor,  # feature maps, (n, channels, H, W)
     ) -> Tensor:
         "The block, (n, channels, H, W)."
-        q, k, v = rearrange(self.qkv(self.norm(x)), "n (three head c) h w -> three n head (h w) c", three=3, head=self.heads)
+        q, k, v = rearrange(
+            self.qkv(self.norm(x)),
+            "n (three head c) h w -> three n head (h w) c",
+            three=3,
+            head=self.heads,
+        )
         a = F.scaled_dot_product_attention(q, k, v)
         return x + self.out(rearrange(a, "n head (h w) c -> n (head c) h w", h=x.shape[-2]))
 
 # %% ../../nbs/5_learning/02_unet.ipynb #une-size
 class _Down(nn.Conv2d):
-    def __init__(self, channels): super().__init__(channels, channels, 3, 2, 1)
-    def forward(self, x, e): return super().forward(x)
+    def __init__(self, channels):
+        super().__init__(channels, channels, 3, 2, 1)
+
+    def forward(self, x, e):
+        return super().forward(x)
+
 
 class _Up(nn.Conv2d):
-    def __init__(self, channels): super().__init__(channels, channels, 3, 1, 1)
-    def forward(self, x, size): return super().forward(F.interpolate(x, size=size))  # nearest: doubled and cut
+    def __init__(self, channels):
+        super().__init__(channels, channels, 3, 1, 1)
+
+    def forward(self, x, size):
+        return super().forward(F.interpolate(x, size=size))  # nearest: doubled and cut
+
 
 class _Stage(nn.Module):
     "A residual block, and attention if there are heads."
+
     def __init__(self, inputs, outputs, features, groups, dropout, heads):
         super().__init__()
-        self.block, self.attention = ResBlock(inputs, outputs, features, groups, dropout), Attention(outputs, groups, heads) if heads else None
+        self.block, self.attention = (
+            ResBlock(inputs, outputs, features, groups, dropout),
+            Attention(outputs, groups, heads) if heads else None,
+        )
+
     def forward(self, x, e):
         x = self.block(x, e)
         return x if self.attention is None else self.attention(x)
@@ -85,71 +121,152 @@ class _Stage(nn.Module):
 # %% ../../nbs/5_learning/02_unet.ipynb #une-plan
 def _sizes(shape, channels, multipliers, attention, heads, groups, patch_size):
     "Sides of the feature maps, from large to small, and what cannot be built."
-    if len(shape) != 3: raise ValueError(f"shape: expected (channels, height, width) of an image, got {shape}")
-    for k, vs in dict(shape=shape, multipliers=multipliers, heads=[heads], groups=[groups], patch_size=[patch_size]).items(): [check_count(v, k) for v in vs]
-    if not multipliers: raise ValueError("multipliers: expected at least one")
-    if shape[1] % patch_size or shape[2] % patch_size: raise ValueError(f"patch_size: expected a divisor of the sides {shape[1:]}, got {patch_size}")
-    sides = [(shape[1]//patch_size, shape[2]//patch_size)]
+    if len(shape) != 3:
+        raise ValueError(f"shape: expected (channels, height, width) of an image, got {shape}")
+    for k, vs in dict(
+        shape=shape,
+        multipliers=multipliers,
+        heads=[heads],
+        groups=[groups],
+        patch_size=[patch_size],
+    ).items():
+        [check_count(v, k) for v in vs]
+    if not multipliers:
+        raise ValueError("multipliers: expected at least one")
+    if shape[1] % patch_size or shape[2] % patch_size:
+        raise ValueError(
+            f"patch_size: expected a divisor of the sides {shape[1:]}, got {patch_size}"
+        )
+    sides = [(shape[1] // patch_size, shape[2] // patch_size)]
     for _ in multipliers[1:]:
-        if min(sides[-1]) < 2: raise ValueError(f"multipliers: expected at most {len(sides)}, a side of {min(sides[0])} cannot be halved more often, got {len(multipliers)}")
-        sides.append(tuple(-(-s//2) for s in sides[-1]))
-    if channels % 2 or channels % groups: raise ValueError(f"channels: expected an even number that {groups} groups divide, got {channels}")
+        if min(sides[-1]) < 2:
+            raise ValueError(
+                f"multipliers: expected at most {len(sides)}, a side of {min(sides[0])} cannot be halved more often, got {len(multipliers)}"
+            )
+        sides.append(tuple(-(-s // 2) for s in sides[-1]))
+    if channels % 2 or channels % groups:
+        raise ValueError(
+            f"channels: expected an even number that {groups} groups divide, got {channels}"
+        )
     short = [min(s) for s in sides]
-    if other := set(attention) - set(short): raise ValueError(f"attention: expected sides of feature maps, {', '.join(map(str, short))}, got {min(other)}")
-    for m in [m for m, r in zip(multipliers, short) if r in attention] + [multipliers[-1]]*bool(attention):
-        if channels*m % heads: raise ValueError(f"heads: expected a divisor of {channels*m} channels, got {heads}")
+    if other := set(attention) - set(short):
+        raise ValueError(
+            f"attention: expected sides of feature maps, {', '.join(map(str, short))}, got {min(other)}"
+        )
+    for m in [m for m, r in zip(multipliers, short) if r in attention] + [multipliers[-1]] * bool(
+        attention
+    ):
+        if channels * m % heads:
+            raise ValueError(f"heads: expected a divisor of {channels * m} channels, got {heads}")
     return short
 
 # %% ../../nbs/5_learning/02_unet.ipynb #une-net
 class UNet(nn.Module):
     "A U-Net v(x, t, label) for images (arXiv 2006.11239)."
-    def __init__(self,
-        shape: Iterable[int],                    # of an image, (C, H, W)
-        channels: int = 32,                      # width at the first size, even; also the number of time features
+
+    def __init__(
+        self,
+        shape: Iterable[int],  # of an image, (C, H, W)
+        channels: int = 32,  # width at the first size, even; also the number of time features
         multipliers: Iterable[int] = (1, 2, 2),  # width at each size, in units of channels
-        blocks: int = 1,                         # residual blocks per size
-        attention: Iterable[int] = (),           # sides of the feature maps that get attention
-        heads: int = 4,                          # of attention; divides the channels there
-        groups: int | None = None,               # of the norms; None: of four channels, at most 32
-        dropout: float = 0.,                     # in residual blocks
-        num_classes: int | None = None,          # K, labels 0 … K-1, and K for no label; None: no labels
-        patch_size: int = 1,                     # squares of so many pixels a side become channels
+        blocks: int = 1,  # residual blocks per size
+        attention: Iterable[int] = (),  # sides of the feature maps that get attention
+        heads: int = 4,  # of attention; divides the channels there
+        groups: int | None = None,  # of the norms; None: of four channels, at most 32
+        dropout: float = 0.0,  # in residual blocks
+        num_classes: int | None = None,  # K, labels 0 … K-1, and K for no label; None: no labels
+        patch_size: int = 1,  # squares of so many pixels a side become channels
     ):
         super().__init__()
         shape, multipliers, attention = tuple(shape), tuple(multipliers), tuple(attention)
-        groups = min(32, max(1, check_count(channels, "channels")//4)) if groups is None else groups
-        self.config = dict(shape=shape, channels=channels, multipliers=multipliers, blocks=check_count(blocks, "blocks"), attention=attention, heads=heads, groups=groups,
-                           dropout=dropout, num_classes=num_classes, patch_size=patch_size)
-        sides, features, pixels = _sizes(shape, channels, multipliers, attention, heads, groups, patch_size), 4*channels, shape[0]*patch_size**2
+        groups = (
+            min(32, max(1, check_count(channels, "channels") // 4)) if groups is None else groups
+        )
+        self.config = dict(
+            shape=shape,
+            channels=channels,
+            multipliers=multipliers,
+            blocks=check_count(blocks, "blocks"),
+            attention=attention,
+            heads=heads,
+            groups=groups,
+            dropout=dropout,
+            num_classes=num_classes,
+            patch_size=patch_size,
+        )
+        sides, features, pixels = (
+            _sizes(shape, channels, multipliers, attention, heads, groups, patch_size),
+            4 * channels,
+            shape[0] * patch_size**2,
+        )
         stage = lambda i, o, attend: _Stage(i, o, features, groups, dropout, heads if attend else 0)
-        self.time = nn.Sequential(nn.Linear(channels, features), nn.SiLU(), nn.Linear(features, features))
-        self.label = None if num_classes is None else nn.Embedding(check_count(num_classes, "num_classes") + 1, features)
-        self.stem, self.down, self.up, c, widths = nn.Conv2d(pixels, channels, 3, padding=1), nn.ModuleList(), nn.ModuleList(), channels, [channels]
+        self.time = nn.Sequential(
+            nn.Linear(channels, features), nn.SiLU(), nn.Linear(features, features)
+        )
+        self.label = (
+            None
+            if num_classes is None
+            else nn.Embedding(check_count(num_classes, "num_classes") + 1, features)
+        )
+        self.stem, self.down, self.up, c, widths = (
+            nn.Conv2d(pixels, channels, 3, padding=1),
+            nn.ModuleList(),
+            nn.ModuleList(),
+            channels,
+            [channels],
+        )
         for i, m in enumerate(multipliers):
-            if i: self.down.append(_Down(c)); widths.append(c)
+            if i:
+                self.down.append(_Down(c))
+                widths.append(c)
             for _ in range(blocks):
-                self.down.append(stage(c, m*channels, sides[i] in attention)); c = m*channels; widths.append(c)
+                self.down.append(stage(c, m * channels, sides[i] in attention))
+                c = m * channels
+                widths.append(c)
         self.middle = nn.ModuleList([stage(c, c, bool(attention)), stage(c, c, False)])
         for i, m in reversed(list(enumerate(multipliers))):
-            for _ in range(blocks + 1): self.up.append(stage(c + widths.pop(), m*channels, sides[i] in attention)); c = m*channels
-            if i: self.up.append(_Up(c))
+            for _ in range(blocks + 1):
+                self.up.append(stage(c + widths.pop(), m * channels, sides[i] in attention))
+                c = m * channels
+            if i:
+                self.up.append(_Up(c))
         self.norm, self.out = nn.GroupNorm(groups, c), _zero(nn.Conv2d(c, pixels, 3, padding=1))
-        self.memory_format = torch.channels_last; self.to(memory_format=self.memory_format)
+        self.memory_format = torch.channels_last
+        self.to(memory_format=self.memory_format)
 
-    def forward(self,
-        x: Tensor,                   # images, (n, C, H, W)
-        t: Tensor,                   # times in [0, 1], (n,)
-        label: Tensor | None = None, # classes, long (n,), num_classes for no label; None: no labels at all
-    ) -> Tensor:                     # (n, C, H, W)
+    def forward(
+        self,
+        x: Tensor,  # images, (n, C, H, W)
+        t: Tensor,  # times in [0, 1], (n,)
+        label: Tensor
+        | None = None,  # classes, long (n,), num_classes for no label; None: no labels at all
+    ) -> Tensor:  # (n, C, H, W)
         "The field at (x, t)."
         p = self.config["patch_size"]
-        if x.shape[1:] != self.config["shape"]: raise ValueError(f"x: expected images of shape {self.config['shape']}, got {tuple(x.shape[1:])}")
-        e, k = self.time(time_features(t, self.config["channels"])), class_index(label, x, self.config["num_classes"])
-        if k is not None: e = e + self.label(k)
+        if x.shape[1:] != self.config["shape"]:
+            raise ValueError(
+                f"x: expected images of shape {self.config['shape']}, got {tuple(x.shape[1:])}"
+            )
+        e, k = (
+            self.time(time_features(t, self.config["channels"])),
+            class_index(label, x, self.config["num_classes"]),
+        )
+        if k is not None:
+            e = e + self.label(k)
         e, h = F.silu(e), rearrange(x, "n c (h p) (w q) -> n (c p q) h w", p=p, q=p)
         h = self.stem(h.contiguous(memory_format=self.memory_format))
         maps = [h]
-        for layer in self.down: h = layer(h, e); maps.append(h)
-        for layer in self.middle: h = layer(h, e)
-        for layer in self.up: h = layer(h, maps[-1].shape[-2:]) if isinstance(layer, _Up) else layer(torch.cat([h, maps.pop()], 1), e)
-        return rearrange(self.out(F.silu(self.norm(h))), "n (c p q) h w -> n c (h p) (w q)", p=p, q=p).contiguous()
+        for layer in self.down:
+            h = layer(h, e)
+            maps.append(h)
+        for layer in self.middle:
+            h = layer(h, e)
+        for layer in self.up:
+            h = (
+                layer(h, maps[-1].shape[-2:])
+                if isinstance(layer, _Up)
+                else layer(torch.cat([h, maps.pop()], 1), e)
+            )
+        return rearrange(
+            self.out(F.silu(self.norm(h))), "n (c p q) h w -> n c (h p) (w q)", p=p, q=p
+        ).contiguous()

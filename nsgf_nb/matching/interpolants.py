@@ -17,59 +17,84 @@ from ..sets.ends import normal_moments
 from ..straight import StraightFlow
 
 # %% ../../nbs/6_matching/09_interpolants.ipynb #bsl-straight
-def straightness(path: Tensor, # positions at equal steps of time, (T+1, n, *shape), T > 1
-                ) -> float:    # S: 0 for straight paths at constant speed
+def straightness(
+    path: Tensor,  # positions at equal steps of time, (T+1, n, *shape), T > 1
+) -> float:  # S: 0 for straight paths at constant speed
     "How much the paths of particles bend (arXiv 2209.03003, equation 4, over the mean square of the whole way)."
-    if len(check_points(path, "path")) < 3: raise ValueError("path: expected at least 2 steps")
+    if len(check_points(path, "path")) < 3:
+        raise ValueError("path: expected at least 2 steps")
     way = path[-1] - path[0]
-    return ((path.diff(dim=0)*(len(path) - 1) - way).square().mean()/way.square().mean()).item()
+    return ((path.diff(dim=0) * (len(path) - 1) - way).square().mean() / way.square().mean()).item()
 
 # %% ../../nbs/6_matching/09_interpolants.ipynb #bsl-one
 class OneStep(StraightFlow):
     "The distillation of a flow, its `coupling`, into one step (arXiv 2209.03003, section 2.2)."
+
     def _start(self, source):
-        if not isinstance(self.coupling, Flow): raise ValueError(f"coupling: expected a fitted flow to distil, got {self.coupling!r}")
+        if not isinstance(self.coupling, Flow):
+            raise ValueError(f"coupling: expected a fitted flow to distil, got {self.coupling!r}")
         return super()._start(source)
-    def _times(self, n, g): return torch.zeros(n)
+
+    def _times(self, n, g):
+        return torch.zeros(n)
+
     def _grid(self, num_steps, solver):
-        if (num_steps or 1) != 1 or solver != "euler": raise ValueError("num_steps and solver: this flow knows one step of Euler only")
-        return [0., 1.]
+        if (num_steps or 1) != 1 or solver != "euler":
+            raise ValueError("num_steps and solver: this flow knows one step of Euler only")
+        return [0.0, 1.0]
 
 # %% ../../nbs/6_matching/09_interpolants.ipynb #bsl-int
 class Interpolant(StraightFlow):
     "The trigonometric interpolant (arXiv 2209.15571)."
+
     def _line(self, x0, y, w, mean):
-        c, s = torch.cos(w*math.pi/2), torch.sin(w*math.pi/2)
-        return mean + c*(x0 - mean) + s*(y - mean), math.pi/2*(c*(y - mean) - s*(x0 - mean))
+        c, s = torch.cos(w * math.pi / 2), torch.sin(w * math.pi / 2)
+        return mean + c * (x0 - mean) + s * (y - mean), math.pi / 2 * (
+            c * (y - mean) - s * (x0 - mean)
+        )
 
 # %% ../../nbs/6_matching/09_interpolants.ipynb #bsl-dif
 def _is_noise(source, mean, sigma):
     "Is this sampler N(mean, σ²I)?"
-    if (moments := normal_moments(source)) is None: return False
+    if (moments := normal_moments(source)) is None:
+        return False
     m, s = (z.float().expand_as(mean) for z in moments)
     return torch.equal(m, mean) and bool((s == sigma).all())
 
+
 class DDIM(Interpolant):
     "Diffusion without noise on the way (arXiv 2010.02502), from N(m, σ²I) only."
-    fresh = 0.  # share of the variance s² that is drawn anew
+
+    fresh = 0.0  # share of the variance s² that is drawn anew
 
     def _prepare(self, source, target, pilot, mean, sigma, *rest):
-        if not _is_noise(source, mean, sigma): raise ValueError("source: expected None, because diffusion starts at normal noise with the target's mean and rms deviation")
+        if not _is_noise(source, mean, sigma):
+            raise ValueError(
+                "source: expected None, because diffusion starts at normal noise with the target's mean and rms deviation"
+            )
         return super()._prepare(source, target, pilot, mean, sigma, *rest)
 
     def _integrate(self, f, x, times, solver, noise):
-        if solver != "euler": raise ValueError(f"solver: a diffusion has a step of its own, expected 'euler', got {solver!r}")
+        if solver != "euler":
+            raise ValueError(
+                f"solver: a diffusion has a step of its own, expected 'euler', got {solver!r}"
+            )
         m, sigma, path = self.velocity.mean, self.velocity.sigma, [x]
         for t, after in zip(times, times[1:]):
-            (c, s), (c1, s1) = [(math.cos(w), math.sin(w)) for w in (t*math.pi/2, after*math.pi/2)]
-            v = f(x, t)*2/math.pi
-            y, z = s*(x - m) + c*v, c*(x - m) - s*v
-            new = self.fresh*max(0., c1*c1/(c*c)*(1 - s*s/(s1*s1)))
-            x = m + s1*y + math.sqrt(max(0., c1*c1 - new))*z
-            if new: x = x + math.sqrt(new)*sigma*torch.randn(x.shape, generator=noise).to(x)
+            (c, s), (c1, s1) = [
+                (math.cos(w), math.sin(w)) for w in (t * math.pi / 2, after * math.pi / 2)
+            ]
+            v = f(x, t) * 2 / math.pi
+            y, z = s * (x - m) + c * v, c * (x - m) - s * v
+            new = self.fresh * max(0.0, c1 * c1 / (c * c) * (1 - s * s / (s1 * s1)))
+            x = m + s1 * y + math.sqrt(max(0.0, c1 * c1 - new)) * z
+            if new:
+                x = x + math.sqrt(new) * sigma * torch.randn(x.shape, generator=noise).to(x)
             path.append(x)
         return path, len(times) - 1
 
+
 class DDPM(DDIM):
     "Diffusion with its noise (arXiv 2006.11239)."
-    fresh = 1.
+
+    fresh = 1.0

@@ -20,54 +20,86 @@ def _conv_body(shape):
     "Four convolutions; halved as long as there is something to halve."
     widths, side = (shape[0], 32, 64, 128, 256), min(shape[1:])
     for i, (a, b) in enumerate(zip(widths, widths[1:])):
-        yield nn.Conv2d(a, b, 3, padding=1); yield nn.SiLU()
-        if i < 3 and side >= 2**(i + 1): yield nn.AvgPool2d(2)
-    yield nn.AdaptiveAvgPool2d(1); yield nn.Flatten()
+        yield nn.Conv2d(a, b, 3, padding=1)
+        yield nn.SiLU()
+        if i < 3 and side >= 2 ** (i + 1):
+            yield nn.AvgPool2d(2)
+    yield nn.AdaptiveAvgPool2d(1)
+    yield nn.Flatten()
+
 
 class PhasePredictor(nn.Module):
     "t(x), the time of the straight flow that a point looks like (arXiv 2401.14069, section 4.3)."
-    def __init__(self,
-        shape: Iterable[int], # of one point; (C, H, W): convolutions
+
+    def __init__(
+        self,
+        shape: Iterable[int],  # of one point; (C, H, W): convolutions
     ):
         super().__init__()
         self.config = dict(shape=tuple(shape))
         shape = self.config["shape"]
-        if len(shape) == 3: body, out = list(_conv_body(shape)), 256
-        else: body, out = [nn.Flatten(), nn.Linear(math.prod(shape), 256), nn.SiLU(), nn.Linear(256, 256), nn.SiLU(), nn.Linear(256, 256), nn.SiLU()], 256
+        if len(shape) == 3:
+            body, out = list(_conv_body(shape)), 256
+        else:
+            body, out = (
+                [
+                    nn.Flatten(),
+                    nn.Linear(math.prod(shape), 256),
+                    nn.SiLU(),
+                    nn.Linear(256, 256),
+                    nn.SiLU(),
+                    nn.Linear(256, 256),
+                    nn.SiLU(),
+                ],
+                256,
+            )
         self.body = nn.Sequential(*body, nn.Linear(out, 1), nn.Sigmoid())
 
-    def forward(self,
-        x: Tensor,               # points, (n, *shape), normalised like those of a flow's network
-        t: Tensor | None = None, # not looked at: what `train` passes to every network
-    ) -> Tensor:                 # (n,)
+    def forward(
+        self,
+        x: Tensor,  # points, (n, *shape), normalised like those of a flow's network
+        t: Tensor | None = None,  # not looked at: what `train` passes to every network
+    ) -> Tensor:  # (n,)
         "The predicted time."
         return self.body(x).squeeze(1)
 
 # %% ../../nbs/6_matching/06_phase.ipynb #pha-enter
 def _slope(u, x, tau):
-    w = (1 - tau).view(-1, *[1]*(x.ndim - 1))
-    return lambda x, s: w*u(x, tau + s*(1 - tau))
+    w = (1 - tau).view(-1, *[1] * (x.ndim - 1))
+    return lambda x, s: w * u(x, tau + s * (1 - tau))
 
-def straight_steps(u: Callable,           # u(x, t), t (n,)
-                   x: Tensor,             # points, (n, *shape)
-                   tau: Tensor,           # their times, (n,)
-                   num: int,              # N, steps of s
-                   solver: str = "euler", # "euler", "midpoint" or "heun"
-                  ) -> tuple[Tensor, int]: # (N + 1, n, *shape), and the calls of u
+
+def straight_steps(
+    u: Callable,  # u(x, t), t (n,)
+    x: Tensor,  # points, (n, *shape)
+    tau: Tensor,  # their times, (n,)
+    num: int,  # N, steps of s
+    solver: str = "euler",  # "euler", "midpoint" or "heun"
+) -> tuple[Tensor, int]:  # (N + 1, n, *shape), and the calls of u
     "The straight flow from τ to 1."
-    path, calls = integrate(_slope(u, x, tau), x, [j/num for j in range(num + 1)], solver)
+    path, calls = integrate(_slope(u, x, tau), x, [j / num for j in range(num + 1)], solver)
     return torch.stack(path), calls
 
-def straight_adaptive(u: Callable, # as above
-                      x: Tensor,   # points, (n, *shape)
-                      tau: Tensor, # their times, (n,)
-                      rtol: float, # relative tolerance
-                      atol: float, # absolute tolerance
-                     ) -> tuple[Tensor, int]: # the end, (1, n, *shape), and the calls that all took together
+
+def straight_adaptive(
+    u: Callable,  # as above
+    x: Tensor,  # points, (n, *shape)
+    tau: Tensor,  # their times, (n,)
+    rtol: float,  # relative tolerance
+    atol: float,  # absolute tolerance
+) -> tuple[Tensor, int]:  # the end, (1, n, *shape), and the calls that all took together
     "The same, by Dormand and Prince's method."
-    solve, calls, f = require("torchdiffeq", "ode", "an adaptive solver").odeint, 0, _slope(u, x, tau)
+    solve, calls, f = (
+        require("torchdiffeq", "ode", "an adaptive solver").odeint,
+        0,
+        _slope(u, x, tau),
+    )
+
     def counted(s, x):
         nonlocal calls
         calls += 1
         return f(x, s)
-    return solve(counted, x, torch.tensor([0., 1.], device=x.device), rtol=rtol, atol=atol, method="dopri5")[-1:], calls
+
+    return solve(
+        counted, x, torch.tensor([0.0, 1.0], device=x.device), rtol=rtol, atol=atol, method="dopri5"
+    )[-1:], calls

@@ -9,7 +9,7 @@ __all__ = ['loss_floor']
 import math
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..core import make_generator
 from .pool import Pool
@@ -19,19 +19,28 @@ def _nugget(x, v, group, probes, neighbours):
     "Value at distance zero of half the mean squared difference of v between groups, per coordinate."
     d = torch.cdist(x[:probes], x).masked_fill_(group[:probes, None] == group, math.inf)
     h, j = d.topk(neighbours, largest=False)
-    gamma = (v[:probes, None] - v[j]).square().mean(-1)/2
+    gamma = (v[:probes, None] - v[j]).square().mean(-1) / 2
     line = torch.stack([torch.ones(h.numel()), h.square().flatten()], 1).double()
-    return torch.linalg.lstsq(line, gamma.flatten().double()[:, None]).solution[0, 0].clamp(0).item()
+    return (
+        torch.linalg.lstsq(line, gamma.flatten().double()[:, None]).solution[0, 0].clamp(0).item()
+    )
 
-def loss_floor(pool: Pool,           # at least 2 groups
-               scale: Tensor,        # unit of the network at each step, (T,)
-               probes: int = 1024,   # particles whose neighbours are looked up
-               neighbours: int = 4,  # pairs per probe
-               most: int = 16384,    # particles that are searched
-              ) -> Tensor:           # (T,)
+
+def loss_floor(
+    pool: Pool,  # at least 2 groups
+    scale: Tensor,  # unit of the network at each step, (T,)
+    probes: int = 1024,  # particles whose neighbours are looked up
+    neighbours: int = 4,  # pairs per probe
+    most: int = 16384,  # particles that are searched
+) -> Tensor:  # (T,)
     "Variance of the velocity over minibatches, E Var(v | x, t)/scale², per coordinate: the floor of the matching loss."
     G, T, n = len(pool.groups), pool.num_steps, pool.group
-    if G < 2: raise ValueError("pool: the floor compares groups and needs at least 2, got 1")
-    pick = torch.randperm(G*n, generator=make_generator(pool.seed, "floor"))[:most]
-    at = lambda k: [z.flatten(1) for z in pool.rows((pick//n*T + k)*n + pick % n)[0:3:2]]     # x and v
-    return torch.tensor([_nugget(*at(k), pick//n, probes, neighbours)/scale[k].item()**2 for k in range(T)])
+    if G < 2:
+        raise ValueError("pool: the floor compares groups and needs at least 2, got 1")
+    pick = torch.randperm(G * n, generator=make_generator(pool.seed, "floor"))[:most]
+    at = lambda k: [
+        z.flatten(1) for z in pool.rows((pick // n * T + k) * n + pick % n)[0:3:2]
+    ]  # x and v
+    return torch.tensor(
+        [_nugget(*at(k), pick // n, probes, neighbours) / scale[k].item() ** 2 for k in range(T)]
+    )

@@ -16,65 +16,82 @@ from ..core import check_count, check_pair
 # %% ../../nbs/4_particles/03_functionals.ipynb #dsc-energy
 def _mean_direction(x, y):
     "Mean over j of (y_j - x_i)/|y_j - x_i|, where equal points count as nothing."
-    w = 1/torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist")
-    w = torch.where(w.isfinite(), w, 0.)
-    return (w @ y - w.sum(1, keepdim=True)*x)/len(y)
+    w = 1 / torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist")
+    w = torch.where(w.isfinite(), w, 0.0)
+    return (w @ y - w.sum(1, keepdim=True) * x) / len(y)
+
 
 def _length(x, y):
     "Root of the mean square distance between points of two clouds."
     spread = lambda z: (z - z.mean(0)).square().flatten(1).sum(1).mean()
     return ((x.mean(0) - y.mean(0)).square().sum() + spread(x) + spread(y)).sqrt()
 
-def energy_velocity(x: Tensor, # particles, (n, *shape)
-                    y: Tensor, # target points, (m, *shape)
-                   ) -> Tensor: # (n, *shape), a length
+
+def energy_velocity(
+    x: Tensor,  # particles, (n, *shape)
+    y: Tensor,  # target points, (m, *shape)
+) -> Tensor:  # (n, *shape), a length
     "Steepest descent of the energy distance, in units of the rms distance between the clouds."
     u, w = (z.flatten(1) for z in check_pair(x, y))
-    return (_length(x, y)*(_mean_direction(u, w) - _mean_direction(u, u))).view_as(x)
+    return (_length(x, y) * (_mean_direction(u, w) - _mean_direction(u, u))).view_as(x)
 
 # %% ../../nbs/4_particles/03_functionals.ipynb #dsc-slices
-def directions(d: int,                     # dimension
-               num: int,                   # P, best a multiple of d
-               generator: torch.Generator, # on the CPU
-              ) -> Tensor:                 # unit vectors, (d, P), float64
+def directions(
+    d: int,  # dimension
+    num: int,  # P, best a multiple of d
+    generator: torch.Generator,  # on the CPU
+) -> Tensor:  # unit vectors, (d, P), float64
     "Random directions: orthonormal bases, one after the other."
-    bases = [torch.linalg.qr(torch.randn(d, d, generator=generator, dtype=torch.float64))[0] for _ in range(math.ceil(check_count(num, "num")/d))]
+    bases = [
+        torch.linalg.qr(torch.randn(d, d, generator=generator, dtype=torch.float64))[0]
+        for _ in range(math.ceil(check_count(num, "num") / d))
+    ]
     return torch.cat(bases, 1)[:, :num]
+
 
 def _along(line, x, y, theta):
     "Mean over slices of θ times the velocity on the line; line(sorted x (P, n), sorted y (P, m)) → (P, n)."
     u, w = (z.flatten(1) for z in check_pair(x, y))
-    if theta.ndim != 2 or len(theta) != u.shape[1]: raise ValueError(f"theta: expected directions of shape ({u.shape[1]}, P), got {tuple(theta.shape)}")
+    if theta.ndim != 2 or len(theta) != u.shape[1]:
+        raise ValueError(
+            f"theta: expected directions of shape ({u.shape[1]}, P), got {tuple(theta.shape)}"
+        )
     theta = theta.to(u)
     p, order = (u @ theta).T.sort()
     v = torch.empty_like(p).scatter_(1, order, line(p, (w @ theta).T.sort().values))
-    return (v.T @ theta.T/theta.shape[1]).view_as(x)
+    return (v.T @ theta.T / theta.shape[1]).view_as(x)
+
 
 def _to_quantiles(p, q):
     "From each of n sorted points to the mean of the part of the other m that falls to it."
     n, m = p.shape[1], q.shape[1]
     total = torch.cat([torch.zeros_like(q[:, :1]), q.cumsum(1)], 1)
-    edge = torch.arange(n + 1, device=p.device, dtype=torch.float64)*(m/n)
+    edge = torch.arange(n + 1, device=p.device, dtype=torch.float64) * (m / n)
     k = edge.long().clamp(max=m - 1)
-    return torch.diff(total[:, k] + (edge - k).to(p)*q[:, k])*(n/m) - p
+    return torch.diff(total[:, k] + (edge - k).to(p) * q[:, k]) * (n / m) - p
+
 
 def _ranks(p, q):
     "Mean sign of q_j - p_i."
     p, q = p.contiguous(), q.contiguous()
-    return 1 - (torch.searchsorted(q, p) + torch.searchsorted(q, p, right=True)).to(p)/q.shape[1]
+    return 1 - (torch.searchsorted(q, p) + torch.searchsorted(q, p, right=True)).to(p) / q.shape[1]
 
-def sliced_wasserstein_velocity(x: Tensor,     # particles, (n, *shape)
-                                y: Tensor,     # target points, (m, *shape)
-                                theta: Tensor, # directions, (d, P)
-                               ) -> Tensor:    # (n, *shape)
+
+def sliced_wasserstein_velocity(
+    x: Tensor,  # particles, (n, *shape)
+    y: Tensor,  # target points, (m, *shape)
+    theta: Tensor,  # directions, (d, P)
+) -> Tensor:  # (n, *shape)
     "Steepest descent of the sliced Wasserstein distance, d times."
-    return theta.shape[0]*_along(_to_quantiles, x, y, theta)
+    return theta.shape[0] * _along(_to_quantiles, x, y, theta)
 
-def sliced_energy_velocity(x: Tensor,     # particles, (n, *shape)
-                           y: Tensor,     # target points, (m, *shape)
-                           theta: Tensor, # directions, (d, P)
-                          ) -> Tensor:    # (n, *shape), what energy_velocity says, up to the choice of directions
+
+def sliced_energy_velocity(
+    x: Tensor,  # particles, (n, *shape)
+    y: Tensor,  # target points, (m, *shape)
+    theta: Tensor,  # directions, (d, P)
+) -> Tensor:  # (n, *shape), what energy_velocity says, up to the choice of directions
     "Steepest descent of the energy distance, from its slices."
     d = theta.shape[0]
-    per = math.exp(math.lgamma((d + 1)/2) - math.lgamma(d/2))*math.sqrt(math.pi)   # 1/c_d
-    return per*_length(x, y)*_along(lambda p, q: _ranks(p, q) - _ranks(p, p), x, y, theta)
+    per = math.exp(math.lgamma((d + 1) / 2) - math.lgamma(d / 2)) * math.sqrt(math.pi)  # 1/c_d
+    return per * _length(x, y) * _along(lambda p, q: _ranks(p, q) - _ranks(p, p), x, y, theta)

@@ -18,43 +18,67 @@ from .simulation import Simulation
 # %% ../../nbs/4_particles/09_online.ipynb #onl-class
 class Online:
     "Keeps a pool in memory on the move."
-    def __init__(self,
-        pool: Pool,          # one shard in memory, changed in place
-        sim: Simulation,     # that it is from
-        fraction: float,     # of the groups that are replaced in a pass, 0 to 1
-        size: int,           # rows of a step
-        first: int,          # number of the first fresh group
-        ahead: int = 4,      # groups that are simulated ahead
+
+    def __init__(
+        self,
+        pool: Pool,  # one shard in memory, changed in place
+        sim: Simulation,  # that it is from
+        fraction: float,  # of the groups that are replaced in a pass, 0 to 1
+        size: int,  # rows of a step
+        first: int,  # number of the first fresh group
+        ahead: int = 4,  # groups that are simulated ahead
     ):
-        if len(pool.shards) > 1: raise ValueError("online: expected a pool in memory, this one is on disk")
-        self.pool, self.sim, self.fraction, self.size, self.first, self.ahead = pool, sim, check_fraction(fraction, "online"), check_count(size, "size"), first, ahead
-        self.done, self.rows, self.waiting, self.worker = 0, pool.num_steps*pool.group, deque(), None
+        if len(pool.shards) > 1:
+            raise ValueError("online: expected a pool in memory, this one is on disk")
+        self.pool, self.sim, self.fraction, self.size, self.first, self.ahead = (
+            pool,
+            sim,
+            check_fraction(fraction, "online"),
+            check_count(size, "size"),
+            first,
+            ahead,
+        )
+        self.done, self.rows, self.waiting, self.worker = (
+            0,
+            pool.num_steps * pool.group,
+            deque(),
+            None,
+        )
 
     def _simulate(self, r):
-        if str(self.sim.device) == "cpu": return self.sim([self.first + r])
-        with torch.cuda.stream(torch.cuda.Stream(self.sim.device)): return self.sim([self.first + r])
+        if str(self.sim.device) == "cpu":
+            return self.sim([self.first + r])
+        with torch.cuda.stream(torch.cuda.Stream(self.sim.device)):
+            return self.sim([self.first + r])
 
     def _next(self):
         "The next fresh group; others are started behind it."
-        if self.worker is None: self.worker = ThreadPoolExecutor(1, "simulate")
-        while self.waiting and self.waiting[0][0] < self.done: self.waiting.popleft()[1].cancel()   # skipped
+        if self.worker is None:
+            self.worker = ThreadPoolExecutor(1, "simulate")
+        while self.waiting and self.waiting[0][0] < self.done:
+            self.waiting.popleft()[1].cancel()  # skipped
         while len(self.waiting) < self.ahead:
             r = self.done + len(self.waiting)
             self.waiting.append((r, self.worker.submit(self._simulate, r)))
         return self.waiting.popleft()[1].result()
 
-    def at(self,
+    def at(
+        self,
         s: int,  # step; never smaller than in the call before
     ) -> Pool:
         "The pool as step s sees it."
-        due, G = int(self.fraction*s*self.size/self.rows), len(self.pool.groups)
-        if due < self.done: raise ValueError(f"online: step {s} is over, the pool has moved on")
-        if due - self.done > G: self.done = due - G                     # a run that is resumed: these have been replaced again since
+        due, G = int(self.fraction * s * self.size / self.rows), len(self.pool.groups)
+        if due < self.done:
+            raise ValueError(f"online: step {s} is over, the pool has moved on")
+        if due - self.done > G:
+            self.done = due - G  # a run that is resumed: these have been replaced again since
         while self.done < due:
             made = self._next()
-            self.pool.replace(self.done % G, made); self.done += 1
+            self.pool.replace(self.done % G, made)
+            self.done += 1
         return self.pool
 
     def close(self):
         "Stop simulating."
-        if self.worker: self.worker.shutdown(wait=False, cancel_futures=True)
+        if self.worker:
+            self.worker.shutdown(wait=False, cancel_futures=True)

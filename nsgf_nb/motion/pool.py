@@ -19,106 +19,163 @@ from .simulation import Simulation
 # %% ../../nbs/4_particles/05_pool.ipynb #pool-class
 def _take(shard, g, k, i):
     "Of particle i of group g at step k: its position, and its velocity or, where positions tell it, its next position."
-    pick = lambda z, k: z.flatten(0, 2).index_select(0, (g*z.shape[1] + k)*z.shape[2] + i)
+    pick = lambda z, k: z.flatten(0, 2).index_select(0, (g * z.shape[1] + k) * z.shape[2] + i)
     return pick(shard["x"], k), pick(shard["v"], k) if "v" in shard else pick(shard["x"], k + 1)
+
 
 class Pool:
     "Simulated trajectories."
-    def __init__(self,
-        shards: Sequence[dict[str, Tensor]], # what a Simulation returns; all but the last hold the same number of groups
-        blurs: Sequence[float],              # blur of each step, (T,)
-        seed: int,                           # of the groups
-        groups: range | None = None,         # those of the shards that belong to this pool; None: all
-        files: Sequence[Path] = (),          # where the shards are mapped from; empty: they are in memory
+
+    def __init__(
+        self,
+        shards: Sequence[
+            dict[str, Tensor]
+        ],  # what a Simulation returns; all but the last hold the same number of groups
+        blurs: Sequence[float],  # blur of each step, (T,)
+        seed: int,  # of the groups
+        groups: range | None = None,  # those of the shards that belong to this pool; None: all
+        files: Sequence[Path] = (),  # where the shards are mapped from; empty: they are in memory
     ):
-        self.shards, self.blurs, self.seed, self.files, self.per = list(shards), list(blurs), seed, list(files), len(shards[0]["etas"])
+        self.shards, self.blurs, self.seed, self.files, self.per = (
+            list(shards),
+            list(blurs),
+            seed,
+            list(files),
+            len(shards[0]["etas"]),
+        )
         self.groups = range(sum(len(s["etas"]) for s in shards)) if groups is None else groups
-        whole = lambda k: torch.cat([s[k] for s in shards])[self.groups.start:self.groups.stop]
-        self.etas, self.times, self.passes, self.error, self.converged, self.square = map(whole, ("etas", "times", "passes", "error", "converged", "square"))
+        whole = lambda k: torch.cat([s[k] for s in shards])[self.groups.start : self.groups.stop]
+        self.etas, self.times, self.passes, self.error, self.converged, self.square = map(
+            whole, ("etas", "times", "passes", "error", "converged", "square")
+        )
 
     @property
-    def num_steps(self): return self.etas.shape[1]
+    def num_steps(self):
+        return self.etas.shape[1]
+
     @property
-    def group(self): return self.shards[0]["x"].shape[2]
+    def group(self):
+        return self.shards[0]["x"].shape[2]
+
     @property
-    def shape(self): return tuple(self.shards[0]["x"].shape[3:])
+    def shape(self):
+        return tuple(self.shards[0]["x"].shape[3:])
+
     @property
-    def dtype(self): return torch.float32 if "v" in self.shards[0] else self.shards[0]["x"].dtype
+    def dtype(self):
+        return torch.float32 if "v" in self.shards[0] else self.shards[0]["x"].dtype
+
     @property
-    def nbytes(self): return sum(z.nbytes for s in self.shards for z in s.values())
-    def __len__(self): return self.etas.numel()*self.group
-    def __repr__(self): return f"Pool({len(self.groups)} groups of {self.group} particles, {self.num_steps} steps, points {self.shape}, {self.nbytes/2**20:.1f} MiB)"
+    def nbytes(self):
+        return sum(z.nbytes for s in self.shards for z in s.values())
+
+    def __len__(self):
+        return self.etas.numel() * self.group
+
+    def __repr__(self):
+        return f"Pool({len(self.groups)} groups of {self.group} particles, {self.num_steps} steps, points {self.shape}, {self.nbytes / 2**20:.1f} MiB)"
 
     def in_memory(self) -> "Pool":
         "The same pool, read whole: one shard."
-        cut = lambda k: torch.cat([s[k] for s in self.shards])[self.groups.start:self.groups.stop]
+        cut = lambda k: torch.cat([s[k] for s in self.shards])[self.groups.start : self.groups.stop]
         return Pool([{k: cut(k) for k in self.shards[0]}], self.blurs, self.seed)
 
-    def path(self,
+    def path(
+        self,
         b: int,  # group, 0 … groups - 1
-    ) -> Tensor: # (T+1, n, *shape)
+    ) -> Tensor:  # (T+1, n, *shape)
         "The trajectory of a group."
         s, g = divmod(self.groups[b], self.per)
         return self.shards[s]["x"][g].to(self.dtype)
 
-    def rms(self) -> Tensor: # per coordinate, (T,)
+    def rms(self) -> Tensor:  # per coordinate, (T,)
         "Root mean square velocity of each step."
         return self.square.mean(0).sqrt()
 
-    def rows(self,
-        index: Tensor, # numbers of rows, (m,), each below len(pool)
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]: # x (m, *shape), t (m,), v (m, *shape), k (m,)
+    def rows(
+        self,
+        index: Tensor,  # numbers of rows, (m,), each below len(pool)
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # x (m, *shape), t (m,), v (m, *shape), k (m,)
         "Positions, times, velocities and steps of some rows."
         n, T = self.group, self.num_steps
-        b, k, i = index//(T*n), index//n % T, index % n
-        s, g = (b + self.groups.start)//self.per, (b + self.groups.start) % self.per
-        if len(self.shards) == 1: x, v = (z.to(self.dtype) for z in _take(self.shards[0], g, k, i))
+        b, k, i = index // (T * n), index // n % T, index % n
+        s, g = (b + self.groups.start) // self.per, (b + self.groups.start) % self.per
+        if len(self.shards) == 1:
+            x, v = (z.to(self.dtype) for z in _take(self.shards[0], g, k, i))
         else:
-            x = torch.empty(len(index), *self.shape, dtype=self.dtype); v = torch.empty_like(x)
-            for j in s.unique().tolist(): here = s == j; x[here], v[here] = (z.to(x.dtype) for z in _take(self.shards[j], g[here], k[here], i[here]))
-        if "v" not in self.shards[0]: v.sub_(x).div_(self.etas[b, k].view(-1, *[1]*(x.ndim - 1)))
+            x = torch.empty(len(index), *self.shape, dtype=self.dtype)
+            v = torch.empty_like(x)
+            for j in s.unique().tolist():
+                here = s == j
+                x[here], v[here] = (
+                    z.to(x.dtype) for z in _take(self.shards[j], g[here], k[here], i[here])
+                )
+        if "v" not in self.shards[0]:
+            v.sub_(x).div_(self.etas[b, k].view(-1, *[1] * (x.ndim - 1)))
         return x, self.times[b, k], v, k
 
-    def replace(self,
-        b: int,                  # group
-        made: dict[str, Tensor], # another one, from a Simulation
+    def replace(
+        self,
+        b: int,  # group
+        made: dict[str, Tensor],  # another one, from a Simulation
     ):
         "Put another group in the place of group b of a pool in memory."
-        for k, z in self.shards[0].items(): z[self.groups[b]] = made[k][0]
-        for k in ("etas", "times", "passes", "error", "converged", "square"): getattr(self, k)[b] = made[k][0]
+        for k, z in self.shards[0].items():
+            z[self.groups[b]] = made[k][0]
+        for k in ("etas", "times", "passes", "error", "converged", "square"):
+            getattr(self, k)[b] = made[k][0]
 
-    def split(self,
-        num: int, # groups to hold out
-    ) -> tuple["Pool", "Pool"]: # the first groups, the last num groups
+    def split(
+        self,
+        num: int,  # groups to hold out
+    ) -> tuple["Pool", "Pool"]:  # the first groups, the last num groups
         "Hold out whole groups: particles of one group know each other."
         G = len(self.groups)
-        if not 0 < num < G: raise ValueError(f"num: expected to hold out 1 to {G - 1} groups of {G}, got {num}")
-        return tuple(Pool(self.shards, self.blurs, self.seed, r, self.files) for r in (self.groups[:-num], self.groups[-num:]))
+        if not 0 < num < G:
+            raise ValueError(f"num: expected to hold out 1 to {G - 1} groups of {G}, got {num}")
+        return tuple(
+            Pool(self.shards, self.blurs, self.seed, r, self.files)
+            for r in (self.groups[:-num], self.groups[-num:])
+        )
 
 # %% ../../nbs/4_particles/05_pool.ipynb #pool-build
-def blurs_of(sim: Simulation, # where the pool comes from
-            ) -> list[float]: # one per step
+def blurs_of(
+    sim: Simulation,  # where the pool comes from
+) -> list[float]:  # one per step
     "The blur of each step (NaN where a velocity has none)."
     return [getattr(v, "blur", None) or math.nan for v in sim.velocities]
+
 
 def _free():
     "Bytes of memory that can be had."
     info = Path("/proc/meminfo")
-    return 1024*int(info.read_text().split("MemAvailable:")[1].split()[0]) if info.exists() else math.inf
+    return (
+        1024 * int(info.read_text().split("MemAvailable:")[1].split()[0])
+        if info.exists()
+        else math.inf
+    )
+
 
 def _check_room(made, num_groups):
     "Will all groups fit into memory, if they are like these?"
-    need, free = num_groups*sum(z.nbytes for z in made.values())//len(made["etas"]), _free()
-    if need > free: raise ValueError(f"pool: {need/1e9:.1f} GB do not fit into the {free/1e9:.1f} GB of memory that are free, expected fewer groups or a folder (workdir) to keep it on disk")
+    need, free = num_groups * sum(z.nbytes for z in made.values()) // len(made["etas"]), _free()
+    if need > free:
+        raise ValueError(
+            f"pool: {need / 1e9:.1f} GB do not fit into the {free / 1e9:.1f} GB of memory that are free, expected fewer groups or a folder (workdir) to keep it on disk"
+        )
 
-def build_pool(sim: Simulation,      # of its groups
-               num_groups: int = 96, # groups
-               show: bool = True,    # progress bar
-              ) -> Pool:
+
+def build_pool(
+    sim: Simulation,  # of its groups
+    num_groups: int = 96,  # groups
+    show: bool = True,  # progress bar
+) -> Pool:
     "A pool in memory."
     made = []
     with progress(check_count(num_groups, "num_groups"), "pool", show) as bar:
         for b in range(0, num_groups, 4):
-            made.append(sim(range(b, min(b + 4, num_groups)))); bar.update(len(made[-1]["etas"]))
-            if b == 0: _check_room(made[0], num_groups)
+            made.append(sim(range(b, min(b + 4, num_groups))))
+            bar.update(len(made[-1]["etas"]))
+            if b == 0:
+                _check_room(made[0], num_groups)
     return Pool([{k: torch.cat([m[k] for m in made]) for k in made[0]}], blurs_of(sim), sim.seed)

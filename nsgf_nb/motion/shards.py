@@ -8,14 +8,12 @@ __all__ = ['PARTS', 'pool_settings', 'build_shards', 'describe_pool', 'open_pool
 # %% ../../nbs/4_particles/07_shards.ipynb #shd-imports
 import json
 import math
-import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from ..core import check_count, progress
 from nsgf_nb.files import (
@@ -28,47 +26,94 @@ from nsgf_nb.files import (
     save_tensors,
     write_json,
 )
-from .pool import Pool, blurs_of
+from .pool import Pool
 from .simulation import Simulation
 from ..processes import locked
 from ..sets.ends import group_clouds, witness
 
 # %% ../../nbs/4_particles/07_shards.ipynb #shd-set
-def pool_settings(sim: Simulation, # of the groups
-                  num_groups: int, # groups in all
-                 ) -> dict:        # JSON values
+def pool_settings(
+    sim: Simulation,  # of the groups
+    num_groups: int,  # groups in all
+) -> dict:  # JSON values
     "All that the bits of a pool depend on."
     x0, y, _ = group_clouds(sim.source, sim.target, sim.group, sim.seed, 0)
     G, T = check_count(num_groups, "num_groups"), sim.num_steps
-    size = x0[0].numel()*sim.group*(T + 1)*x0.element_size()                       # bytes of a group, about
-    how = [{k: getattr(v, k, None) for k in ("blur", "self_term", "tol", "max_iter")} for v in sim.velocities]
+    size = x0[0].numel() * sim.group * (T + 1) * x0.element_size()  # bytes of a group, about
+    how = [
+        {k: getattr(v, k, None) for k in ("blur", "self_term", "tol", "max_iter")}
+        for v in sim.velocities
+    ]
     data = dict(target=witness(sim.target, sim.seed), source=witness(sim.source, sim.seed))
-    return dict(num_groups=G, data=data, per_shard=max(1, min(2**26//size, G//16)), group=sim.group, num_steps=T, step_size=sim.step_size, jitter=sim.jitter,
-                storage=sim.storage, seed=sim.seed, shape=list(x0.shape[1:]), target=checksum(dict(x=y)), source=checksum(dict(x=x0)),
-                **{k: [h[k] for h in how] for k in how[0]})
+    return dict(
+        num_groups=G,
+        data=data,
+        per_shard=max(1, min(2**26 // size, G // 16)),
+        group=sim.group,
+        num_steps=T,
+        step_size=sim.step_size,
+        jitter=sim.jitter,
+        storage=sim.storage,
+        seed=sim.seed,
+        shape=list(x0.shape[1:]),
+        target=checksum(dict(x=y)),
+        source=checksum(dict(x=x0)),
+        **{k: [h[k] for h in how] for k in how[0]},
+    )
+
 
 def _same(folder, old, new):
     "Refuse other settings by the name of one; the data come before what follows from them."
     new = json.loads(json.dumps(new))
-    known = old.get("data", new["data"])                                            # version 0.1 has no such witness
+    known = old.get("data", new["data"])  # version 0.1 has no such witness
     for k in ("target", "source"):
-        if old.get("seed") == new["seed"] and known[k] != new["data"][k]: raise ValueError(f"{folder}: holds another pool, the data of its {k} have changed")
+        if old.get("seed") == new["seed"] and known[k] != new["data"][k]:
+            raise ValueError(f"{folder}: holds another pool, the data of its {k} have changed")
     for k in new:
-        if k != "data" and old.get(k) != new[k]: raise ValueError(f"{folder}: holds another pool, its {k} is {old.get(k)}, asked for was {new[k]}")
+        if k != "data" and old.get(k) != new[k]:
+            raise ValueError(
+                f"{folder}: holds another pool, its {k} is {old.get(k)}, asked for was {new[k]}"
+            )
 
-def _name(j): return f"shard-{j:05}.safetensors"
-def _ranges(s): return [range(i, min(i + s["per_shard"], s["num_groups"])) for i in range(0, s["num_groups"], s["per_shard"])]
 
-PARTS = "x", "etas", "times", "passes", "error", "converged", "square"              # and v, where positions are kept in 16 bits
+def _name(j):
+    return f"shard-{j:05}.safetensors"
+
+
+def _ranges(s):
+    return [
+        range(i, min(i + s["per_shard"], s["num_groups"]))
+        for i in range(0, s["num_groups"], s["per_shard"])
+    ]
+
+
+PARTS = (
+    "x",
+    "etas",
+    "times",
+    "passes",
+    "error",
+    "converged",
+    "square",
+)  # and v, where positions are kept in 16 bits
+
 
 def _read(folder, j, settings, check=False):
     "Tensors (mapped, not read) and identity of shard j, if it is the one that belongs there; `check`: every byte."
-    file, groups = Path(folder)/_name(j), _ranges(settings)[j]
+    file, groups = Path(folder) / _name(j), _ranges(settings)[j]
     header = read_header(file, "pool shard")
     with reading(file):
-        facts = check_facts(file, header.facts, settings=dict, first=int, **{} if header.sha256 else dict(sha256=str))  # that of version 0.1
+        facts = check_facts(
+            file,
+            header.facts,
+            settings=dict,
+            first=int,
+            **{} if header.sha256 else dict(sha256=str),
+        )  # that of version 0.1
         if facts["first"] != groups.start:
-            raise ValueError(f"{file}: damaged: the shard of another place, of the groups from {facts['first']} on, expected those from {groups.start} on")
+            raise ValueError(
+                f"{file}: damaged: the shard of another place, of the groups from {facts['first']} on, expected those from {groups.start} on"
+            )
         if facts["settings"] != settings:
             raise ValueError(f"{file}: damaged: the shard of another pool")
         tensors, _ = load_tensors(file, "pool shard", whole=check)
@@ -86,18 +131,27 @@ def _claim(file: Path) -> Iterator[bool]:
     with locked(lock) as held:
         ours = held is not False  # without locks nobody knows: what is written twice is the same
         yield ours
-        if ours: lock.unlink(missing_ok=True)
+        if ours:
+            lock.unlink(missing_ok=True)
 
-def build_shards(sim: Simulation,           # of the groups
-                 folder: str | Path,        # made if it is not there; what is there of this pool is kept
-                 num_groups: int = 96,      # groups in all
-                 show: bool = True,         # progress bar
-                ) -> Pool:                  # mapped from the disk
+
+def build_shards(
+    sim: Simulation,  # of the groups
+    folder: str | Path,  # made if it is not there; what is there of this pool is kept
+    num_groups: int = 96,  # groups in all
+    show: bool = True,  # progress bar
+) -> Pool:  # mapped from the disk
     "A pool on disk. Processes that are given the same arguments share the work."
     folder, settings = Path(folder), json.loads(json.dumps(pool_settings(sim, num_groups)))
     folder.mkdir(parents=True, exist_ok=True)
-    for old in ([_read_manifest(folder)] if (folder/"manifest.json").exists() else [_facts(p) for p in sorted(folder.glob("shard-*"))]):
-        if old: _same(folder, old["settings"], settings); settings = old["settings"]  # of version 0.1, it may be
+    for old in (
+        [_read_manifest(folder)]
+        if (folder / "manifest.json").exists()
+        else [_facts(p) for p in sorted(folder.glob("shard-*"))]
+    ):
+        if old:
+            _same(folder, old["settings"], settings)
+            settings = old["settings"]  # of version 0.1, it may be
     ranges = _ranges(settings)
     todo = [j for j in range(len(ranges)) if not _sound(folder, j, settings)]
     with progress(num_groups, "pool", show) as bar:
@@ -105,16 +159,24 @@ def build_shards(sim: Simulation,           # of the groups
         while todo:
             busy, left = len(todo), []
             for j in todo:
-                with _claim(folder/_name(j)) as mine:
-                    if not mine: left.append(j)
+                with _claim(folder / _name(j)) as mine:
+                    if not mine:
+                        left.append(j)
                     elif not _sound(folder, j, settings):
-                        save_tensors(folder/_name(j), sim(ranges[j]), dict(kind="pool shard", settings=settings, first=ranges[j].start))
+                        save_tensors(
+                            folder / _name(j),
+                            sim(ranges[j]),
+                            dict(kind="pool shard", settings=settings, first=ranges[j].start),
+                        )
             todo = [j for j in left if not _sound(folder, j, settings)]
             bar.update(sum(len(r) for r in ranges) - bar.n - sum(len(ranges[j]) for j in todo))
-            if len(todo) == busy: time.sleep(.2)  # others hold what is left
-    with _claim(folder/"manifest.json") as mine:
-        if mine: _write_manifest(folder, settings)
-    while not (folder/"manifest.json").exists(): time.sleep(.2)                      # another writes it
+            if len(todo) == busy:
+                time.sleep(0.2)  # others hold what is left
+    with _claim(folder / "manifest.json") as mine:
+        if mine:
+            _write_manifest(folder, settings)
+    while not (folder / "manifest.json").exists():
+        time.sleep(0.2)  # another writes it
     _sweep(folder)
     return open_pool(folder)
 
@@ -122,70 +184,146 @@ def build_shards(sim: Simulation,           # of the groups
 def _sweep(folder):
     "Remove what killed processes left: what nobody holds."
     left = [p for p in folder.glob(".*") if ".tmp" in p.suffixes or p.suffix == ".lock"]
-    for name in {p.name[1:].removesuffix(".lock") if p.suffix == ".lock" else f"{p.name[1:].split('.')[0]}{p.suffix}" for p in left}:
-        with _claim(folder/name) as mine:
-            for old in folder.glob(f".{Path(name).stem}.*.tmp*") if mine else (): old.unlink(missing_ok=True)
+    for name in {
+        p.name[1:].removesuffix(".lock")
+        if p.suffix == ".lock"
+        else f"{p.name[1:].split('.')[0]}{p.suffix}"
+        for p in left
+    }:
+        with _claim(folder / name) as mine:
+            for old in folder.glob(f".{Path(name).stem}.*.tmp*") if mine else ():
+                old.unlink(missing_ok=True)
+
 
 def _sound(folder, j, settings):
-    try: return bool(_read(folder, j, settings, check=True))
-    except (ValueError, FileNotFoundError): return False
+    try:
+        return bool(_read(folder, j, settings, check=True))
+    except (ValueError, FileNotFoundError):
+        return False
+
 
 def _facts(file):
     "What a shard says; nothing, if it is damaged."
-    try: return check_facts(file, read_header(file, "pool shard").facts, settings=dict)
-    except (ValueError, FileNotFoundError): return None
+    try:
+        return check_facts(file, read_header(file, "pool shard").facts, settings=dict)
+    except (ValueError, FileNotFoundError):
+        return None
+
 
 def _check_manifest(file, manifest):
-    if manifest.get("kind") != "pool" or manifest.get("version") != 1: raise ValueError(f"{file}: expected the manifest of a pool, version 1")
+    if manifest.get("kind") != "pool" or manifest.get("version") != 1:
+        raise ValueError(f"{file}: expected the manifest of a pool, version 1")
     s = check_facts(file, manifest, settings=dict, shards=list)["settings"]
-    check_facts(file, s, num_groups=int, per_shard=int, group=int, num_steps=int, seed=int, shape=list, blur=list, storage=str)
-    if s["per_shard"] < 1 or -(-s["num_groups"]//s["per_shard"]) != len(manifest["shards"]) or len(s["blur"]) != s["num_steps"]:
-        raise ValueError(f"{file}: damaged: {len(manifest['shards'])} shards are not {s['num_groups']} groups, {s['per_shard']} in each")
-    for shard in manifest["shards"]: check_facts(file, shard, file=str, first=int, sha256=str)
+    check_facts(
+        file,
+        s,
+        num_groups=int,
+        per_shard=int,
+        group=int,
+        num_steps=int,
+        seed=int,
+        shape=list,
+        blur=list,
+        storage=str,
+    )
+    if (
+        s["per_shard"] < 1
+        or -(-s["num_groups"] // s["per_shard"]) != len(manifest["shards"])
+        or len(s["blur"]) != s["num_steps"]
+    ):
+        raise ValueError(
+            f"{file}: damaged: {len(manifest['shards'])} shards are not {s['num_groups']} groups, {s['per_shard']} in each"
+        )
+    for shard in manifest["shards"]:
+        check_facts(file, shard, file=str, first=int, sha256=str)
+
 
 def _read_manifest(folder):
-    file = Path(folder)/"manifest.json"
-    if not file.exists(): raise FileNotFoundError(f"{folder}: no pool here, or one that is not complete (no manifest.json): build it with its settings, shards that are there are kept")
+    file = Path(folder) / "manifest.json"
+    if not file.exists():
+        raise FileNotFoundError(
+            f"{folder}: no pool here, or one that is not complete (no manifest.json): build it with its settings, shards that are there are kept"
+        )
     try:
         manifest = read_json(file)
-        with reading(file): _check_manifest(file, manifest)
-    except ValueError as e: raise ValueError(f"{e}: remove it and build the pool again, its shards are kept") from None
+        with reading(file):
+            _check_manifest(file, manifest)
+    except ValueError as e:
+        raise ValueError(f"{e}: remove it and build the pool again, its shards are kept") from None
     return manifest
+
 
 def _write_manifest(folder, settings):
     shards, names = zip(*[_read(folder, j, settings) for j in range(len(_ranges(settings)))])
     pool = Pool(shards, [b or math.nan for b in settings["blur"]], settings["seed"])
-    say = dict(times=pool.times.mean(0).tolist(), rms=pool.rms().tolist(), passes=pool.passes.float().mean(0).tolist(), error=pool.error.amax(0).tolist(), converged=pool.converged.float().mean().item(), bytes=pool.nbytes)
-    listed = [dict(file=_name(j), first=r.start, sha256=name) for j, (r, name) in enumerate(zip(_ranges(settings), names))]
-    write_json(folder/"manifest.json", dict(kind="pool", version=1, settings=settings, **say, shards=listed))
+    say = dict(
+        times=pool.times.mean(0).tolist(),
+        rms=pool.rms().tolist(),
+        passes=pool.passes.float().mean(0).tolist(),
+        error=pool.error.amax(0).tolist(),
+        converged=pool.converged.float().mean().item(),
+        bytes=pool.nbytes,
+    )
+    listed = [
+        dict(file=_name(j), first=r.start, sha256=name)
+        for j, (r, name) in enumerate(zip(_ranges(settings), names))
+    ]
+    write_json(
+        folder / "manifest.json",
+        dict(kind="pool", version=1, settings=settings, **say, shards=listed),
+    )
 
-def describe_pool(folder: str | Path, # with a manifest
-                 ) -> str:
+
+def describe_pool(
+    folder: str | Path,  # with a manifest
+) -> str:
     "A few lines on a pool."
     m = _read_manifest(folder)
-    with reading(Path(folder)/"manifest.json"): return _described(m, m["settings"])
+    with reading(Path(folder) / "manifest.json"):
+        return _described(m, m["settings"])
+
 
 def _described(m, s):
     list_ = lambda v: " ".join("–" if z is None else f"{z:.3g}" for z in v)
-    return "\n".join([f"{s['num_groups']} groups of {s['group']} points {tuple(s['shape'])}, {s['num_steps']} steps, seed {s['seed']}, {s['storage']}, {m['bytes']/1e6:.1f} MB in {len(m['shards'])} files",
-                      f"t        {list_(m['times'])}", f"blur     {list_(s['blur'])}", f"rms v    {list_(m['rms'])}", f"passes   {list_(m['passes'])}",
-                      f"error    {list_(m['error'])} (largest), {m['converged']:.1%} converged"])
+    return "\n".join(
+        [
+            f"{s['num_groups']} groups of {s['group']} points {tuple(s['shape'])}, {s['num_steps']} steps, seed {s['seed']}, {s['storage']}, {m['bytes'] / 1e6:.1f} MB in {len(m['shards'])} files",
+            f"t        {list_(m['times'])}",
+            f"blur     {list_(s['blur'])}",
+            f"rms v    {list_(m['rms'])}",
+            f"passes   {list_(m['passes'])}",
+            f"error    {list_(m['error'])} (largest), {m['converged']:.1%} converged",
+        ]
+    )
 
 # %% ../../nbs/4_particles/07_shards.ipynb #shd-open
-def open_pool(folder: str | Path, # with a manifest
-             ) -> Pool:           # mapped from the disk
+def open_pool(
+    folder: str | Path,  # with a manifest
+) -> Pool:  # mapped from the disk
     "A pool that was built earlier."
     settings = _read_manifest(folder)["settings"]
-    try: shards = [_read(folder, j, settings)[0] for j in range(len(_ranges(settings)))]
-    except (FileNotFoundError, ValueError) as e: raise type(e)(f"{e}: build the pool again, only this shard is made") from None
-    with reading(folder): return Pool(shards, [b or math.nan for b in settings["blur"]], settings["seed"], files=[Path(folder)/_name(j) for j in range(len(shards))])
+    try:
+        shards = [_read(folder, j, settings)[0] for j in range(len(_ranges(settings)))]
+    except (FileNotFoundError, ValueError) as e:
+        raise type(e)(f"{e}: build the pool again, only this shard is made") from None
+    with reading(folder):
+        return Pool(
+            shards,
+            [b or math.nan for b in settings["blur"]],
+            settings["seed"],
+            files=[Path(folder) / _name(j) for j in range(len(shards))],
+        )
 
-def verify_pool(folder: str | Path, # with a manifest
-               ) -> dict[str, str]: # file -> what is wrong with it; empty: all is well
+
+def verify_pool(
+    folder: str | Path,  # with a manifest
+) -> dict[str, str]:  # file -> what is wrong with it; empty: all is well
     "Compare every byte with the checksums."
     manifest, bad = _read_manifest(folder), {}
     for j, shard in enumerate(manifest["shards"]):
         try:
-            if _read(folder, j, manifest["settings"], check=True)[1] != shard["sha256"]: bad[_name(j)] = "not the shard that the manifest names"
-        except (FileNotFoundError, ValueError) as e: bad[_name(j)] = str(e).partition(": ")[2]
+            if _read(folder, j, manifest["settings"], check=True)[1] != shard["sha256"]:
+                bad[_name(j)] = "not the shard that the manifest names"
+        except (FileNotFoundError, ValueError) as e:
+            bad[_name(j)] = str(e).partition(": ")[2]
     return bad

@@ -20,21 +20,40 @@ from .pool import Pool
 # %% ../../nbs/4_particles/08_shuffle.ipynb #shf-class
 class BlockShuffle:
     "Random rows, step by step."
-    def __init__(self,
-        pool: Pool,            # to draw from
-        size: int,             # rows of a step
-        seed: int,             # of the draws
+
+    def __init__(
+        self,
+        pool: Pool,  # to draw from
+        size: int,  # rows of a step
+        seed: int,  # of the draws
         stream: str = "rows",  # their name
-        window: int = 400*2**20, # bytes of memory for groups of a pool on disk
+        window: int = 400 * 2**20,  # bytes of memory for groups of a pool on disk
     ):
         self.pool, self.size, self.seed, self.stream = pool, check_count(size, "size"), seed, stream
-        self.each, G = pool.num_steps*pool.group, len(pool.groups)                     # rows of a group, groups
-        ahead = -(-size//self.each)                                                    # groups by which the window may move in a step
-        fit = max(1 + ahead, window*sum(len(z["etas"]) for z in pool.shards)//pool.nbytes)
+        self.each, G = pool.num_steps * pool.group, len(pool.groups)  # rows of a group, groups
+        ahead = -(-size // self.each)  # groups by which the window may move in a step
+        fit = max(1 + ahead, window * sum(len(z["etas"]) for z in pool.shards) // pool.nbytes)
         self.moves = bool(pool.files) and fit < G
         self.width = fit - ahead if self.moves else G
-        self.ring = Pool([{k: torch.empty(fit, *z.shape[1:], dtype=z.dtype) for k, z in pool.shards[0].items()}], pool.blurs, pool.seed) if self.moves else pool
-        self._order = lru_cache(4)(lambda epoch: torch.randperm(G, generator=make_generator(seed, f"{stream} blocks", epoch)).tolist())
+        self.ring = (
+            Pool(
+                [
+                    {
+                        k: torch.empty(fit, *z.shape[1:], dtype=z.dtype)
+                        for k, z in pool.shards[0].items()
+                    }
+                ],
+                pool.blurs,
+                pool.seed,
+            )
+            if self.moves
+            else pool
+        )
+        self._order = lru_cache(4)(
+            lambda epoch: torch.randperm(
+                G, generator=make_generator(seed, f"{stream} blocks", epoch)
+            ).tolist()
+        )
         self._asked, self._waiting, self._reader = 0, deque(), ThreadPoolExecutor(1, "read")
 
     def _group(self, q):
@@ -44,44 +63,64 @@ class BlockShuffle:
 
     def _read(self, b, place):
         s, g = divmod(self.pool.groups[b], self.pool.per)
-        for k in {"x", "v"} & set(self.pool.shards[s]): read_entry(self.pool.files[s], k, g, self.ring.shards[0][k][place])
+        for k in {"x", "v"} & set(self.pool.shards[s]):
+            read_entry(self.pool.files[s], k, g, self.ring.shards[0][k][place])
         self.ring.etas[place], self.ring.times[place] = self.pool.etas[b], self.pool.times[b]
 
     def _fetch(self, first):
         "Wait for the groups of a window; have the next ones read in the background."
         n = len(self.ring.groups)
-        if not self._asked - n <= first <= self._asked: self._waiting.clear(); self._asked = first       # not where the last step was: begin anew
-        for q in range(self._asked, first + n): self._waiting.append((q, self._reader.submit(self._read, self._group(q), q % n)))
+        if not self._asked - n <= first <= self._asked:
+            self._waiting.clear()
+            self._asked = first  # not where the last step was: begin anew
+        for q in range(self._asked, first + n):
+            self._waiting.append((q, self._reader.submit(self._read, self._group(q), q % n)))
         self._asked = first + n
-        while self._waiting and self._waiting[0][0] < first + self.width: self._waiting[0][1].result(); self._waiting.popleft()
+        while self._waiting and self._waiting[0][0] < first + self.width:
+            self._waiting[0][1].result()
+            self._waiting.popleft()
 
     def _first(self, s):
         "Which group is the first of the window of step s, of those that come."
-        return s*self.size//self.each if self.moves else 0
+        return s * self.size // self.each if self.moves else 0
 
     def _draw(self, s):
         "Of each row of step s the group, counted in the window, and the number in the group."
-        r = torch.randint(self.width*self.each, (self.size,), generator=make_generator(self.seed, self.stream, s))
-        return r//self.each, r % self.each
+        r = torch.randint(
+            self.width * self.each,
+            (self.size,),
+            generator=make_generator(self.seed, self.stream, s),
+        )
+        return r // self.each, r % self.each
 
-    def window(self,
+    def window(
+        self,
         s: int,  # step
-    ) -> Tensor: # groups that step s draws from
+    ) -> Tensor:  # groups that step s draws from
         "What can be drawn."
-        return torch.tensor([self._group(q) for q in range(self._first(s), self._first(s) + self.width)]) if self.moves else torch.arange(self.width)
+        return (
+            torch.tensor(
+                [self._group(q) for q in range(self._first(s), self._first(s) + self.width)]
+            )
+            if self.moves
+            else torch.arange(self.width)
+        )
 
-    def __call__(self,
+    def __call__(
+        self,
         s: int,  # step
-    ) -> Tensor: # (size,)
+    ) -> Tensor:  # (size,)
         "The numbers of the rows of step s."
         w, i = self._draw(s)
-        return self.window(s)[w]*self.each + i
+        return self.window(s)[w] * self.each + i
 
-    def rows(self,
-        s: int,                      # step
-        part: slice = slice(None),   # of the batch
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]: # x, t, v, k, as Pool.rows
+    def rows(
+        self,
+        s: int,  # step
+        part: slice = slice(None),  # of the batch
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # x, t, v, k, as Pool.rows
         "The rows of step s."
         first, (w, i) = self._first(s), self._draw(s)
-        if self.moves: self._fetch(first)
-        return self.ring.rows(((first + w) % len(self.ring.groups)*self.each + i)[part])
+        if self.moves:
+            self._fetch(first)
+        return self.ring.rows(((first + w) % len(self.ring.groups) * self.each + i)[part])

@@ -19,66 +19,138 @@ from ..sets.ends import group_clouds
 from ..transport.clock import natural_time, step_sizes
 
 # %% ../../nbs/4_particles/04_simulation.ipynb #sim-pack
-def velocity_of(made: dict[str, Tensor], # trajectories
-                k: int,                  # step
-               ) -> Tensor:              # (g, n, *shape), float32 where they are kept in 16 bits
+def velocity_of(
+    made: dict[str, Tensor],  # trajectories
+    k: int,  # step
+) -> Tensor:  # (g, n, *shape), float32 where they are kept in 16 bits
     "Velocities of a step."
-    if "v" in made: return made["v"][:, k].float()
+    if "v" in made:
+        return made["v"][:, k].float()
     x = made["x"]
-    return (x[:, k + 1] - x[:, k])/made["etas"][:, k].view(-1, *[1]*(x.ndim - 2))
+    return (x[:, k + 1] - x[:, k]) / made["etas"][:, k].view(-1, *[1] * (x.ndim - 2))
+
 
 STORAGE = {"float32": None, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
-def pack(made: dict[str, Tensor], # trajectories
-         storage: str,            # a key of STORAGE
-        ) -> dict[str, Tensor]:   # with x in that precision, and v where x cannot give it
+
+def pack(
+    made: dict[str, Tensor],  # trajectories
+    storage: str,  # a key of STORAGE
+) -> dict[str, Tensor]:  # with x in that precision, and v where x cannot give it
     "What is kept of trajectories."
     half = STORAGE[check_name(storage, STORAGE, "storage")]
-    if half is None: return made
+    if half is None:
+        return made
     v = torch.stack([velocity_of(made, k) for k in range(made["etas"].shape[1])], 1)
     out = made | dict(x=made["x"].to(half), v=v.to(half))
-    if not (out["x"].isfinite().all() and out["v"].isfinite().all()): raise ValueError(f"storage: {storage} ends at {torch.finfo(half).max:g} and the pool reaches {max(made['x'].abs().max(), v.abs().max()):g}, expected bfloat16 or float32")
+    if not (out["x"].isfinite().all() and out["v"].isfinite().all()):
+        raise ValueError(
+            f"storage: {storage} ends at {torch.finfo(half).max:g} and the pool reaches {max(made['x'].abs().max(), v.abs().max()):g}, expected bfloat16 or float32"
+        )
     return out
 
 # %% ../../nbs/4_particles/04_simulation.ipynb #sim-sim
 def _grid(num_steps, step_size, jitter, seed, b):
     "Step sizes of group b: the common ones, or interior times moved by up to half a step."
     etas = step_sizes(num_steps, step_size)
-    if not jitter: return etas
+    if not jitter:
+        return etas
     t = torch.tensor(natural_time(etas), dtype=torch.float64)
-    move = torch.rand(num_steps + 1, generator=make_generator(seed, "jitter", b), dtype=torch.float64) - .5
-    mid = t.clone(); mid[1:-1] += torch.where(move[1:-1] > 0, t[2:] - t[1:-1], t[1:-1] - t[:-2])*move[1:-1]
-    return ((mid[1:] - mid[:-1])/(1 - mid[:-1])).tolist()
+    move = (
+        torch.rand(num_steps + 1, generator=make_generator(seed, "jitter", b), dtype=torch.float64)
+        - 0.5
+    )
+    mid = t.clone()
+    mid[1:-1] += torch.where(move[1:-1] > 0, t[2:] - t[1:-1], t[1:-1] - t[:-2]) * move[1:-1]
+    return ((mid[1:] - mid[:-1]) / (1 - mid[:-1])).tolist()
+
 
 @dataclass(frozen=True)
 class Simulation:
     "The particle flows of groups, by their numbers (arXiv 2401.14069, algorithm 1)."
-    source: Sampler                 # where particles start
-    target: Sampler                 # where they go
-    velocity: Callable | Sequence   # a SinkhornVelocity, or one per step
-    num_steps: int                  # T
-    step_size: float | Sequence[float] | None = None # η, or one per step; None: 1/(T-k)
-    group: int = 512                # particles in a group
-    seed: int = 0                   # of all draws
-    jitter: bool = False            # a time grid of its own for each group
-    storage: str = "float32"        # of positions: as they are, or "bfloat16" or "float16" with v beside them
-    device: str | torch.device = "cpu" # where the flow is computed; what comes out is on the CPU
+
+    source: Sampler  # where particles start
+    target: Sampler  # where they go
+    velocity: Callable | Sequence  # a SinkhornVelocity, or one per step
+    num_steps: int  # T
+    step_size: float | Sequence[float] | None = None  # η, or one per step; None: 1/(T-k)
+    group: int = 512  # particles in a group
+    seed: int = 0  # of all draws
+    jitter: bool = False  # a time grid of its own for each group
+    storage: str = (
+        "float32"  # of positions: as they are, or "bfloat16" or "float16" with v beside them
+    )
+    device: str | torch.device = "cpu"  # where the flow is computed; what comes out is on the CPU
 
     @property
-    def velocities(self): return list(self.velocity) if isinstance(self.velocity, Sequence) else [self.velocity]*self.num_steps
+    def velocities(self):
+        return (
+            list(self.velocity)
+            if isinstance(self.velocity, Sequence)
+            else [self.velocity] * self.num_steps
+        )
 
-    def __call__(self,
-        numbers: Iterable[int], # of groups
-    ) -> dict[str, Tensor]:     # x (g, T+1, n, *shape); etas, passes, error, converged and square (mean v²) (g, T); times (g, T+1); v (g, T, n, *shape) with 16 bits
+    def __call__(
+        self,
+        numbers: Iterable[int],  # of groups
+    ) -> dict[
+        str, Tensor
+    ]:  # x (g, T+1, n, *shape); etas, passes, error, converged and square (mean v²) (g, T); times (g, T+1); v (g, T, n, *shape) with 16 bits
         "Simulate these groups."
         numbers = list(numbers)
         etas = [_grid(self.num_steps, self.step_size, self.jitter, self.seed, b) for b in numbers]
-        x0, y, _ = zip(*[group_clouds(self.source, self.target, check_count(self.group, "group", 2), self.seed, b) for b in numbers])
+        x0, y, _ = zip(
+            *[
+                group_clouds(
+                    self.source, self.target, check_count(self.group, "group", 2), self.seed, b
+                )
+                for b in numbers
+            ]
+        )
         two = self.velocities[0].self_term == "two_batch"
-        second = [points_and_labels(self.source, self.group, make_generator(self.seed, "second", b))[0] for b in numbers] if two else None
+        second = (
+            [
+                points_and_labels(self.source, self.group, make_generator(self.seed, "second", b))[
+                    0
+                ]
+                for b in numbers
+            ]
+            if two
+            else None
+        )
         there = lambda z: z and torch.stack(z).to(self.device)
-        path, infos = particle_flow(there(x0), there(y), self.velocities, self.num_steps, torch.tensor(etas, dtype=torch.float64), there(second), True, True, True)
-        per = lambda name, dtype: torch.tensor([getattr(i, name) for i in infos], dtype=dtype).T.contiguous()
-        made = dict(x=path.cpu(), etas=torch.tensor(etas, dtype=torch.float32), times=torch.tensor([natural_time(e) for e in etas], dtype=torch.float32),
-                    passes=per("n_iter", torch.int32), error=per("err_v", torch.float32), converged=per("converged", torch.bool))
-        return pack(made | dict(square=torch.stack([velocity_of(made, k).square().flatten(1).mean(1) for k in range(self.num_steps)], 1)), self.storage)
+        path, infos = particle_flow(
+            there(x0),
+            there(y),
+            self.velocities,
+            self.num_steps,
+            torch.tensor(etas, dtype=torch.float64),
+            there(second),
+            True,
+            True,
+            True,
+        )
+        per = lambda name, dtype: torch.tensor(
+            [getattr(i, name) for i in infos], dtype=dtype
+        ).T.contiguous()
+        made = dict(
+            x=path.cpu(),
+            etas=torch.tensor(etas, dtype=torch.float32),
+            times=torch.tensor([natural_time(e) for e in etas], dtype=torch.float32),
+            passes=per("n_iter", torch.int32),
+            error=per("err_v", torch.float32),
+            converged=per("converged", torch.bool),
+        )
+        return pack(
+            made
+            | dict(
+                square=torch.stack(
+                    [
+                        velocity_of(made, k).square().flatten(1).mean(1)
+                        for k in range(self.num_steps)
+                    ],
+                    1,
+                )
+            ),
+            self.storage,
+        )

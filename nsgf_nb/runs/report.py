@@ -31,24 +31,36 @@ from nsgf_nb.plot import (
 )
 
 # %% ../../nbs/9_workshop/06_report.ipynb #rep-eval
-def _at_most(n, sampler): return min(n, sampler.num_points or n)
+def _at_most(n, sampler):
+    return min(n, sampler.num_points or n)
+
 
 def _finite(facts):
     "JSON has no infinity: None stands for it."
-    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in facts.items()}
+    return {
+        k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in facts.items()
+    }
 
-def endless(flow: Flow,    # fitted
-           ) -> Callable:  # (n, generator) → samples (n, *shape)
+
+def endless(
+    flow: Flow,  # fitted
+) -> Callable:  # (n, generator) → samples (n, *shape)
     "A fitted flow as a function that draws: flows with one source start alike where the generators are alike."
+
     def draw(n, generator):
-        seed = torch.randint(2**31, (), generator=generator).item()  # of the starts, and of noise on the way
+        seed = torch.randint(
+            2**31, (), generator=generator
+        ).item()  # of the starts, and of noise on the way
         return flow.sample(n, seed=seed)
+
     return draw
 
-def evaluate(flow: Flow,      # fitted
-             target: Sampler, # what it should carry its source to
-             seed: int = 0,   # of all draws
-            ) -> dict:        # n, nfe, distances with floors, seconds; gate for sets in the plane
+
+def evaluate(
+    flow: Flow,  # fitted
+    target: Sampler,  # what it should carry its source to
+    seed: int = 0,  # of all draws
+) -> dict:  # n, nfe, distances with floors, seconds; gate for sets in the plane
     "Measure samples of a flow."
     start, plane = time.monotonic(), target.shape == (2,) and target.num_points is None
     x = flow.sample(_at_most(20_000 if plane else 5_000, flow.source), seed=seed)
@@ -56,60 +68,120 @@ def evaluate(flow: Flow,      # fitted
     out = dict(n=len(x), nfe=flow.nfe, distances=distances(target, x, seed))
     if plane and len(x) >= 20_000:
         result = gate(target, x if flow.source.num_points else endless(flow), seed=seed)
-        out["gate"] = _finite(dataclasses.asdict(result)) | dict(passed=result.passed, text=str(result))
+        out["gate"] = _finite(dataclasses.asdict(result)) | dict(
+            passed=result.passed, text=str(result)
+        )
     return out | dict(seconds=dict(sampling=middle - start, evaluation=time.monotonic() - middle))
 
 # %% ../../nbs/9_workshop/06_report.ipynb #rep-draw
 def _plane(x):
     "Two coordinates of points (…, n, d)."
-    if x.shape[-1] > 1: return x[..., :2]
-    return torch.cat([x, torch.linspace(-1, 1, x.shape[-2])[:, None].expand_as(x)*x.std()], -1)
+    if x.shape[-1] > 1:
+        return x[..., :2]
+    return torch.cat([x, torch.linspace(-1, 1, x.shape[-2])[:, None].expand_as(x) * x.std()], -1)
+
 
 def _beside(x, y):
     "The target in grey, samples beside it."
     fig, axes = figure(2, width=2.8, titles=("target", "samples"))
     box = _limits(x.numpy(), y.numpy())
-    for ax, cloud, color in zip(axes, (y, x), (GREY, BLUE)): scatter(cloud, ax, color, 2000); ax.set(xlim=box[0], ylim=box[1])
+    for ax, cloud, color in zip(axes, (y, x), (GREY, BLUE)):
+        scatter(cloud, ax, color, 2000)
+        ax.set(xlim=box[0], ylim=box[1])
     return fig
+
 
 def _losses(history):
     "The loss, of each part beside that of the others."
     parts = list(dict.fromkeys(row.get("part", "loss") for row in history))
-    fig, axes = figure(len(parts), width=3.2, titles=parts[:len(parts)*(len(parts) > 1)])
-    for part, ax in zip(parts, axes if len(parts) > 1 else [axes]): loss_curve([row for row in history if row.get("part", "loss") == part], ax)
+    fig, axes = figure(len(parts), width=3.2, titles=parts[: len(parts) * (len(parts) > 1)])
+    for part, ax in zip(parts, axes if len(parts) > 1 else [axes]):
+        loss_curve([row for row in history if row.get("part", "loss") == part], ax)
     return fig
 
-def draw(flow: Flow,         # fitted
-         target: Sampler,    # what it should carry its source to
-         folder: str | Path, # where to
-         seed: int = 0,      # of all draws
-        ) -> list[Path]:     # samples.png, path.gif, loss.png
+
+def draw(
+    flow: Flow,  # fitted
+    target: Sampler,  # what it should carry its source to
+    folder: str | Path,  # where to
+    seed: int = 0,  # of all draws
+) -> list[Path]:  # samples.png, path.gif, loss.png
     "Draw samples, their way, and the loss."
     folder, images = Path(folder), len(target.shape) == 3 and target.shape[0] in (1, 3)
-    path, y = flow.sample(_at_most(100 if images else 2000, flow.source), seed=seed, return_path=True).cpu(), None
+    path, y = (
+        flow.sample(
+            _at_most(100 if images else 2000, flow.source), seed=seed, return_path=True
+        ).cpu(),
+        None,
+    )
     if not images:
-        path, y = _plane(path.flatten(2)), _plane(points_and_labels(target, _at_most(2000, target), make_generator(seed, "drawing"))[0].flatten(1))
-    files = [folder/name for name in ("samples.png", "path.gif", "loss.png")]
+        path, y = (
+            _plane(path.flatten(2)),
+            _plane(
+                points_and_labels(target, _at_most(2000, target), make_generator(seed, "drawing"))[
+                    0
+                ].flatten(1)
+            ),
+        )
+    files = [folder / name for name in ("samples.png", "path.gif", "loss.png")]
     save_figure(image_grid(path[-1]) if images else _beside(path[-1], y), files[0])
     save_gif(path, files[1], target=y)
     save_figure(_losses(flow.history), files[2])
     return files
 
 # %% ../../nbs/9_workshop/06_report.ipynb #rep-sum
-def _row(name, *parts): return f"{name + ' ':9}" + "   ".join(p for p in parts if p)
+def _row(name, *parts):
+    return f"{name + ' ':9}" + "   ".join(p for p in parts if p)
 
-OLD_RULE = "judged by the rule of an earlier version, which passed more: `nsgf eval DIR` judges again"
 
-def summary(metrics: dict, # content of metrics.json: what `evaluate` gives, and the losses
-           ) -> str:       # a few lines
+OLD_RULE = (
+    "judged by the rule of an earlier version, which passed more: `nsgf eval DIR` judges again"
+)
+
+
+def summary(
+    metrics: dict,  # content of metrics.json: what `evaluate` gives, and the losses
+) -> str:  # a few lines
     "Losses, distances beside their floors, verdict, cost."
     out, d = [], metrics.get("distances")
     for name, facts in metrics.get("parts", {"loss": metrics}).items():
-        if "loss" in facts: out.append(_row(name, *(f"{label}{facts[k]:.4f}" for k, label in (("loss", "loss "*(name != "loss")), ("val", "held out "), ("floor", "floor ")) if k in facts)))
+        if "loss" in facts:
+            out.append(
+                _row(
+                    name,
+                    *(
+                        f"{label}{facts[k]:.4f}"
+                        for k, label in (
+                            ("loss", "loss " * (name != "loss")),
+                            ("val", "held out "),
+                            ("floor", "floor "),
+                        )
+                        if k in facts
+                    ),
+                )
+            )
     for k in ("w2", "mmd") if d else ():
-        out.append(_row(k.upper(), f"{d[k]:.4f} ± {d[k + '_sd']:.4f}", f"floor {d[k + '_floor']:.4f} ± {d[k + '_floor_sd']:.4f}", f"n = {d['n']}, {d['pairs']} pairs"))
-    if "gate" in metrics: out.append(_row("gate", metrics["gate"].get("text", OLD_RULE)))
-    if "nfe" in metrics: out.append(_row("cost", f"{metrics['nfe']:g} network calls per sample"))
-    if "pool" in metrics and metrics["pool"]["converged"] < 1: out.append(_row("pool", f"{1 - metrics['pool']['converged']:.1%} of the velocities stopped before their tolerance"))
-    if "seconds" in metrics: out.append(_row("seconds", ", ".join(f"{k} {v:.1f}" for k, v in metrics["seconds"].items())))
+        out.append(
+            _row(
+                k.upper(),
+                f"{d[k]:.4f} ± {d[k + '_sd']:.4f}",
+                f"floor {d[k + '_floor']:.4f} ± {d[k + '_floor_sd']:.4f}",
+                f"n = {d['n']}, {d['pairs']} pairs",
+            )
+        )
+    if "gate" in metrics:
+        out.append(_row("gate", metrics["gate"].get("text", OLD_RULE)))
+    if "nfe" in metrics:
+        out.append(_row("cost", f"{metrics['nfe']:g} network calls per sample"))
+    if "pool" in metrics and metrics["pool"]["converged"] < 1:
+        out.append(
+            _row(
+                "pool",
+                f"{1 - metrics['pool']['converged']:.1%} of the velocities stopped before their tolerance",
+            )
+        )
+    if "seconds" in metrics:
+        out.append(
+            _row("seconds", ", ".join(f"{k} {v:.1f}" for k, v in metrics["seconds"].items()))
+        )
     return "\n".join(out)

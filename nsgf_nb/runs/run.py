@@ -11,7 +11,6 @@ import inspect
 import io
 import json
 import math
-import os
 import platform
 import shutil
 import time
@@ -43,184 +42,312 @@ from ..processes import locked, world
 def _parameters(cls):
     "Names and defaults; of a part that is a flow itself, a dict of them."
     out = {k: p for k, p in inspect.signature(cls).parameters.items() if k != "device"}
-    parts = {k: [a for a in get_args(p.annotation) if isinstance(a, type) and issubclass(a, Flow)] for k, p in out.items()}
-    return {k: {a: b for a, b in _parameters(parts[k][0]).items() if a != "start"} | p.default if isinstance(p.default, dict) else p.default for k, p in out.items()}
+    parts = {
+        k: [a for a in get_args(p.annotation) if isinstance(a, type) and issubclass(a, Flow)]
+        for k, p in out.items()
+    }
+    return {
+        k: {a: b for a, b in _parameters(parts[k][0]).items() if a != "start"} | p.default
+        if isinstance(p.default, dict)
+        else p.default
+        for k, p in out.items()
+    }
 
-def find_method(name: str, # a key of MEMBERS
-               ) -> tuple[type, dict, dict]: # class, settled arguments, free ones with their defaults
+
+def find_method(
+    name: str,  # a key of MEMBERS
+) -> tuple[type, dict, dict]:  # class, settled arguments, free ones with their defaults
     "The class behind a method."
     cls = member_class(name)
     settled = MEMBERS[name].settled
     return cls, settled, {k: v for k, v in _parameters(cls).items() if k not in settled}
 
+
 def _checked(options, free):
     for k, v in options.items():
         check_name(k, free, "option")
-        if isinstance(free[k], bool) and not isinstance(v, bool): raise TypeError(f"{k}: expected true or false, got {v!r}")
-        if isinstance(free[k], dict): _checked(v if isinstance(v, dict) else {v: 0}, free[k])
+        if isinstance(free[k], bool) and not isinstance(v, bool):
+            raise TypeError(f"{k}: expected true or false, got {v!r}")
+        if isinstance(free[k], dict):
+            _checked(v if isinstance(v, dict) else {v: 0}, free[k])
     return json.loads(json.dumps(options))  # as they will be read: lists for tuples
 
 # %% ../../nbs/9_workshop/05_run.ipynb #run-data
-def open_data(name: str,             # a named set, a folder of images, or a .npy file of points (n, *shape)
-              download: bool = False, # fetch a set that is not there
-             ) -> Sampler:
+def open_data(
+    name: str,  # a named set, a folder of images, or a .npy file of points (n, *shape)
+    download: bool = False,  # fetch a set that is not there
+) -> Sampler:
     "The sampler behind a name or a path."
     path = Path(name)
     if path.suffix != ".npy":
-        if path.is_file(): raise ValueError(f"{path}: expected a named set, a folder of images or a .npy file")
+        if path.is_file():
+            raise ValueError(f"{path}: expected a named set, a folder of images or a .npy file")
         return get_sampler(name, **dict(download=download) if name in DOWNLOADED else {})
     points = read_array(path)
-    try: return get_sampler(points)
-    except (ValueError, TypeError) as e: raise ValueError(f"{path}: {e}") from None
+    try:
+        return get_sampler(points)
+    except (ValueError, TypeError) as e:
+        raise ValueError(f"{path}: {e}") from None
+
 
 def _given(name):
     "A named set as it is, a path in full: it must be found from anywhere."
-    return name if name in (None, "normal") or open_data(name, download=True).name not in ("folder", "data") else str(Path(name).resolve())
+    return (
+        name
+        if name in (None, "normal") or open_data(name, download=True).name not in ("folder", "data")
+        else str(Path(name).resolve())
+    )
 
 # %% ../../nbs/9_workshop/05_run.ipynb #run-set
 def _machine(device):
-    return dict(python=platform.python_version(), torch=torch.__version__, system=f"{platform.system()} {platform.machine()}", device=str(device), threads=torch.get_num_threads()) \
-        | (dict(processes=world()[1]) if world()[1] > 1 else {})
+    return dict(
+        python=platform.python_version(),
+        torch=torch.__version__,
+        system=f"{platform.system()} {platform.machine()}",
+        device=str(device),
+        threads=torch.get_num_threads(),
+    ) | (dict(processes=world()[1]) if world()[1] > 1 else {})
 
-def make_settings(target: str,               # as open_data takes it
-                  method: str = "nsgf",      # a key of METHODS
-                  source: str | None = None, # likewise; None: normal with the target's mean and rms deviation; "normal": N(0, I)
-                  seed: int = 0,             # of everything
-                  options: dict = {},        # arguments of the method's class
-                  device: str | None = None, # None: CUDA where there is one
-                 ) -> tuple[Flow, dict]:     # a flow to fit, the content of config.json
+
+def make_settings(
+    target: str,  # as open_data takes it
+    method: str = "nsgf",  # a key of METHODS
+    source: str
+    | None = None,  # likewise; None: normal with the target's mean and rms deviation; "normal": N(0, I)
+    seed: int = 0,  # of everything
+    options: dict = {},  # arguments of the method's class
+    device: str | None = None,  # None: CUDA where there is one
+) -> tuple[Flow, dict]:  # a flow to fit, the content of config.json
     "A flow that is not fitted, and its settings."
     cls, settled, free = find_method(method)
     flow = cls(**settled, **_checked(options, free), device=device)
     parameters = {k: flow.config[k] for k in free}
-    return flow, dict(target=_given(target), source=_given(source), method=method, seed=check_count(seed, "seed", 0),
-                      parameters=json.loads(json.dumps(parameters)), version=__version__, machine=_machine(flow.device))
+    return flow, dict(
+        target=_given(target),
+        source=_given(source),
+        method=method,
+        seed=check_count(seed, "seed", 0),
+        parameters=json.loads(json.dumps(parameters)),
+        version=__version__,
+        machine=_machine(flow.device),
+    )
 
 # %% ../../nbs/9_workshop/05_run.ipynb #run-folder
-def read_settings(folder: str | Path, # of a run
-                 ) -> dict:           # the content of config.json
+def read_settings(
+    folder: str | Path,  # of a run
+) -> dict:  # the content of config.json
     "The settings of a run."
-    file = Path(folder)/"config.json"
-    if not file.is_file(): raise FileNotFoundError(f"{folder}: no run here (no config.json)")
+    file = Path(folder) / "config.json"
+    if not file.is_file():
+        raise FileNotFoundError(f"{folder}: no run here (no config.json)")
     settings = read_json(file)
     with reading(file):
-        check_facts(file, settings, target=str, source=(str, type(None)), method=str, seed=int, parameters=dict, version=str, machine=dict)
+        check_facts(
+            file,
+            settings,
+            target=str,
+            source=(str, type(None)),
+            method=str,
+            seed=int,
+            parameters=dict,
+            version=str,
+            machine=dict,
+        )
         cls, settled, free = find_method(settings["method"])
         cls(**settled, **_checked(settings["parameters"], free), device="cpu")
     return settings
 
-def check_folder(folder: str | Path,   # where a run is to be
-                 resume: bool = False, # go on with the run that is there
-                ) -> dict:             # its settings; empty: nothing is there
+
+def check_folder(
+    folder: str | Path,  # where a run is to be
+    resume: bool = False,  # go on with the run that is there
+) -> dict:  # its settings; empty: nothing is there
     "Refuse a folder that is in use."
     folder = Path(folder)
-    if folder.is_file(): raise ValueError(f"{folder}: expected a folder, this is a file")
-    if not folder.is_dir() or not any(p.name[0] != "." for p in folder.iterdir()): return {}
-    if not resume: raise ValueError(f"{folder}: not empty, expected a new or empty folder, or --resume to go on with the run in it")
+    if folder.is_file():
+        raise ValueError(f"{folder}: expected a folder, this is a file")
+    if not folder.is_dir() or not any(p.name[0] != "." for p in folder.iterdir()):
+        return {}
+    if not resume:
+        raise ValueError(
+            f"{folder}: not empty, expected a new or empty folder, or --resume to go on with the run in it"
+        )
     return read_settings(folder)
 
-def check_same(folder: str | Path, # of the run
-               old: dict,          # its settings
-               new: dict,          # those asked for
-              ) -> None:
+
+def check_same(
+    folder: str | Path,  # of the run
+    old: dict,  # its settings
+    new: dict,  # those asked for
+) -> None:
     "Refuse to resume a run with other settings."
     for k, v in new.items():
-        if isinstance(v, dict): check_same(folder, old.get(k, {}), v)
-        elif k in old and old[k] != v: raise ValueError(f"{folder}: cannot resume, {k} was {old[k]}, is now {v}")
+        if isinstance(v, dict):
+            check_same(folder, old.get(k, {}), v)
+        elif k in old and old[k] != v:
+            raise ValueError(f"{folder}: cannot resume, {k} was {old[k]}, is now {v}")
+
 
 @contextmanager
-def alone(folder: str | Path,     # of a run
-          others: bool = False,   # let others in who let others in: builders of its pool
-         ) -> Iterator[bool]:   # False: a file system without locks, others may be there
+def alone(
+    folder: str | Path,  # of a run
+    others: bool = False,  # let others in who let others in: builders of its pool
+) -> Iterator[bool]:  # False: a file system without locks, others may be there
     "Keep other processes out of the folder."
     with locked(folder, shared=others) as held:
-        if held is False: raise ValueError(f"{folder}: another process is at work on this run")
+        if held is False:
+            raise ValueError(f"{folder}: another process is at work on this run")
         yield bool(held)
 
 # %% ../../nbs/9_workshop/05_run.ipynb #run-tidy
-def tidy_run(folder: str | Path, # of a run that no other process is at work on
-            ) -> None:
+def tidy_run(
+    folder: str | Path,  # of a run that no other process is at work on
+) -> None:
     "Remove what killed processes left: temporary files, and the state of a fit that is complete."
     folder = Path(folder)
-    for old in (*folder.glob(".*.tmp*"), *folder.glob("parts/*/.*.tmp*")): old.unlink(missing_ok=True)
-    if not (folder/"model.safetensors").exists(): return
-    (folder/"training.safetensors").unlink(missing_ok=True)
-    for name in ("pool", "parts"): shutil.rmtree(folder/name, ignore_errors=True)
+    for old in (*folder.glob(".*.tmp*"), *folder.glob("parts/*/.*.tmp*")):
+        old.unlink(missing_ok=True)
+    if not (folder / "model.safetensors").exists():
+        return
+    (folder / "training.safetensors").unlink(missing_ok=True)
+    for name in ("pool", "parts"):
+        shutil.rmtree(folder / name, ignore_errors=True)
 
 # %% ../../nbs/9_workshop/05_run.ipynb #run-fith
 def _write_history(file, rows):
     with atomic_path(file) as tmp, open(tmp, "w", newline="") as f:
-        out = csv.DictWriter(f, list(dict.fromkeys(k for r in rows for k in r))); out.writeheader(); out.writerows(rows)
+        out = csv.DictWriter(f, list(dict.fromkeys(k for r in rows for k in r)))
+        out.writeheader()
+        out.writerows(rows)
+
 
 def _read_history(file):
-    if not file.exists(): return []
+    if not file.exists():
+        return []
     kinds = dict(step=int, part=str)
     with reading(file):
-        if file.stat().st_size > LARGEST: raise ValueError(f"expected a table of at most {LARGEST:,} bytes")
+        if file.stat().st_size > LARGEST:
+            raise ValueError(f"expected a table of at most {LARGEST:,} bytes")
         text = file.read_text(encoding="utf-8")
         table = csv.DictReader(io.StringIO(text, newline=""))
-        if not text.endswith("\n") or "step" not in (table.fieldnames or ()): raise ValueError("expected a table with a column step and whole rows; removed, it is written anew")
-        return check_history(file, [{k: kinds.get(k, float)(v) for k, v in row.items() if v} for row in table])
+        if not text.endswith("\n") or "step" not in (table.fieldnames or ()):
+            raise ValueError(
+                "expected a table with a column step and whole rows; removed, it is written anew"
+            )
+        return check_history(
+            file, [{k: kinds.get(k, float)(v) for k, v in row.items() if v} for row in table]
+        )
+
 
 def _pool_facts(pool):
-    unit = pool.rms()[0].item()*math.sqrt(math.prod(pool.shape))
-    return dict(groups=len(pool.groups), group=pool.group, blurs=list(pool.blurs), passes=pool.passes.float().mean(0).tolist(),
-                error=(pool.error.max()/unit).item(), converged=pool.converged.float().mean().item())
+    unit = pool.rms()[0].item() * math.sqrt(math.prod(pool.shape))
+    return dict(
+        groups=len(pool.groups),
+        group=pool.group,
+        blurs=list(pool.blurs),
+        passes=pool.passes.float().mean(0).tolist(),
+        error=(pool.error.max() / unit).item(),
+        converged=pool.converged.float().mean().item(),
+    )
+
 
 def _fit_facts(flow, new, seconds):
     "Final losses, diagnostics of the pool, and where the time went; `new` rows of the history were made in these seconds."
     last = flow.history[-1]
-    matching = last["seconds"] - (flow.history[-new - 1]["seconds"] if new < len(flow.history) else 0.)
+    matching = last["seconds"] - (
+        flow.history[-new - 1]["seconds"] if new < len(flow.history) else 0.0
+    )
     of = lambda row: {k: row[k] for k in ("loss", "val", "floor") if k in row}
     facts = dict(parts={r["part"]: of(r) for r in flow.history}) if "part" in last else of(last)
-    if hasattr(flow, "pool"): facts |= dict(pool=_pool_facts(flow.pool), seconds=dict(pool=seconds - matching))
+    if hasattr(flow, "pool"):
+        facts |= dict(pool=_pool_facts(flow.pool), seconds=dict(pool=seconds - matching))
     return facts | dict(seconds=facts.get("seconds", {}) | dict(matching=last["seconds"]))
 
-def _source(settings): return settings["source"] if settings["source"] in (None, "normal") else open_data(settings["source"])
+
+def _source(settings):
+    return (
+        settings["source"]
+        if settings["source"] in (None, "normal")
+        else open_data(settings["source"])
+    )
+
 
 def _forget(folder):
     "Leave nothing of a fit that was refused."
-    if (folder/"training.safetensors").exists() or (folder/"pool").exists() or any(folder.glob("parts/*/*")): return
-    for name in ("config.json", "history.csv"): (folder/name).unlink(missing_ok=True)
-    shutil.rmtree(folder/"parts", ignore_errors=True)
+    if (
+        (folder / "training.safetensors").exists()
+        or (folder / "pool").exists()
+        or any(folder.glob("parts/*/*"))
+    ):
+        return
+    for name in ("config.json", "history.csv"):
+        (folder / name).unlink(missing_ok=True)
+    shutil.rmtree(folder / "parts", ignore_errors=True)
 
 # %% ../../nbs/9_workshop/05_run.ipynb #run-fit
-def fit_run(flow: Flow,              # from make_settings
-            settings: dict,          # likewise
-            folder: str | Path,      # of the run; must exist
-            note: Callable = lambda row: None, # called with each row of the history
-            progress: bool = False,  # progress bars
-           ) -> Flow:                # fitted
+def fit_run(
+    flow: Flow,  # from make_settings
+    settings: dict,  # likewise
+    folder: str | Path,  # of the run; must exist
+    note: Callable = lambda row: None,  # called with each row of the history
+    progress: bool = False,  # progress bars
+) -> Flow:  # fitted
     "Fit in a folder, going on with what is there."
-    folder, first, written, new, start = Path(folder), world()[0] == 0, 0., 0, time.monotonic()
-    rows = _read_history(folder/"history.csv")
+    folder, first, written, new, start = Path(folder), world()[0] == 0, 0.0, 0, time.monotonic()
+    rows = _read_history(folder / "history.csv")
+
     def keep(row):
         nonlocal new, written
-        new += 1; rows[:] = [r for r in rows if r["step"] < row["step"]] + [row]
-        if time.monotonic() - written > 2: _write_history(folder/"history.csv", rows); written = time.monotonic()
+        new += 1
+        rows[:] = [r for r in rows if r["step"] < row["step"]] + [row]
+        if time.monotonic() - written > 2:
+            _write_history(folder / "history.csv", rows)
+            written = time.monotonic()
         note(row)
+
     if first:
         tidy_run(folder)
-        write_json(folder/"config.json", settings)
-    try: flow.fit(open_data(settings["target"]), _source(settings), seed=settings["seed"], workdir=folder, resume=True, callbacks=[keep], progress=progress)
+        write_json(folder / "config.json", settings)
+    try:
+        flow.fit(
+            open_data(settings["target"]),
+            _source(settings),
+            seed=settings["seed"],
+            workdir=folder,
+            resume=True,
+            callbacks=[keep],
+            progress=progress,
+        )
     except (ValueError, TypeError):
-        if first: _forget(folder)
+        if first:
+            _forget(folder)
         raise
-    if not first: return flow
-    write_json(folder/"metrics.json", _fit_facts(flow, new, time.monotonic() - start))
-    _write_history(folder/"history.csv", flow.history)
-    flow.save(folder/"model.safetensors")
+    if not first:
+        return flow
+    write_json(folder / "metrics.json", _fit_facts(flow, new, time.monotonic() - start))
+    _write_history(folder / "history.csv", flow.history)
+    flow.save(folder / "model.safetensors")
     tidy_run(folder)
     return flow
 
-def load_run(folder: str | Path,        # of a run
-             device: str | None = None, # None: CUDA where there is one
-            ) -> tuple[Flow, dict]:     # fitted flow, settings
+
+def load_run(
+    folder: str | Path,  # of a run
+    device: str | None = None,  # None: CUDA where there is one
+) -> tuple[Flow, dict]:  # fitted flow, settings
     "The flow of a folder, and its settings."
-    settings, model = read_settings(folder), Path(folder)/"model.safetensors"
-    if not model.exists(): raise FileNotFoundError(f"{folder}: not fitted to its end (no model.safetensors), go on with: nsgf fit {settings['target']} --out {folder} --resume")
+    settings, model = read_settings(folder), Path(folder) / "model.safetensors"
+    if not model.exists():
+        raise FileNotFoundError(
+            f"{folder}: not fitted to its end (no model.safetensors), go on with: nsgf fit {settings['target']} --out {folder} --resume"
+        )
     flow = find_method(settings["method"])[0].load(model, device=device)
-    if flow._source is None and settings["source"]: flow.source = LazySource(Path(folder)/"config.json", partial(open_data, settings["source"]), flow.velocity.mean.shape)
+    if flow._source is None and settings["source"]:
+        flow.source = LazySource(
+            Path(folder) / "config.json",
+            partial(open_data, settings["source"]),
+            flow.velocity.mean.shape,
+        )
     return flow, settings
 
 # %% ../../nbs/9_workshop/07_pools.ipynb #pls-imports
@@ -233,28 +360,55 @@ from ..motion.pool import Pool
 from ..motion.shards import describe_pool, verify_pool
 
 # %% ../../nbs/9_workshop/07_pools.ipynb #pls-run
-def pool_run(flow: Flow,              # from make_settings, of a kind that has a pool
-             settings: dict,          # likewise
-             folder: str | Path,      # of the run; must exist
-             progress: bool = False,  # progress bar
-            ) -> Pool:
+def pool_run(
+    flow: Flow,  # from make_settings, of a kind that has a pool
+    settings: dict,  # likewise
+    folder: str | Path,  # of the run; must exist
+    progress: bool = False,  # progress bar
+) -> Pool:
     "Simulate the pool of a run and no more; `fit_run` goes on from there. Several processes share the work."
     folder = Path(folder)
-    if not isinstance(flow, NSGF) or flow.online: raise ValueError(f"pool: expected a method that keeps a pool, nsgf with online=0, got {settings['method']}")
-    if (folder/"model.safetensors").exists(): raise ValueError(f"{folder}: fitted to its end, its pool is no longer needed")
-    write_json(folder/"config.json", settings)
-    return flow.simulate(open_data(settings["target"]), _source(settings), seed=settings["seed"], workdir=folder, progress=progress)
+    if not isinstance(flow, NSGF) or flow.online:
+        raise ValueError(
+            f"pool: expected a method that keeps a pool, nsgf with online=0, got {settings['method']}"
+        )
+    if (folder / "model.safetensors").exists():
+        raise ValueError(f"{folder}: fitted to its end, its pool is no longer needed")
+    write_json(folder / "config.json", settings)
+    return flow.simulate(
+        open_data(settings["target"]),
+        _source(settings),
+        seed=settings["seed"],
+        workdir=folder,
+        progress=progress,
+    )
 
-def _at(folder): return Path(folder)/"pool" if (Path(folder)/"pool").is_dir() else Path(folder)
 
-def pool_info(folder: str | Path, # of a run, or of a pool
-             ) -> str:
+def _at(folder):
+    return Path(folder) / "pool" if (Path(folder) / "pool").is_dir() else Path(folder)
+
+
+def pool_info(
+    folder: str | Path,  # of a run, or of a pool
+) -> str:
     "A few lines on a pool."
     return describe_pool(_at(folder))
 
-def pool_check(folder: str | Path, # of a run, or of a pool
-              ) -> tuple[str, bool]: # what is wrong with it, line by line; is something?
+
+def pool_check(
+    folder: str | Path,  # of a run, or of a pool
+) -> tuple[str, bool]:  # what is wrong with it, line by line; is something?
     "Compare every byte with its checksum."
     bad = verify_pool(_at(folder))
-    lines = [f"{_at(folder)/file}: {what}" for file, what in bad.items()]
-    return "\n".join(lines + [f"{_at(folder)}: " + (f"{len(bad)} damaged, which `nsgf pool build` makes again, and no other" if bad else "every byte is as it was written")]), bool(bad)
+    lines = [f"{_at(folder) / file}: {what}" for file, what in bad.items()]
+    return "\n".join(
+        lines
+        + [
+            f"{_at(folder)}: "
+            + (
+                f"{len(bad)} damaged, which `nsgf pool build` makes again, and no other"
+                if bad
+                else "every byte is as it was written"
+            )
+        ]
+    ), bool(bad)

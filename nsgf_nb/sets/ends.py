@@ -18,53 +18,85 @@ def _measure(target, seed):
     "Mean and rms deviation of a sampler, from a pilot of 2048 points."
     n = min(2048, target.num_points or 2048)
     x, _ = points_and_labels(target, n, make_generator(seed, "pilot"))
-    mean = x.mean(0); sigma = (x - mean).square().mean().sqrt()
-    if not sigma > 0: raise ValueError("target: all points are the same, and a flow needs a scale: expected points that differ")
+    mean = x.mean(0)
+    sigma = (x - mean).square().mean().sqrt()
+    if not sigma > 0:
+        raise ValueError(
+            "target: all points are the same, and a flow needs a scale: expected points that differ"
+        )
     return x, mean, sigma
 
+
 def _named_source(source, shape, mean, sigma):
-    if source is None: return affine(get_sampler("normal", shape=shape), sigma.item(), mean)
-    if isinstance(source, str) and source == "normal": source = get_sampler("normal", shape=shape)
+    if source is None:
+        return affine(get_sampler("normal", shape=shape), sigma.item(), mean)
+    if isinstance(source, str) and source == "normal":
+        source = get_sampler("normal", shape=shape)
     source = get_sampler(source)
-    if source.shape != shape: raise ValueError(f"source and target: expected points of one shape, got {source.shape} and {shape}")
+    if source.shape != shape:
+        raise ValueError(
+            f"source and target: expected points of one shape, got {source.shape} and {shape}"
+        )
     return source
 
-def ends(target: object, # whatever get_sampler takes
-         source: object, # likewise; None: normal with the target's mean and rms deviation, "normal": N(0, I)
-         seed: int,      # of the pilot
-        ) -> tuple[Sampler, Sampler, Tensor, Tensor, Tensor]: # source, target, pilot (n, *shape), its mean (*shape), its rms deviation
+
+def ends(
+    target: object,  # whatever get_sampler takes
+    source: object,  # likewise; None: normal with the target's mean and rms deviation, "normal": N(0, I)
+    seed: int,  # of the pilot
+) -> tuple[
+    Sampler, Sampler, Tensor, Tensor, Tensor
+]:  # source, target, pilot (n, *shape), its mean (*shape), its rms deviation
     "Samplers of both ends, and what was measured of the target."
     target = get_sampler(target)
     pilot, mean, sigma = _measure(target, seed)
     return _named_source(source, target.shape, mean, sigma), target, pilot, mean, sigma
 
-def normal_moments(source: Sampler | None, # any sampler
-                  ) -> tuple[Tensor, Tensor] | None: # mean and deviation, float64, each a number or (*shape); None: not known to be normal
+
+def normal_moments(
+    source: Sampler | None,  # any sampler
+) -> (
+    tuple[Tensor, Tensor] | None
+):  # mean and deviation, float64, each a number or (*shape); None: not known to be normal
     "Moments of a normal sampler with independent coordinates, moved and scaled or not."
     p = (source.params or {}) if source else {}
-    if not source or "normal" not in (source.name, p.get("base")): return None
+    if not source or "normal" not in (source.name, p.get("base")):
+        return None
     number = lambda v: torch.as_tensor(v, dtype=torch.float64)
     inner = p["params"] if "base" in p else p
-    mean, std, scale, shift = (number(q.get(k, d)) for q, k, d in ((inner, "mean", 0.), (inner, "std", 1.), (p, "scale", 1.), (p, "shift", 0.)))
-    return scale*mean + shift, scale.abs()*std
+    mean, std, scale, shift = (
+        number(q.get(k, d))
+        for q, k, d in (
+            (inner, "mean", 0.0),
+            (inner, "std", 1.0),
+            (p, "scale", 1.0),
+            (p, "shift", 0.0),
+        )
+    )
+    return scale * mean + shift, scale.abs() * std
 
 # %% ../../nbs/1_data/03_ends.ipynb #sim-clouds
-def group_clouds(source: Sampler, # where particles start
-                 target: Sampler, # where they go
-                 n: int,          # particles in a group
-                 seed: int,       # of the run
-                 b: int,          # number of the group
-                ) -> tuple[Tensor, Tensor, Tensor | None]: # x0 (n, *shape), y (n, *shape), labels of y (n,)
+def group_clouds(
+    source: Sampler,  # where particles start
+    target: Sampler,  # where they go
+    n: int,  # particles in a group
+    seed: int,  # of the run
+    b: int,  # number of the group
+) -> tuple[Tensor, Tensor, Tensor | None]:  # x0 (n, *shape), y (n, *shape), labels of y (n,)
     "The two clouds of group b."
     x0, _ = points_and_labels(source, n, make_generator(seed, "source", b))
     y, label = points_and_labels(target, n, make_generator(seed, "target", b))
-    if x0.shape != y.shape: raise ValueError(f"source and target: expected points of one shape, got {tuple(x0.shape[1:])} and {tuple(y.shape[1:])}")
+    if x0.shape != y.shape:
+        raise ValueError(
+            f"source and target: expected points of one shape, got {tuple(x0.shape[1:])} and {tuple(y.shape[1:])}"
+        )
     return x0, y, label
 
 # %% ../../nbs/1_data/03_ends.ipynb #sim-witness
-def witness(sampler: Sampler, # any sampler
-            seed: int,        # of the draw
-           ) -> str:          # SHA-256 of up to 2048 points, and of their labels
+def witness(
+    sampler: Sampler,  # any sampler
+    seed: int,  # of the draw
+) -> str:  # SHA-256 of up to 2048 points, and of their labels
     "What tells other data under the same name."
     n = min(2048, sampler.num_points or 2048)
     x, label = points_and_labels(sampler, n, make_generator(seed, "witness"))

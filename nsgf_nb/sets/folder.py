@@ -22,55 +22,90 @@ from .images import _bytes_to_float
 # %% ../../nbs/1_data/06_folder.ipynb #fld-find
 _SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".tif", ".tiff"}
 
-def _hidden(name): return name.startswith(".") or name == "__MACOSX"  # the second is what macOS puts into archives
-def _is_image(name): return Path(name).suffix.lower() in _SUFFIXES and not _hidden(name)
-def _no_permission(e): raise PermissionError(f"{e.filename}: no permission to read it") from None
+
+def _hidden(name):
+    return name.startswith(".") or name == "__MACOSX"  # the second is what macOS puts into archives
+
+
+def _is_image(name):
+    return Path(name).suffix.lower() in _SUFFIXES and not _hidden(name)
+
+
+def _no_permission(e):
+    raise PermissionError(f"{e.filename}: no permission to read it") from None
+
 
 def _images_below(folder):
     "Image files in a folder and in those below it, in order."
     found, seen = [], {os.path.realpath(p) for p in folder.absolute().parents}
     for here, folders, names in os.walk(folder, followlinks=True, onerror=_no_permission):
         real = os.path.realpath(here)
-        if real in seen:                    # a link that leads back
+        if real in seen:  # a link that leads back
             folders.clear()
             continue
         seen.add(real)
         folders[:] = sorted(d for d in folders if not _hidden(d))
-        found += [Path(here)/name for name in names if _is_image(name)]
+        found += [Path(here) / name for name in names if _is_image(name)]
     return sorted(found)
+
 
 def _find_images(path):
     "The files in order, and their classes: None where there are no class folders."
-    if path.is_file(): raise NotADirectoryError(f"{path}: expected a folder of images, got a file: load it and pass its array")
-    if not path.is_dir(): raise FileNotFoundError(f"{path}: no such folder")
-    try: entries = sorted(path.iterdir())
-    except PermissionError as e: _no_permission(e)
+    if path.is_file():
+        raise NotADirectoryError(
+            f"{path}: expected a folder of images, got a file: load it and pass its array"
+        )
+    if not path.is_dir():
+        raise FileNotFoundError(f"{path}: no such folder")
+    try:
+        entries = sorted(path.iterdir())
+    except PermissionError as e:
+        _no_permission(e)
     flat = [f for f in entries if _is_image(f.name) and not f.is_dir()]
-    classes = {d.name: images for d in entries if d.is_dir() and not _hidden(d.name) and (images := _images_below(d))}
+    classes = {
+        d.name: images
+        for d in entries
+        if d.is_dir() and not _hidden(d.name) and (images := _images_below(d))
+    }
     if flat and classes:
-        raise ValueError(f"{path}: expected images in the folder or in folders of classes, got {flat[0].name!r} beside the folder {next(iter(classes))!r}")
+        raise ValueError(
+            f"{path}: expected images in the folder or in folders of classes, got {flat[0].name!r} beside the folder {next(iter(classes))!r}"
+        )
     if not flat and not classes:
-        raise FileNotFoundError(f"{path}: no images ({', '.join(sorted(_SUFFIXES)[:5])}, …) in this folder or in folders of classes")
-    if flat: return flat, None
+        raise FileNotFoundError(
+            f"{path}: no images ({', '.join(sorted(_SUFFIXES)[:5])}, …) in this folder or in folders of classes"
+        )
+    if flat:
+        return flat, None
     label = [k for k, images in enumerate(classes.values()) for _ in images]
     return [f for images in classes.values() for f in images], torch.tensor(label)
 
 # %% ../../nbs/1_data/06_folder.ipynb #fld-pixels
-def _is_deep(im): return im.mode == "F" or im.mode.startswith("I")  # more than 8 bits of grey
-def _is_grey(im): return _is_deep(im) or im.mode in ("1", "L", "LA", "La")
+def _is_deep(im):
+    return im.mode == "F" or im.mode.startswith("I")  # more than 8 bits of grey
+
+
+def _is_grey(im):
+    return _is_deep(im) or im.mode in ("1", "L", "LA", "La")
+
 
 def _eight_bits(im, file):
     "Grey levels of 16 bits, or from 0 to 1, as bytes."
     a, most = np.asarray(im), 1 if im.mode == "F" else 65535
     if not (a.min() >= 0 and a.max() <= most):
-        raise ValueError(f"{file}: expected grey levels from 0 to {most} in an image of mode {im.mode}, got {a.min():g} … {a.max():g}")
-    if (clear := im.info.get("transparency")) is not None: a = np.where(a == clear, most, a)
-    return Image.fromarray(np.rint(a*(255/most)).astype(np.uint8))
+        raise ValueError(
+            f"{file}: expected grey levels from 0 to {most} in an image of mode {im.mode}, got {a.min():g} … {a.max():g}"
+        )
+    if (clear := im.info.get("transparency")) is not None:
+        a = np.where(a == clear, most, a)
+    return Image.fromarray(np.rint(a * (255 / most)).astype(np.uint8))
+
 
 def _on_white(im):
     "An image without transparency, in mode L or RGB."
     mode = "L" if _is_grey(im) else "RGB"
-    if not im.has_transparency_data: return im.convert(mode)
+    if not im.has_transparency_data:
+        return im.convert(mode)
     shown = im.convert("RGBA")
     return Image.alpha_composite(Image.new("RGBA", shown.size, "white"), shown).convert(mode)
 
@@ -78,57 +113,84 @@ def _on_white(im):
 @contextmanager
 def _reading(file):
     "One sentence for whatever is wrong with an image."
-    try: yield
-    except PermissionError: raise PermissionError(f"{file}: no permission to read it") from None
+    try:
+        yield
+    except PermissionError:
+        raise PermissionError(f"{file}: no permission to read it") from None
     except Image.DecompressionBombError:
-        most = 2*Image.MAX_IMAGE_PIXELS/1e6
-        raise ValueError(f"{file}: expected at most {most:.0f} million pixels, or PIL.Image.MAX_IMAGE_PIXELS raised for files that you trust") from None
-    except (KeyboardInterrupt, MemoryError): raise
-    except Exception as e: raise ValueError(f"{file}: not a readable image ({type(e).__name__})") from None
+        most = 2 * Image.MAX_IMAGE_PIXELS / 1e6
+        raise ValueError(
+            f"{file}: expected at most {most:.0f} million pixels, or PIL.Image.MAX_IMAGE_PIXELS raised for files that you trust"
+        ) from None
+    except (KeyboardInterrupt, MemoryError):
+        raise
+    except Exception as e:
+        raise ValueError(f"{file}: not a readable image ({type(e).__name__})") from None
+
 
 def _has_colour(file):
-    with _reading(file), Image.open(file) as im: return not _is_grey(im)
+    with _reading(file), Image.open(file) as im:
+        return not _is_grey(im)
+
 
 def _read_image(file, size, colour):
     "One image as bytes (C, H, W)."
     with _reading(file), Image.open(file) as opened:
         im = ImageOps.exif_transpose(opened)
-        if not _is_deep(im): im = _on_white(im)
-    if _is_deep(im): im = _eight_bits(im, file)
+        if not _is_deep(im):
+            im = _on_white(im)
+    if _is_deep(im):
+        im = _eight_bits(im, file)
     im = im.convert("RGB" if colour else "L")
     a = np.array(im if size is None else ImageOps.fit(im, (size, size)))
-    return torch.from_numpy(a)[None] if a.ndim == 2 else torch.from_numpy(a).permute(2, 0, 1).contiguous()
+    return (
+        torch.from_numpy(a)[None]
+        if a.ndim == 2
+        else torch.from_numpy(a).permute(2, 0, 1).contiguous()
+    )
 
 # %% ../../nbs/1_data/06_folder.ipynb #fld-sampler
 class _ImageFiles:
     "draw(n, generator) of image files."
+
     def __init__(self, files, label, size):
         self.files, self.label, self.size = files, label, size
         self.colour = any(_has_colour(f) for f in files)
         self.shape = tuple(_read_image(files[0], size, self.colour).shape)
         self._keep()
 
-    def _keep(self): self.kept = functools.lru_cache(maxsize=2**31//int(np.prod(self.shape)))(self._read)
+    def _keep(self):
+        self.kept = functools.lru_cache(maxsize=2**31 // int(np.prod(self.shape)))(self._read)
 
     def _read(self, i):
         x = _read_image(self.files[i], self.size, self.colour)
-        if x.shape == self.shape: return x
-        raise ValueError(f"{self.files[i]}: expected {self.shape[1:]} pixels like the first image, got {tuple(x.shape[1:])}: pass size=")
+        if x.shape == self.shape:
+            return x
+        raise ValueError(
+            f"{self.files[i]}: expected {self.shape[1:]} pixels like the first image, got {tuple(x.shape[1:])}: pass size="
+        )
 
     def __call__(self, n, g):
         i = torch.randperm(len(self.files), generator=g)[:n]
         x = _bytes_to_float(torch.stack([self.kept(k) for k in i.tolist()]))
         return x if self.label is None else (x, self.label[i])
 
-    def __getstate__(self): return {k: v for k, v in self.__dict__.items() if k != "kept"}
+    def __getstate__(self):
+        return {k: v for k, v in self.__dict__.items() if k != "kept"}
+
     def __setstate__(self, state):
         self.__dict__.update(state)
         self._keep()
 
+
 def _folder(path, size=None):
     files, label = _find_images(Path(path))
-    if size is not None: size = check_count(size, "folder: size")
+    if size is not None:
+        size = check_count(size, "folder: size")
     draw = _ImageFiles(files, label, size)
-    return Sampler(draw, draw.shape, "folder", dict(path=str(path), size=size), num_points=len(files))
+    return Sampler(
+        draw, draw.shape, "folder", dict(path=str(path), size=size), num_points=len(files)
+    )
+
 
 MAKERS = {"folder": _folder}  # get_sampler looks here

@@ -14,25 +14,54 @@ from ..data import _from_rows
 # %% ../../nbs/1_data/05_images.ipynb #img-digits
 def _digits():
     from sklearn.datasets import load_digits
+
     data = load_digits()
-    return _from_rows(torch.tensor(data.images, dtype=torch.float32)[:, None] / 8 - 1, torch.tensor(data.target), "digits", {})
+    return _from_rows(
+        torch.tensor(data.images, dtype=torch.float32)[:, None] / 8 - 1,
+        torch.tensor(data.target),
+        "digits",
+        {},
+    )
+
 
 MAKERS = {"digits": _digits}  # get_sampler looks here
 
 # %% ../../nbs/1_data/05_images.ipynb #img-tv
-def _bytes_to_float(x): return x.float() / 127.5 - 1
+def _bytes_to_float(x):
+    return x.float() / 127.5 - 1
+
 
 def _torchvision(name, cls):
     def make(root="data", train=True, download=True):
         Set = getattr(require("torchvision.datasets", "images", cls), cls)
-        try: data = Set(str(root), train=bool(train), download=False)
+        try:
+            data = Set(str(root), train=bool(train), download=False)
         except RuntimeError:
-            if not download: raise FileNotFoundError(f"{name}: no files of {cls} in {str(root)!r}: pass download=True, or as root the folder that holds them") from None
-            try: data = Set(str(root), train=bool(train), download=True)
-            except Exception as e: raise FileNotFoundError(f"{name}: no files of {cls} in {str(root)!r}, and the download failed ({e})") from None
+            if not download:
+                raise FileNotFoundError(
+                    f"{name}: no files of {cls} in {str(root)!r}: pass download=True, or as root the folder that holds them"
+                ) from None
+            try:
+                data = Set(str(root), train=bool(train), download=True)
+            except Exception as e:
+                raise FileNotFoundError(
+                    f"{name}: no files of {cls} in {str(root)!r}, and the download failed ({e})"
+                ) from None
         x = torch.as_tensor(data.data)
         x = x[:, None] if x.ndim == 3 else x.permute(0, 3, 1, 2)  # (n, H, W) or (n, H, W, 3)
-        return _from_rows(x, torch.as_tensor(data.targets), name, dict(root=str(root), train=bool(train)), _bytes_to_float)
+        return _from_rows(
+            x,
+            torch.as_tensor(data.targets),
+            name,
+            dict(root=str(root), train=bool(train)),
+            _bytes_to_float,
+        )
+
     return make
 
-MAKERS |= {"mnist": _torchvision("mnist", "MNIST"), "fashionmnist": _torchvision("fashionmnist", "FashionMNIST"), "cifar10": _torchvision("cifar10", "CIFAR10")}
+
+MAKERS |= {
+    "mnist": _torchvision("mnist", "MNIST"),
+    "fashionmnist": _torchvision("fashionmnist", "FashionMNIST"),
+    "cifar10": _torchvision("cifar10", "CIFAR10"),
+}

@@ -16,78 +16,117 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
-from nsgf_nb.core import (
-    check_labels,
-    check_points,
-    check_weights,
-    keep_random_state,
-    to_numbers,
-)
+from ..core import check_labels, check_points, check_weights, keep_random_state, to_numbers
 from ..data import Sampler, _from_rows
 
 # %% ../../nbs/1_data/02_own.ipynb #own-points
-def _is_array(x): return isinstance(x, (Tensor, np.ndarray)) or hasattr(x, "to_numpy") or hasattr(x, "__array__")
+def _is_array(x):
+    return isinstance(x, (Tensor, np.ndarray)) or hasattr(x, "to_numpy") or hasattr(x, "__array__")
+
 
 def _array(x, name):
     "A tensor on the CPU with the values of an array, and the dtype that its owner calls it by."
-    if isinstance(x, Tensor): return x.detach().cpu(), x.dtype
+    if isinstance(x, Tensor):
+        return x.detach().cpu(), x.dtype
     x = to_numbers(x.to_numpy() if hasattr(x, "to_numpy") else np.asanyarray(x), name)
     return torch.from_numpy(x), x.dtype
 
+
 def _table(rows, name):
     "A list of rows as an array of floats."
-    try: return np.asarray(rows, dtype=np.float64)
-    except (TypeError, ValueError): pass
+    try:
+        return np.asarray(rows, dtype=np.float64)
+    except (TypeError, ValueError):
+        pass
     raise ValueError(f"{name}: expected rows of numbers, all of the same length")
+
 
 def _points(x, name):
     "Points in any form as float32, (n, *shape)."
     table = hasattr(x, "columns")
-    if isinstance(x, (list, tuple)): x = _table(x, name)
-    if not _is_array(x): raise TypeError(f"{name}: expected an array of points, got {type(x).__name__}")
+    if isinstance(x, (list, tuple)):
+        x = _table(x, name)
+    if not _is_array(x):
+        raise TypeError(f"{name}: expected an array of points, got {type(x).__name__}")
     x, dtype = _array(x, name)
-    if table: x = x.double()
+    if table:
+        x = x.double()
     if not x.is_floating_point():
         how = ".float()" if isinstance(dtype, torch.dtype) else ".astype('float32')"
         raise TypeError(f"{name}: expected floating point, got {x.dtype}: convert with {how}")
-    if x.ndim == 1: raise ValueError(f"{name}: expected points of shape (n, *shape), got shape {tuple(x.shape)}: a line of numbers needs [:, None]")
+    if x.ndim == 1:
+        raise ValueError(
+            f"{name}: expected points of shape (n, *shape), got shape {tuple(x.shape)}: a line of numbers needs [:, None]"
+        )
     points = check_points(x, name).float()
     if not points.isfinite().all():
-        raise ValueError(f"{name}: values up to {x.abs().max():g} do not fit into float32, expected them in another unit")
+        raise ValueError(
+            f"{name}: values up to {x.abs().max():g} do not fit into float32, expected them in another unit"
+        )
     return points
 
 # %% ../../nbs/1_data/02_own.ipynb #own-pair
-def _is_number(v): return isinstance(v, (numbers.Real, np.bool_)) or isinstance(v, (Tensor, np.ndarray)) and v.ndim == 0
-def _is_row(v): return isinstance(v, (list, tuple)) and bool(v) and all(_is_number(e) for e in v)
-def _is_table(v): return isinstance(v, (list, tuple)) and bool(v) and all(_is_row(e) for e in v)
+def _is_number(v):
+    return (
+        isinstance(v, (numbers.Real, np.bool_))
+        or isinstance(v, (Tensor, np.ndarray))
+        and v.ndim == 0
+    )
+
+
+def _is_row(v):
+    return isinstance(v, (list, tuple)) and bool(v) and all(_is_number(e) for e in v)
+
+
+def _is_table(v):
+    return isinstance(v, (list, tuple)) and bool(v) and all(_is_row(e) for e in v)
+
 
 def _pair(item, name):
     "Points, and labels or None."
     if isinstance(item, Mapping):
-        if "x" in item and set(item) <= {"x", "label"}: return item["x"], item.get("label")
-        raise TypeError(f"{name}: expected the keys 'x' and perhaps 'label', got {', '.join(repr(k) for k in item)}")
+        if "x" in item and set(item) <= {"x", "label"}:
+            return item["x"], item.get("label")
+        raise TypeError(
+            f"{name}: expected the keys 'x' and perhaps 'label', got {', '.join(repr(k) for k in item)}"
+        )
     if isinstance(item, (tuple, list)) and not _is_row(item) and not _is_table(item):
-        if len(item) == 1: return item[0], None
-        if len(item) == 2: return tuple(item)
-        raise TypeError(f"{name}: expected x or (x, label), got {len(item)} parts: choose two of them")
+        if len(item) == 1:
+            return item[0], None
+        if len(item) == 2:
+            return tuple(item)
+        raise TypeError(
+            f"{name}: expected x or (x, label), got {len(item)} parts: choose two of them"
+        )
     return item, None
 
 # %% ../../nbs/1_data/02_own.ipynb #own-join
 def _join(parts, name, single):
     "Points one by one, or batch after batch."
     parts = [_array(_table(x, name) if isinstance(x, (list, tuple)) else x, name)[0] for x in parts]
-    try: return torch.stack(parts) if single else torch.cat(parts)
-    except RuntimeError: pass
+    try:
+        return torch.stack(parts) if single else torch.cat(parts)
+    except RuntimeError:
+        pass
     shapes = sorted({tuple(x.shape if single else x.shape[1:]) for x in parts})
-    raise ValueError(f"{name}: expected points of one shape, got {' and '.join(map(str, shapes[:2]))}")
+    raise ValueError(
+        f"{name}: expected points of one shape, got {' and '.join(map(str, shapes[:2]))}"
+    )
+
 
 def _join_labels(labels, n, name, single):
     missing = sum(label is None for label in labels)
-    if missing == len(labels): return None
-    if missing: raise ValueError(f"{name}: expected labels everywhere or nowhere, {missing} of {len(labels)} parts have none")
+    if missing == len(labels):
+        return None
+    if missing:
+        raise ValueError(
+            f"{name}: expected labels everywhere or nowhere, {missing} of {len(labels)} parts have none"
+        )
     labels = [np.asarray(label.cpu() if isinstance(label, Tensor) else label) for label in labels]
-    try: labels = np.stack(labels) if single else np.concatenate(labels)
-    except ValueError: raise ValueError(f"{name}: expected {n} integer labels, one for each point") from None
+    try:
+        labels = np.stack(labels) if single else np.concatenate(labels)
+    except ValueError:
+        raise ValueError(f"{name}: expected {n} integer labels, one for each point") from None
     return check_labels(labels, n, name)
 
 # %% ../../nbs/1_data/02_own.ipynb #own-weights
@@ -99,74 +138,106 @@ def _draw_weighted_rows(n, g, x, label, weights):
     i = i[torch.randperm(n, generator=g)]
     return x[i] if label is None else (x[i], label[i])
 
+
 def _from_weighted_rows(x, label, name, weights):
     "The rows of x, each as often as it weighs."
     w = _array(weights, "weights")[0].double()
     w = check_weights(w, len(x), "weights")
-    return Sampler(partial(_draw_weighted_rows, x=x, label=label, weights=w), tuple(x.shape[1:]), name)
+    return Sampler(
+        partial(_draw_weighted_rows, x=x, label=label, weights=w), tuple(x.shape[1:]), name
+    )
 
 # %% ../../nbs/1_data/02_own.ipynb #own-kinds
 def _from_arrays(x, label=None, name="data", weights=None):
     x = _points(x, name)
     label = None if label is None else check_labels(label, len(x), name)
-    return _from_rows(x, label, name) if weights is None else _from_weighted_rows(x, label, name, weights)
+    return (
+        _from_rows(x, label, name)
+        if weights is None
+        else _from_weighted_rows(x, label, name, weights)
+    )
+
 
 def _from_items(items, name):
     "What an iterable gave: the rows of a table, points, points with a label each, or batches."
-    if not items: raise ValueError(f"{name}: expected batches, the iterable is empty")
-    if _is_table(items) or _is_row(items): return _from_arrays(_table(items, name), None, name)
+    if not items:
+        raise ValueError(f"{name}: expected batches, the iterable is empty")
+    if _is_table(items) or _is_row(items):
+        return _from_arrays(_table(items, name), None, name)
     xs, labels = zip(*[_pair(item, name) for item in items])
     for x in xs:
         if not _is_array(x) and not _is_row(x) and not _is_table(x):
             raise TypeError(f"{name}: expected batches of points, got {type(x).__name__}")
-    single = labels[0] is not None and _is_number(labels[0]) or _is_row(xs[0]) or getattr(xs[0], "ndim", 2) == 1
+    single = (
+        labels[0] is not None
+        and _is_number(labels[0])
+        or _is_row(xs[0])
+        or getattr(xs[0], "ndim", 2) == 1
+    )
     x = _points(_join(xs, name, single), name)
     return _from_arrays(x, _join_labels(labels, len(x), name, single), name)
 
+
 def _from_iterable(data, name):
     "A DataLoader or another iterable, read once; a shuffling one always in the same order."
-    with keep_random_state(0): items = list(data)
+    with keep_random_state(0):
+        items = list(data)
     return _from_items(items, name)
 
 # %% ../../nbs/1_data/02_own.ipynb #own-lazy
 def _read_dataset(data, rows, seed, name):
-    with keep_random_state(seed): xs, labels = zip(*[_pair(data[i], name) for i in rows])
+    with keep_random_state(seed):
+        xs, labels = zip(*[_pair(data[i], name) for i in rows])
     if not _is_array(xs[0]) and not _is_row(xs[0]):
-        raise TypeError(f"{name}: expected items that are tensors, got {type(xs[0]).__name__}: add a transform to tensors")
+        raise TypeError(
+            f"{name}: expected items that are tensors, got {type(xs[0]).__name__}: add a transform to tensors"
+        )
     x = _points(_join(xs, name, True), name)
     label = _join_labels(labels, len(x), name, True)
     return x if label is None else (x, label)
+
 
 def _draw_dataset(n, g, data, name):
     rows = torch.randperm(len(data), generator=g)[:n].tolist()
     return _read_dataset(data, rows, torch.randint(2**62, (1,), generator=g).item(), name)
 
+
 def _from_dataset(data, name):
     "A map-style dataset; its random transforms are seeded by the generator."
-    if len(data) == 0: raise ValueError(f"{name}: the dataset is empty")
+    if len(data) == 0:
+        raise ValueError(f"{name}: the dataset is empty")
     first = _read_dataset(data, [0], 0, name)
     shape = tuple((first[0] if isinstance(first, tuple) else first).shape[1:])
     return Sampler(partial(_draw_dataset, data=data, name=name), shape, name, num_points=len(data))
 
+
 class _Function:
     "draw(n, generator) of a function f(n) or f(n, generator=…)."
+
     def __init__(self, f, name):
         self.f, self.name = f, name
-        try: self.takes_generator = "generator" in inspect.signature(f).parameters
-        except ValueError: self.takes_generator = False  # some built-in functions have no signature
+        try:
+            self.takes_generator = "generator" in inspect.signature(f).parameters
+        except ValueError:
+            self.takes_generator = False  # some built-in functions have no signature
 
     def __call__(self, n, g):
         seed = torch.randint(2**62, (1,), generator=g).item()
-        with keep_random_state(seed): out = self.f(n, generator=g) if self.takes_generator else self.f(n)
+        with keep_random_state(seed):
+            out = self.f(n, generator=g) if self.takes_generator else self.f(n)
         x, label = _pair(out, self.name)
         x = _points(x, self.name)
-        if len(x) != n: raise ValueError(f"{self.name}: {n} points asked for, {len(x)} returned")
+        if len(x) != n:
+            raise ValueError(f"{self.name}: {n} points asked for, {len(x)} returned")
         return x if label is None else (x, check_labels(label, n, self.name))
 
     def __getstate__(self):
         if "<" in getattr(self.f, "__qualname__", ""):  # <lambda>, <locals>
-            raise TypeError(f"{self.name}: expected a function at the top of a module, one that is defined inside another or a lambda cannot be pickled")
+            raise TypeError(
+                f"{self.name}: expected a function at the top of a module, one that is defined inside another or a lambda cannot be pickled"
+            )
         return self.__dict__
+
 
 def _from_function(f, name):
     draw = _Function(f, name)
@@ -176,24 +247,47 @@ def _from_function(f, name):
 # %% ../../nbs/1_data/02_own.ipynb #own-make
 def _is_labelled(data):
     "Is this (x, labels), or [x, labels] of arrays?"
-    if not isinstance(data, (tuple, list)) or len(data) != 2 or _is_table(data) or _is_row(data): return False
-    if isinstance(data, tuple): return True
-    return _is_array(data[0]) and data[0].ndim > 1 and (_is_row(data[1]) or getattr(data[1], "ndim", 0) == 1)
+    if not isinstance(data, (tuple, list)) or len(data) != 2 or _is_table(data) or _is_row(data):
+        return False
+    if isinstance(data, tuple):
+        return True
+    return (
+        _is_array(data[0])
+        and data[0].ndim > 1
+        and (_is_row(data[1]) or getattr(data[1], "ndim", 0) == 1)
+    )
 
-def sampler_of(data: object,           # anything that the table of 01_data lists, but names and folders
-               weights: object = None, # of points that are held in memory, any array of n numbers ≥ 0; None: equal ones
-              ) -> Sampler:
+
+def sampler_of(
+    data: object,  # anything that the table of 01_data lists, but names and folders
+    weights: object = None,  # of points that are held in memory, any array of n numbers ≥ 0; None: equal ones
+) -> Sampler:
     "Make a sampler from data or from a function."
     name = getattr(data, "__name__", type(data).__name__)
-    if isinstance(data, TensorDataset) and len(data.tensors) <= 2: data = tuple(data.tensors)
-    if isinstance(data, tuple) and len(data) == 1: data = data[0]
-    if isinstance(data, (Mapping, tuple)) and not _is_table(data) and not _is_row(data): return _from_arrays(*_pair(data, "data"), weights=weights)
-    if _is_labelled(data): return _from_arrays(*data, weights=weights)
-    if _is_array(data): return _from_arrays(data, weights=weights)
-    if _is_table(data): return _from_arrays(data, name=name, weights=weights)
-    if weights is not None: raise TypeError(f"weights: expected them with points in memory, got {type(data).__name__}: give an array, a table or (x, label)")
-    if isinstance(data, Dataset) and not isinstance(data, IterableDataset): return _from_dataset(data, name)
-    if isinstance(data, IterableDataset): data = DataLoader(data, batch_size=256)
-    if isinstance(data, Iterable): return _from_iterable(data, name)
-    if isinstance(data, Callable): return _from_function(data, name)
-    raise TypeError(f"data: expected a name, a folder, a tensor, an array, a Dataset, a DataLoader or a function, got {type(data).__name__}")
+    if isinstance(data, TensorDataset) and len(data.tensors) <= 2:
+        data = tuple(data.tensors)
+    if isinstance(data, tuple) and len(data) == 1:
+        data = data[0]
+    if isinstance(data, (Mapping, tuple)) and not _is_table(data) and not _is_row(data):
+        return _from_arrays(*_pair(data, "data"), weights=weights)
+    if _is_labelled(data):
+        return _from_arrays(*data, weights=weights)
+    if _is_array(data):
+        return _from_arrays(data, weights=weights)
+    if _is_table(data):
+        return _from_arrays(data, name=name, weights=weights)
+    if weights is not None:
+        raise TypeError(
+            f"weights: expected them with points in memory, got {type(data).__name__}: give an array, a table or (x, label)"
+        )
+    if isinstance(data, Dataset) and not isinstance(data, IterableDataset):
+        return _from_dataset(data, name)
+    if isinstance(data, IterableDataset):
+        data = DataLoader(data, batch_size=256)
+    if isinstance(data, Iterable):
+        return _from_iterable(data, name)
+    if isinstance(data, Callable):
+        return _from_function(data, name)
+    raise TypeError(
+        f"data: expected a name, a folder, a tensor, an array, a Dataset, a DataLoader or a function, got {type(data).__name__}"
+    )

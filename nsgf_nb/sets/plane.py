@@ -19,50 +19,68 @@ def _centres(radius):
     a = 2 * math.pi * torch.arange(8) / 8
     return radius * torch.stack([a.cos(), a.sin()], 1)
 
+
 def _8gaussians(n, g, radius, var):
     k = torch.randint(8, (n,), generator=g)
-    return _centres(radius)[k] + var**.5 * torch.randn(n, 2, generator=g), k
+    return _centres(radius)[k] + var**0.5 * torch.randn(n, 2, generator=g), k
 
-def _8gaussians_component(x, radius, var): return torch.cdist(x, _centres(radius).to(x)).argmin(1)
+
+def _8gaussians_component(x, radius, var):
+    return torch.cdist(x, _centres(radius).to(x)).argmin(1)
 
 # %% ../../nbs/1_data/04_plane.ipynb #plane-moons
 def _half_circles(n, g):
     k, a = torch.randint(2, (n,), generator=g), math.pi * torch.rand(n, generator=g)
-    upper, lower = torch.stack([a.cos(), a.sin()], 1), torch.stack([1 - a.cos(), .5 - a.sin()], 1)
+    upper, lower = torch.stack([a.cos(), a.sin()], 1), torch.stack([1 - a.cos(), 0.5 - a.sin()], 1)
     return torch.where(k[:, None] == 0, upper, lower), k
+
 
 def _moons(n, g, noise):
     x, k = _half_circles(n, g)
     return x + noise * torch.randn(n, 2, generator=g), k
 
+
 def _moons_cfm(n, g, noise):
     x, k = _half_circles(n, g)
     return 3 * (x + noise * torch.rand(n, 1, generator=g)) - 1, k
 
+
 def _arc_distance(x):  # to the upper half of the unit circle
-    ends = torch.stack([(x - x.new_tensor([s, 0.])).norm(dim=1) for s in (-1., 1.)]).amin(0)
+    ends = torch.stack([(x - x.new_tensor([s, 0.0])).norm(dim=1) for s in (-1.0, 1.0)]).amin(0)
     return torch.where(x[:, 1] >= 0, (x.norm(dim=1) - 1).abs(), ends)
 
-def _moons_component(x, noise): return (_arc_distance(x) > _arc_distance(x.new_tensor([1., .5]) - x)).long()
-def _moons_cfm_component(x, noise): return _moons_component((x + 1) / 3 - noise / 2, noise)
+
+def _moons_component(x, noise):
+    return (_arc_distance(x) > _arc_distance(x.new_tensor([1.0, 0.5]) - x)).long()
+
+
+def _moons_cfm_component(x, noise):
+    return _moons_component((x + 1) / 3 - noise / 2, noise)
 
 # %% ../../nbs/1_data/04_plane.ipynb #plane-more
 def _cells():  # centres of the eight filled cells, each 2 × 2
     column, row = torch.arange(8) // 2, 2 * (torch.arange(8) % 2)
-    return 2. * torch.stack([column, row + column % 2], 1) - 3
+    return 2.0 * torch.stack([column, row + column % 2], 1) - 3
+
 
 def _checkerboard(n, g):
     k = torch.randint(8, (n,), generator=g)
     return _cells()[k] + 2 * torch.rand(n, 2, generator=g) - 1, k
 
-def _checkerboard_component(x): return torch.cdist(x, _cells().to(x)).argmin(1)
+
+def _checkerboard_component(x):
+    return torch.cdist(x, _cells().to(x)).argmin(1)
+
 
 def _circles(n, g, outer, inner, noise):
     k, a = torch.randint(2, (n,), generator=g), 2 * math.pi * torch.rand(n, generator=g)
     r = torch.where(k == 0, outer, inner)
     return torch.stack([r * a.cos(), r * a.sin()], 1) + noise * torch.randn(n, 2, generator=g), k
 
-def _circles_component(x, outer, inner, noise): return (x.norm(dim=1) < (outer + inner) / 2).long()
+
+def _circles_component(x, outer, inner, noise):
+    return (x.norm(dim=1) < (outer + inner) / 2).long()
+
 
 def _pinwheel(n, g, radial_std, tangential_std, rate):
     k, z = torch.randint(5, (n,), generator=g), torch.randn(n, 2, generator=g)
@@ -70,42 +88,70 @@ def _pinwheel(n, g, radial_std, tangential_std, rate):
     a = 2 * math.pi * k / 5 + rate * r.exp()  # an arm is turned more, the further out
     return 2 * torch.stack([r * a.cos() - s * a.sin(), r * a.sin() + s * a.cos()], 1), k
 
+
 def _pinwheel_component(x, radial_std, tangential_std, rate):
     a = torch.atan2(x[:, 1], x[:, 0]) - rate * (x.norm(dim=1) / 2).exp()
     return (a * 5 / (2 * math.pi)).round().long() % 5
 
+
 def _scurve(n, g, noise):
-    t = 3 * math.pi * (torch.rand(n, generator=g) - .5)
-    return torch.stack([t.sin(), t.sign() * (t.cos() - 1)], 1) + noise * torch.randn(n, 2, generator=g), None
+    t = 3 * math.pi * (torch.rand(n, generator=g) - 0.5)
+    return torch.stack([t.sin(), t.sign() * (t.cos() - 1)], 1) + noise * torch.randn(
+        n, 2, generator=g
+    ), None
+
 
 def _swissroll(n, g, noise):
     t = 1.5 * math.pi * (1 + 2 * torch.rand(n, generator=g))
-    return torch.stack([t * t.cos(), t * t.sin()], 1) / 5 + noise * torch.randn(n, 2, generator=g), None
+    return torch.stack([t * t.cos(), t * t.sin()], 1) / 5 + noise * torch.randn(
+        n, 2, generator=g
+    ), None
 
 # %% ../../nbs/1_data/04_plane.ipynb #plane-sets
 _SETS = {  # name: draw, component, number of components, constants
-    "8gaussians": (_8gaussians, _8gaussians_component, 8, dict(radius=5., var=.1)),
-    "8gaussians-cfm": (_8gaussians, _8gaussians_component, 8, dict(radius=5., var=.1**.5)),
-    "moons": (_moons, _moons_component, 2, dict(noise=.05)),
-    "moons-cfm": (_moons_cfm, _moons_cfm_component, 2, dict(noise=.2)),
+    "8gaussians": (_8gaussians, _8gaussians_component, 8, dict(radius=5.0, var=0.1)),
+    "8gaussians-cfm": (_8gaussians, _8gaussians_component, 8, dict(radius=5.0, var=0.1**0.5)),
+    "moons": (_moons, _moons_component, 2, dict(noise=0.05)),
+    "moons-cfm": (_moons_cfm, _moons_cfm_component, 2, dict(noise=0.2)),
     "checkerboard": (_checkerboard, _checkerboard_component, 8, dict()),
-    "scurve": (_scurve, None, 0, dict(noise=.05)),
-    "swissroll": (_swissroll, None, 0, dict(noise=.2)),
-    "pinwheel": (_pinwheel, _pinwheel_component, 5, dict(radial_std=.3, tangential_std=.1, rate=.25)),
-    "circles": (_circles, _circles_component, 2, dict(outer=3., inner=1.5, noise=.24)),
+    "scurve": (_scurve, None, 0, dict(noise=0.05)),
+    "swissroll": (_swissroll, None, 0, dict(noise=0.2)),
+    "pinwheel": (
+        _pinwheel,
+        _pinwheel_component,
+        5,
+        dict(radial_std=0.3, tangential_std=0.1, rate=0.25),
+    ),
+    "circles": (_circles, _circles_component, 2, dict(outer=3.0, inner=1.5, noise=0.24)),
 }
 
 # %% ../../nbs/1_data/04_plane.ipynb #plane-makers
-def _only_points(n, g, draw, **constants): return draw(n, g, **constants)[0]
+def _only_points(n, g, draw, **constants):
+    return draw(n, g, **constants)[0]
+
 
 def _maker(name):
     draw, component, num, constants = _SETS[name]
+
     def make(**options):
-        c = constants | {k: _number(v, f"{name}: {k}", 0.) for k, v in options.items()}
+        c = constants | {k: _number(v, f"{name}: {k}", 0.0) for k, v in options.items()}
         points = functools.partial(_only_points, draw=draw, **c)
-        return Sampler(points, (2,), name, c, component and functools.partial(component, **c),
-                       torch.full((num,), 1 / num) if num else None)
-    make.__signature__ = inspect.Signature([inspect.Parameter(k, inspect.Parameter.KEYWORD_ONLY, default=v) for k, v in constants.items()])
+        return Sampler(
+            points,
+            (2,),
+            name,
+            c,
+            component and functools.partial(component, **c),
+            torch.full((num,), 1 / num) if num else None,
+        )
+
+    make.__signature__ = inspect.Signature(
+        [
+            inspect.Parameter(k, inspect.Parameter.KEYWORD_ONLY, default=v)
+            for k, v in constants.items()
+        ]
+    )
     return make
+
 
 MAKERS = {name: _maker(name) for name in _SETS}

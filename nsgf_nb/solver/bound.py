@@ -79,7 +79,9 @@ def gap_bound(
     "The dual is below its maximum by at most this."
     if K.masked and (K.a.shape[1] < 3 or (K.a != K.a[:, :1]).any()):
         return torch.full_like(K.eps, math.inf)  # nothing is known
-    cut = K.least * st.v.sum(-1) * (K.a / st.t).sum(-1)  # what entries that were set to the least add to the columns
+    cut = (
+        K.least * st.v.sum(-1) * (K.a / st.t).sum(-1)
+    )  # what entries that were set to the least add to the columns
     off = st.marginal + 2 * rounding(K) + 2 * cut
     return off / 2 * (width(K, K.psi0 + st.psi) + largest_cost(K))
 

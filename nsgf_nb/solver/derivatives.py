@@ -126,7 +126,9 @@ def conjugate_gradients(
     for _ in range(most):
         q = product(p)
         bend = (p * q).sum(-1, keepdim=True)
-        alive = alive & (square > rtol * rtol) & (bend > least * p.square().sum(-1, keepdim=True))  # below, it is rounding
+        alive = (
+            alive & (square > rtol * rtol) & (bend > least * p.square().sum(-1, keepdim=True))
+        )  # below, it is rounding
         if not alive.any():
             break
         step = torch.where(alive, square / bend, 0.0)
@@ -155,7 +157,10 @@ def _follow(r, a, b, p, q, own):
         right = root_a * p
         z, left = conjugate_gradients(lambda z: z + _times(M, z), right, right.norm(dim=1))
     else:
-        terms = root_b * q, root_b * _times(r.mT, a * p)  # where the plan is a permutation they cancel
+        terms = (
+            root_b * q,
+            root_b * _times(r.mT, a * p),
+        )  # where the plan is a permutation they cancel
         right = without_constant(terms[0] - terms[1])
         z, left = conjugate_gradients(cross, right, terms[0].norm(dim=1) + terms[1].norm(dim=1))
     live = b > 0
@@ -175,7 +180,9 @@ def second_derivatives(
     g: Tensor,  # (B, m)
     v: Gradient,  # the direction
     own: bool = False,  # y is x, and f is g
-) -> tuple[Gradient, Tensor]:  # the change of W's gradient along v, and the relative residual of its linear system (B,)
+) -> tuple[
+    Gradient, Tensor
+]:  # the change of W's gradient along v, and the relative residual of its linear system (B,)
     "Hessian of W times a direction."
     e, move = eps[:, None, None], v.eps[:, None, None]
     A, B, dA, dB = a[:, :, None], b[:, None], v.a[:, :, None], v.b[:, None]

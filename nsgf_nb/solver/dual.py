@@ -98,14 +98,18 @@ def newton_direction(
             r=r, root=root, alive=alive[:, None], rtol=rtol[:, None], most=most,
         )  # fmt: skip
         return _without_constant(d, live), count[:, 0], solved[:, 0]
-    s, w, r, root = (z[0].numpy() for z in (s, w, r, root))  # a short vector costs NumPy a fifth of what it costs torch
+    s, w, r, root = (
+        z[0].numpy() for z in (s, w, r, root)
+    )  # a short vector costs NumPy a fifth of what it costs torch
     stored = [(rows, B[0], B[0].T) for rows, B in K.blocks()] if K.stored else None
 
     def product(p):
         v = torch.from_numpy(s * p)
         if stored is None:
             return s * K.both(v[None], lambda t, rows: t * torch.from_numpy(w[rows]))[1][0].numpy()
-        weighed = ((BT, torch.from_numpy(w[rows] * torch.mv(B, v).numpy())) for rows, B, BT in stored)
+        weighed = (
+            (BT, torch.from_numpy(w[rows] * torch.mv(B, v).numpy())) for rows, B, BT in stored
+        )
         return s * sum(torch.mv(BT, t).numpy() for BT, t in weighed)
 
     d, count, solved = _conjugate_gradients(
@@ -184,7 +188,9 @@ def advance(
     theta = torch.where(solved, theta, torch.where(st.marginal < 0.05, 10.0, math.inf))
     theta = torch.where(climb & good & (t == 1), theta, math.inf)
     if K.some_light:  # the sums of conjugate gradients do not see them
-        new = State(K, new.psi + torch.where(K.light & alive[:, None], sweep_direction(K, new), 0.0))
+        new = State(
+            K, new.psi + torch.where(K.light & alive[:, None], sweep_direction(K, new), 0.0)
+        )
         used = used + 1
     return Move(new, theta, used, exact)
 

@@ -39,7 +39,9 @@ class Kernel:
         self.x, self.y, self.a, self.b = x, y, a, b
         self.stored, self.masked, self.own = stored, masked, y is x
         self.log_b = b.log()
-        self.dead = torch.where(b > 0, 0.0, -math.inf).to(b)  # added to ψ: what has no weight has no mass
+        self.dead = torch.where(b > 0, 0.0, -math.inf).to(
+            b
+        )  # added to ψ: what has no weight has no mass
         self.least = math.exp(_LEAST[x.dtype])  # no entry is less
         self.light = (b > 0) & (b * b.shape[1] < 1e-3)  # columns that no sum over all columns shows
         self.some_light = bool(self.light.any())
@@ -50,7 +52,9 @@ class Kernel:
             factors = self._factors_of(x, -self.half_x, -self.half_y)
             self.minus_cost = [self._block(s, *factors, torch.zeros_like(b)) for s in self.slices]
         else:
-            self._room = x.new_empty(len(x), self.slices[0].stop, y.shape[1])  # one block, filled again and again
+            self._room = x.new_empty(
+                len(x), self.slices[0].stop, y.shape[1]
+            )  # one block, filled again and again
 
     def _factors_of(self, x, alpha, beta):
         "Factors of x·y + α + β: one matrix product with two more columns."
@@ -74,7 +78,9 @@ class Kernel:
         "φ + ψ⁰ + log b - C/ε of block i; φ is in the factors where the block is not stored."
         if not self.stored:
             return self._block(s, *self._factors, self._diagonal)
-        E = torch.addcmul((self.psi0 + self.log_b)[:, None], self.minus_cost[i], 1 / self.eps[:, None, None])
+        E = torch.addcmul(
+            (self.psi0 + self.log_b)[:, None], self.minus_cost[i], 1 / self.eps[:, None, None]
+        )
         return E.add_(phi[:, s, None])
 
 # %% ../../nbs/3_solver/01_kernel.ipynb #krn-absorb
@@ -89,7 +95,9 @@ def absorb(
     self.phi0, zero, e = torch.empty_like(self.a), torch.zeros_like(self.a), self.eps[:, None]
     if not self.stored:
         columns = psi + self.log_b
-        self._factors = self._factors_of(self.x / e[..., None], -self.half_x / e, columns - self.half_y / e)
+        self._factors = self._factors_of(
+            self.x / e[..., None], -self.half_x / e, columns - self.half_y / e
+        )
         self._diagonal = columns
     for i, s in enumerate(self.slices):
         E = self._exponents(i, s, zero)
@@ -132,10 +140,15 @@ def rows(self: Kernel, v: Tensor) -> Tensor:  # (B, m) -> (B, n)
 def both(
     self: Kernel,
     v: Tensor,  # (B, m)
-    turn: Callable[[Tensor, slice], Tensor],  # what to do with the rows t of a block before the way back
+    turn: Callable[
+        [Tensor, slice], Tensor
+    ],  # what to do with the rows t of a block before the way back
 ) -> tuple[Tensor, Tensor]:  # t = K v (B, n) and Kᵀ turn(t) (B, m)
     "One pass: a product with the kernel and one with its transpose, each block made once."
-    out, cols = torch.empty_like(self.a), 0  # results in their place: small tensors kept between large ones tear the heap
+    out, cols = (
+        torch.empty_like(self.a),
+        0,
+    )  # results in their place: small tensors kept between large ones tear the heap
     for s, K in self.blocks():
         out[:, s] = t = _mv(K, v)
         cols = cols + _mv(K.mT, turn(t, s))
@@ -178,10 +191,26 @@ def back(
 def take(self: Kernel, keep: Tensor) -> Kernel:  # (B,), bool
     "The problems to keep."
     new = copy.copy(self)
-    for k in ("x", "y", "a", "b", "log_b", "dead", "light", "half_x", "half_y", "eps", "psi0", "phi0"):
+    for k in (
+        "x",
+        "y",
+        "a",
+        "b",
+        "log_b",
+        "dead",
+        "light",
+        "half_x",
+        "half_y",
+        "eps",
+        "psi0",
+        "phi0",
+    ):
         setattr(new, k, getattr(self, k)[keep])
     if self.stored:
-        new.minus_cost, new._blocks = [S[keep] for S in self.minus_cost], [K[keep] for K in self._blocks]
+        new.minus_cost, new._blocks = (
+            [S[keep] for S in self.minus_cost],
+            [K[keep] for K in self._blocks],
+        )
     else:
         new._factors, new._diagonal = tuple(F[keep] for F in self._factors), self._diagonal[keep]
         new._room = self._room[keep]

@@ -113,12 +113,16 @@ def prepare(
     if vel.self_term == "masked" and (weights[0] > 0).sum() < 2:
         raise ValueError("a: a masked self term expected at least 2 points with weight, got 1")
     if vel.self_term == "masked" and weights[0].max() > 0.5 + 1e-9:
-        raise ValueError("a: a masked self term expected no point with more than half of the mass: it has nowhere to go")
+        raise ValueError(
+            "a: a masked self term expected no point with more than half of the mass: it has nowhere to go"
+        )
     other = None if x_self is None else check_pair(x_self, x, ("x_self", "x"))[0]
     blur = vel.blur or vel.relative_blur * inner_length(x, y, *weights)
     x, y, other = (None if z is None else z.detach().flatten(1) for z in (x, y, other))
     first = y[0].to(weights[1])
-    middle = first + weights[1] @ (y.to(first) - first)  # of points at one place: this place, unrounded
+    middle = first + weights[1] @ (
+        y.to(first) - first
+    )  # of points at one place: this place, unrounded
     reach = max(_reach(z, middle) for z in (x, y, other) if z is not None)
     unit = 2.0 ** round(math.log2(reach)) if reach > 0 else 1.0
     length = min(blur / unit, 1e15)  # above, all costs are as good as 0
@@ -128,7 +132,9 @@ def prepare(
     light = any(share.item() < 1e-6 for share in shares)
     precise = light or vel.certify or x.dtype == torch.float64
     dtype = middle.dtype if precise else torch.float32
-    p = Problem(given, middle, unit, blur, eps, (scale or 0.0) / unit, init and init.potentials, dtype)
+    p = Problem(
+        given, middle, unit, blur, eps, (scale or 0.0) / unit, init and init.potentials, dtype
+    )
     sharp = not precise and _ROUNDING[torch.float32] * largest_exponent(p) > vel.tol
     return double(p) if sharp else p
 
@@ -145,7 +151,9 @@ def _first(K, eps, group):
     square = [p.unit * p.unit for p in group]
     known = [p.init for p in group]
     if all(i is not None and len(i.g) == K.b.shape[1] for i in known):
-        return warm_start(K, eps, torch.stack([(i.g.to(K.b.device) / s).to(K.b) for i, s in zip(known, square)]))
+        return warm_start(
+            K, eps, torch.stack([(i.g.to(K.b.device) / s).to(K.b) for i, s in zip(known, square)])
+        )
     if all(i is not None and len(i.f) == K.a.shape[1] for i in known):
         f = torch.stack([(i.f.to(K.a.device) / s).to(K.a) for i, s in zip(known, square)])
         return warm_start(K, eps, other_side(K, eps, K.x, K.a, torch.where(f.isfinite(), f, 0.0)))
@@ -172,7 +180,9 @@ def _self_term(vel, group, x, a, eps, tol, rows, stored):
     else:
         z = torch.stack([p.other for p in group])
         K = Kernel(x, z, a, torch.full_like(z[..., 0], 1 / z.shape[1]), rows(z.shape[1]), stored)
-    s = solve(K, cold_start(K, eps), tol, vel.max_iter, bounded_error if vel.certify else estimated_error)
+    s = solve(
+        K, cold_start(K, eps), tol, vel.max_iter, bounded_error if vel.certify else estimated_error
+    )
     return _SelfTerm(s.T, s.err, s.bound, torch.zeros_like(eps))
 
 
@@ -184,7 +194,11 @@ def solve_group(
     "Solve problems together, each to its own convergence: in their precision, and in float64 where that does not do."
     solved = _solve_group(vel, group, stored)
     for i, p in enumerate(group):
-        if p.x.dtype == torch.float32 and not solved[i][1].converged and p.middle.dtype == torch.float64:
+        if (
+            p.x.dtype == torch.float32
+            and not solved[i][1].converged
+            and p.middle.dtype == torch.float64
+        ):
             better = replace(double(p), init=solved[i][1].potentials)
             solved[i] = _solve_group(vel, [better], stored)[0]
     return solved
@@ -209,24 +223,42 @@ def _solve_group(vel, group, stored):
     tol = vel.tol * unit
     fine = tol < 5e-7 * size  # finer than the rounding of T in float32: a cloud that hardly moves
     if x.dtype == torch.float32 and group[0].middle.dtype == torch.float64 and fine.any():
-        return [_solve_group(vel, [double(p) if f else p], stored)[0] for p, f in zip(group, fine.tolist())]
+        return [
+            _solve_group(vel, [double(p) if f else p], stored)[0]
+            for p, f in zip(group, fine.tolist())
+        ]
     rule = bounded_error if vel.certify else estimated_error
     passes = vel.max_iter if x.dtype == torch.float64 else min(vel.max_iter, 300)
     cross = solve(K, st, tol, passes, rule)
     unit = torch.where(scale > 0, scale, _weighted_rms(cross.T - x, a)).maximum(1e-6 * size)
-    if (vel.tol * unit < 0.9 * tol).any():  # a start far off had taken its own distance for the unit
+    if (
+        vel.tol * unit < 0.9 * tol
+    ).any():  # a start far off had taken its own distance for the unit
         tol = vel.tol * unit
         cross = solve(K, start(K, eps, cross.g), tol, passes, rule)
     del K, st
     own = _self_term(vel, group, x, a, eps, tol, rows, stored)
     v, bound = cross.T - own.T, cross.bound + own.bound
-    finest = _ROUNDING[group[0].middle.dtype]  # of the device: what float32 cannot do has gone on in float64 where there is one
+    finest = _ROUNDING[
+        group[0].middle.dtype
+    ]  # of the device: what float32 cannot do has gone on in float64 where there is one
     rounded = finest * x.new_tensor([largest_exponent(p) for p in group]) * size
     err = cross.err + own.err + rounded
     converged = (bound if vel.certify else err) <= 2 * tol
-    columns = err, bound, cross.marginal, cross.gap, cross.n_iter, converged, own.same, cross.entropy.exp()
+    columns = (
+        err,
+        bound,
+        cross.marginal,
+        cross.gap,
+        cross.n_iter,
+        converged,
+        own.same,
+        cross.entropy.exp(),
+    )
     numbers = torch.stack([column.to(err) for column in columns], 1).tolist()
-    return [(v[i] * p.unit, _told(p, cross.f[i], cross.g[i], *numbers[i])) for i, p in enumerate(group)]
+    return [
+        (v[i] * p.unit, _told(p, cross.f[i], cross.g[i], *numbers[i])) for i, p in enumerate(group)
+    ]
 
 
 def _told(p, f, g, err, bound, marginal, gap, n, ok, same, perplexity):
@@ -235,4 +267,6 @@ def _told(p, f, g, err, bound, marginal, gap, n, ok, same, perplexity):
     n, ok = int(n), bool(ok)
     f, g = f.to(p.middle) * square, g.to(p.middle) * square
     potentials = Potentials(f, g, p.blur * p.blur, marginal, n, ok)
-    return VelocityInfo(potentials, err * p.unit, bound * p.unit, marginal, gap * square, n, ok, same, perplexity)
+    return VelocityInfo(
+        potentials, err * p.unit, bound * p.unit, marginal, gap * square, n, ok, same, perplexity
+    )

@@ -25,14 +25,7 @@ from nsgf_nb.solver.bound import (
     rounding,
     width,
 )
-from nsgf_nb.solver.dual import (
-    State,
-    advance,
-    other_side,
-    recentre,
-    start,
-    sweep_direction,
-)
+from .dual import State, advance, other_side, recentre, start, sweep_direction
 from .kernel import Kernel
 
 # %% ../../nbs/3_solver/04_solve.ipynb #sol-anneal-plumb
@@ -40,7 +33,9 @@ def _unsettled(K, st):
     "Has a stage still to go on? Light columns, which the column error does not show, follow to a factor of e."
     if not K.some_light:
         return st.marginal > 3e-3
-    return (st.marginal > 3e-3) | (torch.where(K.light, sweep_direction(K, st).abs(), 0.0).amax(-1) > 1)
+    return (st.marginal > 3e-3) | (
+        torch.where(K.light, sweep_direction(K, st).abs(), 0.0).amax(-1) > 1
+    )
 
 
 def _thinned(z, w, pilot):
@@ -130,7 +125,9 @@ def solution(
     T = K.mean(st.v, K.y, st.t)
     phi, psi = K.phi0 + st.phi, K.psi0 + st.psi
     eps, live = K.eps[:, None], K.b > 0
-    log = torch.where(live, psi + K.log_b - K.half_y / eps, 0.0)  # the row entropies need no logarithm of the plan
+    log = torch.where(
+        live, psi + K.log_b - K.half_y / eps, 0.0
+    )  # the row entropies need no logarithm of the plan
     entropy = -(phi + (dot(K.x, T) - K.half_x) / eps + K.mean(st.v, log[..., None], st.t)[..., 0])
     f, g = phi * eps, psi * eps
     if not live.all():  # the potential of a column without weight follows from the rows
@@ -151,7 +148,10 @@ def _together(parts):
     if len(parts) == 1:
         return parts[0][1]
     order = torch.cat([who for who, _ in parts]).argsort()
-    whole = {k.name: torch.cat([getattr(part, k.name) for _, part in parts])[order] for k in fields(Solution)}
+    whole = {
+        k.name: torch.cat([getattr(part, k.name) for _, part in parts])[order]
+        for k in fields(Solution)
+    }
     return Solution(**whole)
 
 
@@ -233,7 +233,9 @@ def solve(
     st: State,  # where to start
     tol: Tensor,  # what `error` must not exceed, (B,)
     max_iter: int = 1000,  # most passes
-    error: Callable[[Step], Tensor] = estimated_error,  # the rule: of T in the units of x, or another
+    error: Callable[
+        [Step], Tensor
+    ] = estimated_error,  # the rule: of T in the units of x, or another
 ) -> Solution:
     "Advance each problem until its error is at most tol, or until nothing but rounding is left."
     alive = torch.ones_like(tol, dtype=torch.bool)
@@ -290,7 +292,9 @@ def solve_self(
         psi = psi + torch.where(todo[:, None], K.phi0 + st.phi - psi, 0.0) / 2
         st = State(K, psi)
         bound = proved_error(K, st)
-    own = (K.phi0 + K.log_b).exp() * st.v / st.t  # share of each row that stays where it is: the cost there is 0
+    own = (
+        (K.phi0 + K.log_b).exp() * st.v / st.t
+    )  # share of each row that stays where it is: the cost there is 0
     elsewhere = (1 - own).clamp(min=0).amax(-1) * extent(K.x, torch.ones_like(live))
     if (elsewhere <= 0.1 * tol).all():  # the identity, in high dimension: no product
         return SelfSolution(K.phi0 + st.phi, K.x, err + elsewhere, bound + elsewhere, dot(K.a, own))

@@ -11,27 +11,45 @@ from collections.abc import Sequence
 from ..core import check_count, check_positive
 
 # %% ../../nbs/2_transport/06_clock.ipynb #prt-steps
-def per_step(value: float | Sequence[float], # a number for all steps, or one per step
-             num_steps: int,                 # number of steps T
-             name: str,                      # what the caller calls it
-            ) -> list[float]:                # T numbers > 0
+def per_step(
+    value: float | Sequence[float],  # a number for all steps, or one per step
+    num_steps: int,  # number of steps T
+    name: str,  # what the caller calls it
+) -> list[float]:  # T numbers > 0
     "One positive number per step."
-    values = [value]*num_steps if isinstance(value, str) or not hasattr(value, "__len__") else list(value)
-    if len(values) != num_steps: raise ValueError(f"{name}: expected one number or {num_steps}, one per step, got {len(values)}")
+    values = (
+        [value] * num_steps
+        if isinstance(value, str) or not hasattr(value, "__len__")
+        else list(value)
+    )
+    if len(values) != num_steps:
+        raise ValueError(
+            f"{name}: expected one number or {num_steps}, one per step, got {len(values)}"
+        )
     return [check_positive(v, name) for v in values]
 
-def step_sizes(num_steps: int,                                # number of steps T
-               step_size: float | Sequence[float] | None = None, # η, or one per step; None: 1/(T-k)
-              ) -> list[float]:                               # η_k in (0, 1], T of them
+
+def step_sizes(
+    num_steps: int,  # number of steps T
+    step_size: float | Sequence[float] | None = None,  # η, or one per step; None: 1/(T-k)
+) -> list[float]:  # η_k in (0, 1], T of them
     "Step sizes of a flow; by default equal steps of natural time."
     T = check_count(num_steps, "num_steps")
-    etas = [1/(T - k) for k in range(T)] if step_size is None else per_step(step_size, T, "step_size")
-    if max(etas) > 1: raise ValueError(f"step_size: expected 0 < η <= 1, got {max(etas):g}")
+    etas = (
+        [1 / (T - k) for k in range(T)]
+        if step_size is None
+        else per_step(step_size, T, "step_size")
+    )
+    if max(etas) > 1:
+        raise ValueError(f"step_size: expected 0 < η <= 1, got {max(etas):g}")
     return etas
 
-def natural_time(etas: Sequence[float], # step sizes, T of them
-                ) -> list[float]:       # t_0 = 0, …, t_T; T+1 of them
+
+def natural_time(
+    etas: Sequence[float],  # step sizes, T of them
+) -> list[float]:  # t_0 = 0, …, t_T; T+1 of them
     "t_k = 1 - Π_{j<k} (1 - η_j)."
-    rest = [1.]
-    for eta in step_sizes(len(etas), etas): rest.append(rest[-1]*(1 - eta))
+    rest = [1.0]
+    for eta in step_sizes(len(etas), etas):
+        rest.append(rest[-1] * (1 - eta))
     return [1 - r for r in rest]

@@ -10,11 +10,7 @@ import torch
 from torch import Tensor
 
 from ..core import check_pair, check_weights
-from nsgf_nb.transport.entropic import (
-    self_potentials,
-    sinkhorn_potentials,
-    transport_plan,
-)
+from .entropic import self_potentials, sinkhorn_potentials, transport_plan
 
 # %% ../../nbs/2_transport/02_divergence.ipynb #div-divc
 def _weights(w, z, name):
@@ -53,7 +49,9 @@ def plain_gradient(
     a: Tensor | None = None,  # weights of x, (n,); None: uniform
     b: Tensor | None = None,  # weights of y, (m,); None: uniform
     tol: float = 1e-8,  # L1 marginal error of the three problems
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # in x, y, a, b; float64; those in weights have weighted mean 0
+) -> tuple[
+    Tensor, Tensor, Tensor, Tensor
+]:  # in x, y, a, b; float64; those in weights have weighted mean 0
     "Gradient of the divergence from the three plans."
     check_pair(x, y)
     xy = sinkhorn_potentials(x, y, blur, a, b, tol)
@@ -62,4 +60,9 @@ def plain_gradient(
     Px, Py = transport_plan(x, x, xx, a, a), transport_plan(y, y, yy, b, b)
     x, y, a, b = x.double(), y.double(), _weights(a, x, "a"), _weights(b, y, "b")
     in_a, in_b = xy.f - xx.f, xy.g - yy.f
-    return _pull(P, x, y) - _pull(Px, x, x), _pull(P.T, y, x) - _pull(Py, y, y), in_a - a @ in_a, in_b - b @ in_b
+    return (
+        _pull(P, x, y) - _pull(Px, x, x),
+        _pull(P.T, y, x) - _pull(Py, y, y),
+        in_a - a @ in_a,
+        in_b - b @ in_b,
+    )

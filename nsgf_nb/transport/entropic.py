@@ -16,65 +16,90 @@ from torch import Tensor
 from ..core import check_count, check_pair, check_positive, check_weights
 
 # %% ../../nbs/2_transport/01_sinkhorn.ipynb #snk-cost
-def cost_matrix(x: Tensor, # points, (n, *shape)
-                y: Tensor, # points, (m, *shape)
-               ) -> Tensor: # (n, m)
+def cost_matrix(
+    x: Tensor,  # points, (n, *shape)
+    y: Tensor,  # points, (m, *shape)
+) -> Tensor:  # (n, m)
     "C = |x-y|²/2, from differences: the expanded square cancels far from the origin."
-    return torch.cdist(x.flatten(1), y.flatten(1), compute_mode="donot_use_mm_for_euclid_dist").square()/2
+    return (
+        torch.cdist(
+            x.flatten(1), y.flatten(1), compute_mode="donot_use_mm_for_euclid_dist"
+        ).square()
+        / 2
+    )
 
-def softmin(eps: float,   # temperature, blur²
-            C: Tensor,    # costs, (n, m)
-            g: Tensor,    # potential of the columns, (m,)
-            log_b: Tensor, # log weights of the columns, (m,)
-           ) -> Tensor:   # (n,)
+
+def softmin(
+    eps: float,  # temperature, blur²
+    C: Tensor,  # costs, (n, m)
+    g: Tensor,  # potential of the columns, (m,)
+    log_b: Tensor,  # log weights of the columns, (m,)
+) -> Tensor:  # (n,)
     "Soft minimum of C - g along the columns, in the log domain."
-    return -eps*torch.logsumexp((g + eps*log_b - C).div_(eps), 1)
+    return -eps * torch.logsumexp((g + eps * log_b - C).div_(eps), 1)
 
 # %% ../../nbs/2_transport/01_sinkhorn.ipynb #snk-potc
 @dataclass(frozen=True)
 class Potentials:
     "Dual potentials, and how well they satisfy the marginals."
-    f: Tensor        # on x, (n,), float64
-    g: Tensor        # on y, (m,), float64
-    eps: float       # temperature, blur²
-    err: float       # L1 error of the row marginal; the columns are exact
-    n_iter: int      # sweeps at the final temperature
+
+    f: Tensor  # on x, (n,), float64
+    g: Tensor  # on y, (m,), float64
+    eps: float  # temperature, blur²
+    err: float  # L1 error of the row marginal; the columns are exact
+    n_iter: int  # sweeps at the final temperature
     converged: bool  # err <= tol
 
 # %% ../../nbs/2_transport/01_sinkhorn.ipynb #snk-plumb
 def _log_weights(a, x, name):
     n = len(x)
-    return torch.full((n,), -math.log(n), device=x.device, dtype=torch.float64) if a is None else check_weights(a, n, name).detach().double().log()
+    return (
+        torch.full((n,), -math.log(n), device=x.device, dtype=torch.float64)
+        if a is None
+        else check_weights(a, n, name).detach().double().log()
+    )
+
 
 def _problem(x, y, blur, a, b, masked=False):
     "Costs, log weights and temperature, checked."
     check_pair(x, y)
-    eps = check_positive(check_positive(blur, "blur")**2, "blur²")
+    eps = check_positive(check_positive(blur, "blur") ** 2, "blur²")
     C = cost_matrix(x.detach().double(), y.detach().double())
-    if not (C.max()/eps).isfinite(): raise ValueError(f"blur: {blur:g} is too small for points that are {C.max().mul(2).sqrt():.3g} apart")
-    if masked: C.fill_diagonal_(math.inf)
+    if not (C.max() / eps).isfinite():
+        raise ValueError(
+            f"blur: {blur:g} is too small for points that are {C.max().mul(2).sqrt():.3g} apart"
+        )
+    if masked:
+        C.fill_diagonal_(math.inf)
     return C, _log_weights(a, x, "a"), _log_weights(b, y, "b"), eps
+
 
 def _schedule(C, eps):
     "Temperatures from the largest cost down to eps, halving."
     top = C[C.isfinite()].max().item()
-    return [top/2**k for k in range(max(0, math.ceil(math.log2(max(top, eps)/eps))))]
+    return [top / 2**k for k in range(max(0, math.ceil(math.log2(max(top, eps) / eps))))]
 
-def _row_error(f, f_new, la, eps): return ((la + (f - f_new)/eps).exp() - la.exp()).abs().sum().item()
+
+def _row_error(f, f_new, la, eps):
+    return ((la + (f - f_new) / eps).exp() - la.exp()).abs().sum().item()
 
 # %% ../../nbs/2_transport/01_sinkhorn.ipynb #snk-pot
 def _newton(f, C, la, lb, eps):
     "A Newton step for the concave dual of f (g eliminated), halved until the dual does not fall."
     a, b = la.exp(), lb.exp()
     dual = lambda f: a @ f + b @ softmin(eps, C.T, f, la)
-    Q = (la[:, None] + (f[:, None] + softmin(eps, C.T, f, la) - C)/eps).exp()  # P without its b
-    r = (Q*b).sum(1)
-    H = torch.diag(r + 1e-10*r.max()) - (Q*b) @ Q.T + 1/len(f)**2              # 1/n²: f is free up to a constant
-    step, value = eps*torch.linalg.solve_ex(H, a - r)[0], dual(f)
+    Q = (la[:, None] + (f[:, None] + softmin(eps, C.T, f, la) - C) / eps).exp()  # P without its b
+    r = (Q * b).sum(1)
+    H = (
+        torch.diag(r + 1e-10 * r.max()) - (Q * b) @ Q.T + 1 / len(f) ** 2
+    )  # 1/n²: f is free up to a constant
+    step, value = eps * torch.linalg.solve_ex(H, a - r)[0], dual(f)
     for _ in range(12):
-        if dual(f + step) >= value: return f + step                            # false for NaN
-        step = step/2
+        if dual(f + step) >= value:
+            return f + step  # false for NaN
+        step = step / 2
     return f
+
 
 def _solve(f, C, la, lb, eps, tol, max_iter):
     "Sweeps at one temperature, every tenth followed by a Newton step."
@@ -82,58 +107,75 @@ def _solve(f, C, la, lb, eps, tol, max_iter):
         g = softmin(eps, C.T, f, la)
         last, f = f, softmin(eps, C, g, lb)
         err = _row_error(last, f, la, eps)
-        if err <= tol: break
-        if n_iter % 10 == 0: f = _newton(f, C, la, lb, eps)
+        if err <= tol:
+            break
+        if n_iter % 10 == 0:
+            f = _newton(f, C, la, lb, eps)
     return last, g, err, n_iter
+
 
 def _result(f, g, err, n_iter, eps, tol):
     if not err <= tol:
-        warnings.warn(f"Sinkhorn stopped after {n_iter} sweeps at marginal error {err:.1e} > tol {tol:.1e}: raise max_iter or blur", stacklevel=4)
+        warnings.warn(
+            f"Sinkhorn stopped after {n_iter} sweeps at marginal error {err:.1e} > tol {tol:.1e}: raise max_iter or blur",
+            stacklevel=4,
+        )
     return Potentials(f, g, eps, err, n_iter, err <= tol)
+
 
 def _anneal(C, la, lb, eps, tol, max_iter):
     "Each temperature roughly, the last one to tol."
     f = torch.zeros_like(la)
-    for e in _schedule(C, eps): f = _solve(f, C, la, lb, e, .01, 30)[0]
+    for e in _schedule(C, eps):
+        f = _solve(f, C, la, lb, e, 0.01, 30)[0]
     return _result(*_solve(f, C, la, lb, eps, tol, max_iter), eps, tol)
 
-def sinkhorn_potentials(x: Tensor,              # points, (n, *shape)
-                        y: Tensor,              # points, (m, *shape)
-                        blur: float,            # length; eps = blur²
-                        a: Tensor | None = None, # weights of x, (n,); None: uniform
-                        b: Tensor | None = None, # weights of y, (m,); None: uniform
-                        tol: float = 1e-8,      # L1 marginal error to reach
-                        max_iter: int = 2000,   # most sweeps at eps
-                       ) -> Potentials:
+
+def sinkhorn_potentials(
+    x: Tensor,  # points, (n, *shape)
+    y: Tensor,  # points, (m, *shape)
+    blur: float,  # length; eps = blur²
+    a: Tensor | None = None,  # weights of x, (n,); None: uniform
+    b: Tensor | None = None,  # weights of y, (m,); None: uniform
+    tol: float = 1e-8,  # L1 marginal error to reach
+    max_iter: int = 2000,  # most sweeps at eps
+) -> Potentials:
     "Solve entropic OT between two clouds in the log domain."
     return _anneal(*_problem(x, y, blur, a, b), tol, check_count(max_iter, "max_iter"))
 
-def transport_plan(x: Tensor,               # points, (n, *shape)
-                   y: Tensor,               # points, (m, *shape)
-                   pot: Potentials,         # from sinkhorn_potentials
-                   a: Tensor | None = None, # weights of x, (n,)
-                   b: Tensor | None = None, # weights of y, (m,)
-                  ) -> Tensor:              # (n, m), float64
+
+def transport_plan(
+    x: Tensor,  # points, (n, *shape)
+    y: Tensor,  # points, (m, *shape)
+    pot: Potentials,  # from sinkhorn_potentials
+    a: Tensor | None = None,  # weights of x, (n,)
+    b: Tensor | None = None,  # weights of y, (m,)
+) -> Tensor:  # (n, m), float64
     "P_ij = a_i b_j exp((f_i + g_j - C_ij)/eps)."
     C, la, lb, eps = _problem(x, y, math.sqrt(pot.eps), a, b)
-    return (la[:, None] + lb + (pot.f[:, None] + pot.g - C)/eps).exp()
+    return (la[:, None] + lb + (pot.f[:, None] + pot.g - C) / eps).exp()
 
 # %% ../../nbs/2_transport/01_sinkhorn.ipynb #snk-self
-def self_potentials(x: Tensor,              # points, (n, *shape)
-                    blur: float,            # length; eps = blur²
-                    a: Tensor | None = None, # weights, (n,); None: uniform
-                    masked: bool = False,   # leave the diagonal out (n >= 2)
-                    tol: float = 1e-8,      # L1 marginal error to reach
-                    max_iter: int = 2000,   # most sweeps at eps
-                   ) -> Potentials:         # with f = g, up to a constant where masked
+def self_potentials(
+    x: Tensor,  # points, (n, *shape)
+    blur: float,  # length; eps = blur²
+    a: Tensor | None = None,  # weights, (n,); None: uniform
+    masked: bool = False,  # leave the diagonal out (n >= 2)
+    tol: float = 1e-8,  # L1 marginal error to reach
+    max_iter: int = 2000,  # most sweeps at eps
+) -> Potentials:  # with f = g, up to a constant where masked
     "Solve entropic OT of a cloud with itself by averaged updates."
     C, la, _, eps = _problem(x, x, blur, a, None, masked)
-    if masked and (la > -math.inf).sum() < 2: raise ValueError("x: a masked self term expected at least 2 points with weight")
-    if masked: return _anneal(C, la, la, eps, tol, check_count(max_iter, "max_iter"))
+    if masked and (la > -math.inf).sum() < 2:
+        raise ValueError("x: a masked self term expected at least 2 points with weight")
+    if masked:
+        return _anneal(C, la, la, eps, tol, check_count(max_iter, "max_iter"))
     f = torch.zeros_like(la)
-    for e in _schedule(C, eps): f = (f + softmin(e, C, f, la))/2
+    for e in _schedule(C, eps):
+        f = (f + softmin(e, C, f, la)) / 2
     for n_iter in range(1, check_count(max_iter, "max_iter") + 1):
         last, new = f, softmin(eps, C, f, la)
-        err, f = _row_error(last, new, la, eps), (last + new)/2
-        if err <= tol: break
+        err, f = _row_error(last, new, la, eps), (last + new) / 2
+        if err <= tol:
+            break
     return _result(last, last, err, n_iter, eps, tol)

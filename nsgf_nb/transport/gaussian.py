@@ -16,35 +16,55 @@ from ..core import check_positive
 # %% ../../nbs/2_transport/03_gaussian.ipynb #div-gaussc
 def _sqrtm(A):
     w, U = torch.linalg.eigh(A)
-    return (U*w.clamp(min=0).sqrt()) @ U.mT
+    return (U * w.clamp(min=0).sqrt()) @ U.mT
 
-def _D(A, B, eps): R = _sqrtm(A); return _sqrtm(4*R @ B @ R + eps**2*torch.eye(len(A)).to(A))
 
-def gaussian_cost(a: Tensor, # mean of the first Gaussian, (d,)
-                  A: Tensor, # its covariance, (d, d)
-                  b: Tensor, # mean of the second, (d,)
-                  B: Tensor, # its covariance, (d, d)
-                  eps: float, # temperature, blur²
-                 ) -> Tensor: # scalar
+def _D(A, B, eps):
+    R = _sqrtm(A)
+    return _sqrtm(4 * R @ B @ R + eps**2 * torch.eye(len(A)).to(A))
+
+
+def gaussian_cost(
+    a: Tensor,  # mean of the first Gaussian, (d,)
+    A: Tensor,  # its covariance, (d, d)
+    b: Tensor,  # mean of the second, (d,)
+    B: Tensor,  # its covariance, (d, d)
+    eps: float,  # temperature, blur²
+) -> Tensor:  # scalar
     "Entropic OT between two Gaussians."
     D, eye = _D(A, B, check_positive(eps, "eps")), torch.eye(len(A)).to(A)
-    return (a - b).square().sum()/2 + (A.trace() + B.trace() - D.trace() + len(A)*eps*(1 - math.log(2*eps)) + eps*torch.logdet(D + eps*eye))/2
+    return (a - b).square().sum() / 2 + (
+        A.trace()
+        + B.trace()
+        - D.trace()
+        + len(A) * eps * (1 - math.log(2 * eps))
+        + eps * torch.logdet(D + eps * eye)
+    ) / 2
 
-def gaussian_divergence(a: Tensor, # mean of the first Gaussian, (d,)
-                        A: Tensor, # its covariance, (d, d)
-                        b: Tensor, # mean of the second, (d,)
-                        B: Tensor, # its covariance, (d, d)
-                        eps: float, # temperature, blur²
-                       ) -> Tensor: # scalar
+
+def gaussian_divergence(
+    a: Tensor,  # mean of the first Gaussian, (d,)
+    A: Tensor,  # its covariance, (d, d)
+    b: Tensor,  # mean of the second, (d,)
+    B: Tensor,  # its covariance, (d, d)
+    eps: float,  # temperature, blur²
+) -> Tensor:  # scalar
     "Sinkhorn divergence between two Gaussians."
-    return gaussian_cost(a, A, b, B, eps) - (gaussian_cost(a, A, a, A, eps) + gaussian_cost(b, B, b, B, eps))/2
+    return (
+        gaussian_cost(a, A, b, B, eps)
+        - (gaussian_cost(a, A, a, A, eps) + gaussian_cost(b, B, b, B, eps)) / 2
+    )
 
-def gaussian_map(a: Tensor,  # mean of the source, (d,)
-                 A: Tensor,  # its covariance, (d, d); may be singular
-                 b: Tensor,  # mean of the target, (d,)
-                 B: Tensor,  # its covariance, (d, d)
-                 eps: float, # temperature, blur²
-                ) -> tuple[Tensor, Tensor]: # b (d,) and M (d, d): T(x) = b + M (x - a)
+
+def gaussian_map(
+    a: Tensor,  # mean of the source, (d,)
+    A: Tensor,  # its covariance, (d, d); may be singular
+    b: Tensor,  # mean of the target, (d,)
+    B: Tensor,  # its covariance, (d, d)
+    eps: float,  # temperature, blur²
+) -> tuple[Tensor, Tensor]:  # b (d,) and M (d, d): T(x) = b + M (x - a)
     "Entropic map between two Gaussians."
     R = _sqrtm(B)
-    return b, 2*R @ torch.linalg.solve(_D(B, A, check_positive(eps, "eps")) + eps*torch.eye(len(A)).to(A), R)
+    return b, 2 * R @ torch.linalg.solve(
+        _D(B, A, check_positive(eps, "eps")) + eps * torch.eye(len(A)).to(A), R
+    )

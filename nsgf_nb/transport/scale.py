@@ -52,7 +52,9 @@ def inner_length(
         z, noise = z - z[0], 1e-15 * z.abs().max().item()
         size = z.abs().max().item()
         if size <= noise:
-            raise ValueError(f"{name}: expected spread-out points for a relative blur, got all at one place")
+            raise ValueError(
+                f"{name}: expected spread-out points for a relative blur, got all at one place"
+            )
         clouds.append(z / size)
         sizes.append(size)
     (x, y), a, b = clouds, a[a > 0], b[b > 0]
