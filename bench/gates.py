@@ -1,10 +1,13 @@
-"""NSGF, flow matching and OT-CFM on the 2-D problems, with the same network, gradient steps, learning rate and calls, held against their gates.
+"""NSGF, flow matching and OT-CFM on the 2-D problems, held against their gates.
 
-    python bench/gates.py [--out bench/results/gates.json] [--seeds 0] [--problems moons …] [--jobs 2]
+    python bench/gates.py [--out FILE] [--seeds 0] [--problems moons …] [--jobs 2]
 
-Every row is a fit with the defaults of the class (NSGF(num_steps=10), StraightFlow(), StraightFlow("ot")); pairs are added until the half width of the
-interval is .04, and all methods of a problem and a seed take the same starts and are held against the same targets. Rows that are in the file already are
-kept, so a stopped run goes on; --again makes them anew."""
+All have the same network, gradient steps, learning rate and calls. Every row is a fit with the
+defaults of the class (NSGF(num_steps=10), StraightFlow(), StraightFlow("ot")); pairs are added
+until the half width of the interval is .04, and all methods of a problem and a seed take the same
+starts and are held against the same targets. Rows that are in the file already
+(bench/results/gates.json) are kept, so a stopped run goes on; --again makes them anew.
+"""
 
 import argparse
 import json

@@ -1,13 +1,20 @@
-"""Training: pool rows per second, steps per second, a pool larger than memory, and the time until the gate holds, beside OT-CFM.
+"""Training: rows and steps per second, a pool larger than memory, the time until the gate holds.
 
-    python bench/training.py [--part speed disk hitting] [--seeds 60 61 62 63 64] [--jobs 1] [--gigabytes 10] [--pairs 5] [--scratch FOLDER] [--out bench/results/training.json]
+    python bench/training.py [--part speed disk hitting] [--seeds 60 61 62 63 64] [--jobs 1]
+                             [--gigabytes 10] [--pairs 5] [--scratch FOLDER] [--out FILE]
 
 speed    rows of a pool and training steps per second, one device.
-disk     rows per second of training from a pool of --gigabytes on disk (in --scratch; random numbers in the shape of CIFAR-10's pool) over those from the same
-         pool in memory, each in a process of its own, with an MLP of 3 × 256: --pairs pairs in turns, the median of their ratios. Wall and CPU time of a step,
-         wall time of its rows; resident memory; how much of the pool the page cache held.
-hitting  seconds (pool included) until the gate holds at two consecutive checks, NSGF(num_steps=10) and StraightFlow("ot"), defaults, same network, same
-         schedule, averaged weights, checks every 10 % of the steps, which are not counted; then the fit ends. Rows that are in the file already are kept."""
+disk     rows per second of training from a pool of --gigabytes on disk (in --scratch; random
+         numbers in the shape of CIFAR-10's pool) over those from the same pool in memory, each in
+         a process of its own, with an MLP of 3 × 256: --pairs pairs in turns, the median of their
+         ratios. Wall and CPU time of a step, wall time of its rows; resident memory; how much of
+         the pool the page cache held.
+hitting  seconds (pool included) until the gate holds at two consecutive checks,
+         NSGF(num_steps=10) beside StraightFlow("ot"), which is OT-CFM: defaults, same network,
+         same schedule, averaged weights, checks every 10 % of the steps, which are not counted;
+         then the fit ends. Rows that are in the file already (bench/results/training.json) are
+         kept.
+"""
 
 import argparse
 import json
@@ -250,7 +257,11 @@ class Hit(Exception):
 
 
 def hit(problem, method, seed, checks=10):
-    "One fit, until the gate has held twice. Seconds are those of the CPU, one thread, without the checks: other work on the machine does not count."
+    """One fit, until the gate has held twice.
+
+    Seconds are those of the CPU, one thread, without the checks: other work on the machine does not
+    count.
+    """
     from nsgf_nb.data import get_sampler
     from nsgf_nb.distances import gate
     from nsgf_nb.flow import NSGF

@@ -1,4 +1,7 @@
-"Killed at random moments of building and training, resumed, the same bits; damaged pools; folders that cannot be written"
+"""Killed at random moments of building and training, and resumed: the same bits.
+
+Also damaged pools, and folders that cannot be written.
+"""
 
 import json
 import os
@@ -166,10 +169,9 @@ def test_a_manifest_that_is_gone(pool):
     folder, call, build = pool
     (folder / "manifest.json").unlink()
     rc, said = call("pool", "info", "run")
-    assert (
-        rc == 2
-        and said.strip()
-        == "nsgf: run/pool: no pool here, or one that is not complete (no manifest.json): build it with its settings, shards that are there are kept"
+    assert rc == 2 and said.strip() == (
+        "nsgf: run/pool: no pool here, or one that is not complete (no manifest.json): "
+        "build it with its settings, shards that are there are kept"
     )
     others = {p: p.stat().st_mtime_ns for p in folder.glob("shard-*")}
     assert call(*build)[0] == 0 and all(p.stat().st_mtime_ns == t for p, t in others.items())

@@ -1,4 +1,4 @@
-"FID against files: the real MNIST sets where they are, and Inception's extractor with weights that are put in its place"
+"FID against files: the real MNIST sets where they are, and Inception with other weights"
 
 import hashlib
 import os
@@ -31,7 +31,7 @@ def test_accuracy_is_what_the_file_says(name):
 
 
 def test_inception_is_used_where_its_weights_are(tmp_path, monkeypatch):
-    "Random weights under the name of the real ones: grey images go through, the scores are called FID, nothing is fetched"
+    "Random weights under the name of the real ones: the scores are called FID, nothing is fetched"
     from torch_fidelity import feature_extractor_inceptionv3 as inception
 
     import nsgf_nb.fid as fid

@@ -1,4 +1,7 @@
-"""Data as people have it: each form works, or one sentence says how. `SENTENCES` reads as what a user is told."""
+"""Data as people have it: each form works, or one sentence says how.
+
+`SENTENCES` reads as what a user is told.
+"""
 
 import builtins
 from collections import UserDict
@@ -376,9 +379,8 @@ def test_a_folder_without_permission_is_named_as_the_user_knows_it(tmp_path):
     def refused(tmp):
         raise PermissionError(13, "Permission denied", str(tmp))
 
-    with pytest.raises(PermissionError) as e:
-        with atomic_path(tmp_path / "picture.png") as tmp:
-            refused(tmp)
+    with pytest.raises(PermissionError) as e, atomic_path(tmp_path / "picture.png") as tmp:
+        refused(tmp)
     assert str(e.value) == f"[Errno 13] Permission denied: '{tmp_path}/picture.png'"
 
 
@@ -517,8 +519,8 @@ SENTENCES = [
     (
         lambda p: get_sampler([1.0, 2.0, 3.0]),
         ValueError,
-        "list: expected points of shape (n, *shape), got shape (3,): a line of numbers needs [:, "
-        "None]",
+        "list: expected points of shape (n, *shape), got shape (3,): "
+        "a line of numbers needs [:, None]",
     ),
     (
         lambda p: get_sampler([X, X[:, :1]]),

@@ -1,4 +1,7 @@
-"Two processes, joined by Gloo on one machine, make one fit: that of one process up to rounding, stopped together, resumed to the same bits"
+"""Two processes, joined by Gloo on one machine, make one fit.
+
+It is that of one process up to rounding, is stopped together and resumed to the same bits.
+"""
 
 import json
 import signal
@@ -49,7 +52,11 @@ def keep(path, result):
 
 
 def one_of_two(home):
-    "What a process of `two` does: a whole run, one in 2 x 2 parts, one that rank 1 is interrupted in at step 20, and its resumption"
+    """What a process of `two` does.
+
+    A whole run, one in 2 x 2 parts, one that rank 1 is interrupted in at step 20, and its
+    resumption.
+    """
     with together("cpu"):
         rank, many = world()
         assert many == 2 and shared(lambda: [rank, "é"]) == [0, "é"]
