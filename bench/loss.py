@@ -156,7 +156,7 @@ def main():
         reference_against_plain=check,
         sizes=sizes(),
     )
-    write(OUT, facts("geomloss") | dict(modules=modules("loss")) | result)
+    write(OUT, facts("geomloss") | dict(modules=modules("sinkhorn")) | result)
 
 
 if __name__ == "__main__":

@@ -490,7 +490,7 @@ def final(methods, folder, seed):
                 scores=scores,
                 history=rows,
                 revision=revision(),
-                modules=modules("plusplus", "fid", "floors"),
+                modules=modules("plusplus", "fid", "evaluation.copies"),
             ),
             "final",
             method,

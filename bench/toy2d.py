@@ -313,7 +313,9 @@ def worker(task):
     def add(kind, r):
         with locked(out, **EMPTY) as table:
             table[kind].append(r)
-            table["modules"] = modules("flow", "baselines", "discrepancies", "distances")
+            table["modules"] = modules(
+                "flow", "matching.interpolants", "motion.functionals", "distances"
+            )
 
     def put(problem, seed, method, make):
         with locked(out, **EMPTY) as table:
