@@ -41,9 +41,8 @@ def row(problem, method, seed):
     from nsgf_nb.straight import StraightFlow
 
     torch.set_num_threads(1)
-    code = {
-        k: v for k, v in facts().items() if k in ("revision", "date", "torch")
-    }  # now: the code may change while this runs
+    # now: the code may change while this runs
+    code = {k: v for k, v in facts().items() if k in ("revision", "date", "torch")}
     target, source = PROBLEMS[problem]
     flow = {
         "NSGF": lambda: NSGF(num_steps=10),
@@ -92,9 +91,8 @@ def main():
     p.add_argument("--again", action="store_true", help="make rows anew that are in the file")
     a = p.parse_args()
     before = json.loads(a.out.read_text()) if a.out.exists() else dict(rows=[])
-    rows = [
-        {k: before[k] for k in ("date", "torch")} | r for r in before["rows"]
-    ]  # older rows have them at the top only
+    # older rows have them at the top only
+    rows = [{k: before[k] for k in ("date", "torch")} | r for r in before["rows"]]
     done = set() if a.again else {(r["problem"], r["method"], r["seed"]) for r in rows}
     todo = [
         (q, m, s) for s in a.seeds for m in a.methods for q in a.problems if (q, m, s) not in done

@@ -115,10 +115,8 @@ def agreement(device, quick):
     rivals = ["geomloss"] if find_spec("geomloss") else []
     if device.type == "cuda" and find_spec("flash_sinkhorn"):
         rivals.append("flash")
-    for backends in (
-        ("dense", "stream"),
-        rivals,
-    ):  # the rivals last: flash-sinkhorn tunes itself for half a minute a shape
+    # the rivals last: flash-sinkhorn tunes itself for half a minute a shape
+    for backends in (("dense", "stream"), rivals):
         for n, m, d in sizes[:2] if quick else sizes:
             x, y = clouds(n, m, d, seed=n + d, device=device)
             for r in (0.5, 0.2):
@@ -133,10 +131,17 @@ def agreement(device, quick):
                         v, info = velocity(x.to(dtype), y.to(dtype), return_info=True)
                         off = (v.cpu().double() - exact).square().sum(1).mean().sqrt()
                         yield dict(
-                            n=n, m=m, d=d, relative_blur=r, backend=backend, dtype=str(dtype)[6:],
-                            error=(off / unit).item(), stated=info.err_v / unit.item(),
-                            converged=info.converged, passes=info.n_iter,
-                        )  # fmt: skip
+                            n=n,
+                            m=m,
+                            d=d,
+                            relative_blur=r,
+                            backend=backend,
+                            dtype=str(dtype)[6:],
+                            error=(off / unit).item(),
+                            stated=info.err_v / unit.item(),
+                            converged=info.converged,
+                            passes=info.n_iter,
+                        )
 
 
 def batch(device, quick):
@@ -155,9 +160,14 @@ def batch(device, quick):
         )
         off = max((v[i] - velocity(*pairs[i])).abs().max().item() for i in range(few))
         yield dict(
-            problems=count, n=n, blur=blur, seconds=together, seconds_of_one=single,
-            share_of_a_call_each=together / (count * single), difference=off,
-        )  # fmt: skip
+            problems=count,
+            n=n,
+            blur=blur,
+            seconds=together,
+            seconds_of_one=single,
+            share_of_a_call_each=together / (count * single),
+            difference=off,
+        )
 
 
 # --- half iterations: pairs a second ----------------------------------------------------------
@@ -271,9 +281,15 @@ def converged(device, quick):
                     took = seconds_of(lambda: velocity(x, y), device, repeats=1)
                     info = velocity(x, y, return_info=True)[1]
                 yield dict(
-                    n=n, d=d, relative_blur=r, backend=backend, seconds=took,
-                    converged=info.converged, passes=info.n_iter, stated=info.err_v,
-                )  # fmt: skip
+                    n=n,
+                    d=d,
+                    relative_blur=r,
+                    backend=backend,
+                    seconds=took,
+                    converged=info.converged,
+                    passes=info.n_iter,
+                    stated=info.err_v,
+                )
 
 
 def clustered(device, quick):
@@ -309,9 +325,14 @@ def clustered(device, quick):
 
     for iterations in (100, 1000, 10_000):
         loss = SamplesLoss(
-            "sinkhorn", use_epsilon_scaling=False, eps=eps, n_iters=iterations,
-            half_cost=True, debias=True, allow_tf32=False,
-        )  # fmt: skip
+            "sinkhorn",
+            use_epsilon_scaling=False,
+            eps=eps,
+            n_iters=iterations,
+            half_cost=True,
+            debias=True,
+            allow_tf32=False,
+        )
 
         def gradient():
             z = x.clone().requires_grad_(True)
@@ -499,9 +520,16 @@ def images(device, quick):
 # --- the run ----------------------------------------------------------------------------------
 
 PARTS = dict(
-    machine=machine, agreement=agreement, batch=batch, pairs=pairs, clustered=clustered,
-    converged=converged, trajectories=trajectories, training=training, images=images,
-)  # fmt: skip
+    machine=machine,
+    agreement=agreement,
+    batch=batch,
+    pairs=pairs,
+    clustered=clustered,
+    converged=converged,
+    trajectories=trajectories,
+    training=training,
+    images=images,
+)
 SHARE = dict(
     machine=20,
     agreement=30,

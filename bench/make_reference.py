@@ -19,12 +19,13 @@ import torch
 
 HERE = Path(__file__).parent
 FILE = HERE / "reference.safetensors"
+# Euler steps, step size
 STEPS = {
     "8gaussians": (10, 0.5),
     "mnist": (5, 0.2),
     "digits": (5, 0.2),
     "smooth": (5, 0.2),
-}  # Euler steps, step size
+}
 
 
 @lru_cache(1)

@@ -89,8 +89,9 @@ ABLATIONS = (
         "independent pairs": dict(coupling="independent"),
     }
     | {f"one network, T = {T}": dict(T=T, one=True) for T in (1, 3)}
+    # the batches that one network has of each kind
     | {f"two networks, 2000 steps of 32 and of 96, T = {T}": dict(T=T, small=True) for T in (1, 3)}
-)  # the batches that one network has of each kind
+)
 
 
 def digits_split():
@@ -354,6 +355,7 @@ FINALISTS = {
         ),
     },
 }
+# the better finalists
 FINAL = {
     m: FINALISTS[m][name]
     for m, name in (
@@ -361,7 +363,7 @@ FINAL = {
         ("OT-CFM", "lr 0.004, batches of 64"),
         ("NSGF++", "T = 1, step 0.5, start sinkhorn, batches of 64"),
     )
-}  # the better finalists
+}
 
 
 def mnist(train=True, name="mnist"):

@@ -165,9 +165,8 @@ def drift(flow, sim, made, v, unit):
     from nsgf_nb.distances import w2
 
     T, rows = sim.num_steps, []
-    path = [
-        flow.sample(x0=x0, return_path=True) for x0 in made["x"][:4, 0]
-    ]  # from the same points as the pool's
+    # from the same points as the pool's
+    path = [flow.sample(x0=x0, return_path=True) for x0 in made["x"][:4, 0]]
     y = [sim.target(sim.group, make_generator(sim.seed, "drift target", r)) for r in range(4)]
     t, t0 = made["times"][0].tolist(), None
     for k in range(T + 1):

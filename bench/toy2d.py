@@ -40,10 +40,8 @@ NFES = (1, 2, 5, 10, 100)
 RATES = (1e-3, 3e-3, 9e-3, 2.7e-2)
 TRIED_ON, TRIAL_SEED = ("8gaussians", "checkerboard"), 90
 EMPTY = dict(rows=[], trials=[])
-TRIED = (
-    ("FM", "NSGF", "OT-CFM", "interpolant"),
-    ("2-RF", "one step"),
-)  # the second are made from the first
+# the second are made from the first
+TRIED = (("FM", "NSGF", "OT-CFM", "interpolant"), ("2-RF", "one step"))
 ORDER = [
     "NSGF",
     "NSGF, any steps",
@@ -107,9 +105,8 @@ class Judge:
             | {f"{k}_floor": statistics.mean(v) for k, v in self.floor.items()}
         )
         ratio, tv = math.sqrt(square(out["w2"]) / square(self.floor["w2"])), None
-        if self.target.component and self.target.name.startswith(
-            "8gaussians"
-        ):  # raw W2 counts modes: component by component instead
+        # raw W2 counts modes: component by component instead
+        if self.target.component and self.target.name.startswith("8gaussians"):
             g = component_gate(self.target, x, seed=self.seed)
             ratio, tv = g.ratio, g.tv
         return mean | dict(ratio=ratio if math.isfinite(ratio) else None, tv=tv)
@@ -220,9 +217,8 @@ def networks(problem, seed, steps, folder, chosen, put):
         for kind in (DDIM, DDPM):
             row(kind.__name__, lambda: diffusion(kind))
 
-    def same_time(
-        method, coupling
-    ):  # as many steps as fit into the time that NSGF took, pool included
+    # as many steps as fit into the time that NSGF took, pool included
+    def same_time(method, coupling):
         long, own = (
             fitted(m, problem, seed, rates(r, chosen), steps, folder)[1]
             for m, r in (("NSGF 10", "NSGF"), (method, method))
@@ -367,13 +363,14 @@ def choose(trials):
     }
 
 
+# 97.5 % quantiles, by degrees of freedom
 STUDENT = {
     1: 12.71,
     2: 4.303,
     3: 3.182,
     4: 2.776,
     5: 2.571,
-}  # 97.5 % quantiles, by degrees of freedom
+}
 
 
 def compare(rows, nfe, leave_out=(), base="OT-CFM"):

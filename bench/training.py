@@ -177,9 +177,10 @@ def train_from(folder, memory, steps, warm):
         return x, t, v, None
 
     train(net, rows, warm + steps, show=False)
+    # seconds a step
     wall, cpu = (
         z / (steps - 1) for z in (q - p for p, q in zip(times[warm], times[warm + steps - 1]))
-    )  # seconds a step
+    )
     return dict(
         rows_per_second=256 / wall,
         milliseconds=dict(
@@ -283,9 +284,8 @@ def hit(problem, method, seed, checks=10):
         if (row["step"] * 100 // flow.iterations) % (100 // checks):
             return
         now = time.process_time()
-        g = gate(
-            target, endless(flow), seed=seed + 2000
-        )  # all checks and both methods from the same starts, against the same targets
+        # all checks and both methods from the same starts, against the same targets
+        g = gate(target, endless(flow), seed=seed + 2000)
         out.append(
             dict(
                 step=row["step"],

@@ -63,9 +63,8 @@ def flows(seed, d, iterations):
         num_steps=STEPS, group=500, pool_size=3000, iterations=iterations, batch_size=128
     )
     return {
-        "NSGF": NSGF(
-            network=nets["NSGF"], relative_blur=(0.5, 0.2), **sinkhorn
-        ),  # down to .05, the default, takes a thousand passes and more a step at d = 5
+        # down to .05, the default, takes a thousand passes and more a step at d = 5
+        "NSGF": NSGF(network=nets["NSGF"], relative_blur=(0.5, 0.2), **sinkhorn),
         "OT-CFM": StraightFlow(
             "ot", num_steps=STEPS, network=nets["OT-CFM"], iterations=iterations, batch_size=128
         ),
@@ -116,9 +115,8 @@ def one(d, seed, iterations):
         for method, flow in flows(seed, d, iterations).items():
             start = time.perf_counter()
             with warnings.catch_warnings():
-                warnings.filterwarnings(
-                    "ignore", "the self plan"
-                )  # at d = 50 the flow is transport between minibatches: 06 says so
+                # at d = 50 the flow is transport between minibatches
+                warnings.filterwarnings("ignore", "the self plan")
                 flow.fit(after, before, seed=seed, progress=False)
             seconds = time.perf_counter() - start
             if method.startswith("NSGF"):

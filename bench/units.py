@@ -55,9 +55,8 @@ def one(problem, seed, iterations):
                     NSGF(num_steps=10, group=1024, iterations=iterations, **settings, **more),
                     time.perf_counter(),
                 )
-                flow.fit(
-                    target, seed=seed, workdir=folder, progress=False
-                )  # the pool in the folder is made once
+                # the pool in the folder is made once
+                flow.fit(target, seed=seed, workdir=folder, progress=False)
                 g, last = gate(target, endless(flow), seed=seed + 2000), flow.history[-1]
                 out.append(
                     dict(

@@ -91,13 +91,8 @@ def killed(home, whole, kills, seed):
 
 def test_killed_three_times(tmp_path, whole):
     folder, seconds = whole
-    for sooner in (
-        1,
-        2,
-        4,
-        8,
-        16,
-    ):  # a machine that has become faster since `whole` is done before it is killed
+    # a machine that has become faster since `whole` is done before it is killed
+    for sooner in (1, 2, 4, 8, 16):
         home = tmp_path / str(sooner)
         home.mkdir()
         if set(killed(home, (folder, seconds / sooner), 3, seed=1)) - {"done"}:

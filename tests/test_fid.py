@@ -24,9 +24,8 @@ def test_accuracy_is_what_the_file_says(name):
         pytest.skip(str(e))
     x, label = s(s.num_points, make_generator(0, name))
     accuracy = (classify(x, name, "cpu")[0] == label).double().mean().item()
-    assert (
-        abs(accuracy - facts["test_accuracy"]) <= 2e-4
-    )  # another machine may round an image across the border
+    # another machine may round an image across the border
+    assert abs(accuracy - facts["test_accuracy"]) <= 2e-4
     assert accuracy >= {"mnist": 0.992, "fashionmnist": 0.91}[facts["data"]]
 
 

@@ -372,9 +372,8 @@ def mutate(home, kind, path, rng):
             facts = edited(facts, rng)
         else:
             tensors = changed_tensor(tensors, rng)
-        path.write_bytes(
-            old_style(tensors, facts)
-        )  # without checksums: it comes to what stands in it
+        # without checksums: it comes to what stands in it
+        path.write_bytes(old_style(tensors, facts))
     return how
 
 

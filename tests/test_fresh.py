@@ -15,9 +15,8 @@ import pytest
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
-TUTORIALS = sorted(
-    (ROOT / "nbs" / "tutorials").glob("*.ipynb")
-)  # they record runs of hours, and carry a stamp
+# they record runs of hours, and carry a stamp
+TUTORIALS = sorted((ROOT / "nbs" / "tutorials").glob("*.ipynb"))
 NOTEBOOKS = sorted(
     p
     for p in (ROOT / "nbs").rglob("*.ipynb")

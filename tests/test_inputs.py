@@ -139,9 +139,8 @@ def test_a_table_of_columns():
     a, b = X.T.numpy()
     same_points(Table(a=a, b=b), labels=False)
     same_points((Table(a=a, b=b), Column(LABEL.numpy())))
-    assert (
-        get_sampler(Table(a=[1, 2, 3], b=[4, 5, 6]))(3).dtype == torch.float32
-    )  # whole numbers are numbers in a table
+    # whole numbers are numbers in a table
+    assert get_sampler(Table(a=[1, 2, 3], b=[4, 5, 6]))(3).dtype == torch.float32
 
 
 @pytest.mark.parametrize(

@@ -128,9 +128,8 @@ def test_two_processes_are_one_up_to_rounding(home, run):
     assert [r["step"] for r in two] == list(range(1, 51)) and history[-1]["loss"] < 0.6 * history[
         0
     ]["loss"]
-    rounding = (
-        50 * torch.finfo(torch.float32).eps
-    )  # sums in another order, once in each of 50 steps
+    # sums in another order, once in each of 50 steps
+    rounding = 50 * torch.finfo(torch.float32).eps
     assert all(abs(a["loss"] / b["loss"] - 1) < rounding for a, b in zip(history, two))
     assert all(
         (p - weights[k]).abs().max() < rounding * p.abs().max() for k, p in net.state_dict().items()

@@ -191,8 +191,7 @@ def test_threads_of_the_runner():
 def test_the_workflow_runs_every_setting():
     jobs = yaml.safe_load((ROOT / ".github/workflows/test.yaml").read_text())["jobs"]
     matrix = jobs["portable"]["strategy"]["matrix"]["include"]
-    assert sorted(row["setting"] for row in matrix) == sorted(
-        set(NAMES) - {"native"}
-    )  # the job `test` is native
+    # the job `test` is native
+    assert sorted(row["setting"] for row in matrix) == sorted(set(NAMES) - {"native"})
     python = {row["setting"]: row["python"] for row in matrix}
     assert python["oldest"] == portable.required()[0]

@@ -40,11 +40,8 @@ class Adapter:
     "What only Quarto reads in one processed notebook → what smalldocs reads"
 
     def __init__(self, page, pages, base):
-        self.page, self.pages, self.base = (
-            page,
-            pages,
-            base,
-        )  # pages: processed name → name on the site
+        # pages: processed name → name on the site
+        self.page, self.pages, self.base = page, pages, base
         self.numbers = {}
 
     def number(self, label):
