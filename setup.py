@@ -1,4 +1,5 @@
 "Everything about the package is stated once, in settings.ini; this file hands it to setuptools."
+
 import re
 from configparser import ConfigParser
 from pathlib import Path
@@ -10,16 +11,23 @@ ini = ConfigParser(delimiters=["="])
 ini.read(here / "settings.ini", encoding="utf-8")
 cfg = ini["DEFAULT"]
 
-extras = {k.removesuffix("_requirements"): cfg[k].split() for k in cfg if k.endswith("_requirements") and k != "dev_requirements"}
+names = [k for k in cfg if k.endswith("_requirements") and k != "dev_requirements"]
+extras = {k.removesuffix("_requirements"): cfg[k].split() for k in names}
 extras["all"] = sum((extras[k] for k in ("train", "images", "ode", "compare")), [])
 extras["dev"] = extras["all"] + cfg["dev_requirements"].split()
 
+
 def readme():
-    "README.md for a package index, which has none of its files: links and pictures lead to the repository"
-    if not (here / "README.md").exists(): return ""
-    text, home = (here / "README.md").read_text(encoding="utf-8"), f"{cfg['git_url'].removeprefix('https://github.com/')}/"
-    text = re.sub(r'((?:src|srcset)=")(?!https?:)', rf"\1https://raw.githubusercontent.com/{home}{cfg['branch']}/", text)
-    return re.sub(r"(\]\()(?!https?:|mailto:|#)", rf"\1https://github.com/{home}blob/{cfg['branch']}/", text)
+    "README.md for a package index, which has none of its files: links lead to the repository"
+    path = here / "README.md"
+    if not path.exists():
+        return ""
+    text = path.read_text(encoding="utf-8")
+    home = cfg["git_url"].removeprefix("https://github.com/")
+    raw = f"https://raw.githubusercontent.com/{home}/{cfg['branch']}/"
+    page = f"https://github.com/{home}/blob/{cfg['branch']}/"
+    text = re.sub(r'((?:src|srcset)=")(?!https?:)', rf"\1{raw}", text)
+    return re.sub(r"(\]\()(?!https?:|mailto:|#)", rf"\1{page}", text)
 
 
 setup(
@@ -39,7 +47,10 @@ setup(
     python_requires=">=" + cfg["min_python"],
     install_requires=cfg["requirements"].split(),
     extras_require=extras,
-    entry_points={"console_scripts": ["nsgf = nsgf_nb.cli:main"], "nbdev": [f"{cfg['lib_name']}={cfg['lib_path']}._modidx:d"]},
+    entry_points={
+        "console_scripts": ["nsgf = nsgf_nb.cli:main"],
+        "nbdev": [f"{cfg['lib_name']}={cfg['lib_path']}._modidx:d"],
+    },
     classifiers=[
         "Development Status :: 3 - Alpha",
         f"Intended Audience :: {cfg['audience']}",

@@ -1,9 +1,12 @@
-"""The Sinkhorn velocity against GeomLoss (and POT, OTT-JAX where installed): one run, one table, the same inputs for all.
+"""The Sinkhorn velocity against GeomLoss (and POT, OTT-JAX where installed), on the same inputs.
 
-    python bench/estimator.py [--device cpu] [--part tier1 batch tier2] [--quick] [--out bench/results/estimator.json]
+    python bench/estimator.py [--device cpu] [--part tier1 batch tier2] [--quick] [--out FILE]
 
-Tier 1: trajectories. Medians of five after a warm-up, error of the endpoint against the converged float64 endpoints of bench/make_reference.py, extra peak
-memory. Tier 2: large clouds in the plane, streamed: seconds per 10⁶ pairs and half iteration, extra memory, rows of T against float64."""
+Tier 1: trajectories. Medians of five after a warm-up, error of the endpoint against the converged
+float64 endpoints of bench/make_reference.py, extra peak memory. Tier 2: large clouds in the plane,
+streamed: seconds per 10⁶ pairs and half iteration, extra memory, rows of T against float64.
+The results are in bench/results/estimator.json.
+"""
 
 import argparse
 import json
@@ -25,7 +28,7 @@ PACKAGES = ("numpy", "geomloss", "pykeops", "POT", "ott-jax", "flash-sinkhorn")
 
 
 class Peak:
-    "Extra bytes at the peak: of the allocator on CUDA, of the resident set elsewhere (sampled each millisecond)."
+    "Extra bytes at the peak: of the allocator on CUDA, else of the resident set, each millisecond."
 
     def __init__(self, device):
         self.cuda = device.type == "cuda"
@@ -230,7 +233,7 @@ def tier1(device, quick):
 
 
 def fresh(f, *args):
-    "In a process of its own: what an earlier call has left in the heap would hide what this one needs."
+    "In a process of its own: what an earlier call has left in the heap would hide what this needs."
     with get_context("spawn").Pool(1) as pool:
         return pool.apply(f, args)
 
@@ -273,7 +276,10 @@ def memory(device):
 
 
 def batch(device, B=32, n=256, blur=0.5, steps=5):
-    "B problems of n points in the plane, one call for all against one call each; GeomLoss in its own batched mode."
+    """B problems of n points in the plane, one call for all against one call each.
+
+    GeomLoss takes them in its own batched mode.
+    """
     from nsgf_nb.estimator import SinkhornVelocity
 
     x, y = zip(*[ref.inputs("8gaussians", n + i) for i in range(B)])
@@ -308,7 +314,7 @@ def batch(device, B=32, n=256, blur=0.5, steps=5):
     except ImportError:
         pass
     took = {name: [] for name in calls}
-    for name, f in calls.items():
+    for f in calls.values():
         f()
     for _ in range(11):  # in turns: what the machine does besides hits all alike
         for name, f in calls.items():
@@ -329,7 +335,8 @@ def batch(device, B=32, n=256, blur=0.5, steps=5):
             )
         )
         print(
-            f"{B} × {n:4}               {name:22} {1e3 * rows[-1]['seconds']:10.1f} ms, {ratios[5]:.3f} [{ratios[0]:.3f}, {ratios[-1]:.3f}] of a call each",
+            f"{B} × {n:4}               {name:22} {1e3 * rows[-1]['seconds']:10.1f} ms, "
+            f"{ratios[5]:.3f} [{ratios[0]:.3f}, {ratios[-1]:.3f}] of a call each",
             flush=True,
         )
     return rows
@@ -340,7 +347,10 @@ def tier2(device, sizes):
 
 
 def large(device, n, blur=0.5):
-    "Streamed: ten fixed half iterations (five passes), extra memory, and the same potentials' rows in float64."
+    """Streamed: ten fixed half iterations (five passes).
+
+    Extra memory, and the rows of the same potentials in float64.
+    """
     from nsgf_nb.solver.dual import State, start, sweep_direction
     from nsgf_nb.solver.kernel import Kernel, block_rows
 
@@ -380,7 +390,9 @@ def large(device, n, blur=0.5):
         rows_of_T=off,
     )
     print(
-        f"n = {n:6} streamed, 10 half iterations {seconds:8.1f} s  {1e3 * row['seconds_per_1e6_pairs_and_half_iteration']:.3f} ms per 10⁶ pairs and half iteration  {peak.bytes / 2**20:6.0f} MiB  rows of T {off:.1e}",
+        f"n = {n:6} streamed, 10 half iterations {seconds:8.1f} s  "
+        f"{1e3 * row['seconds_per_1e6_pairs_and_half_iteration']:.3f} ms per 10⁶ pairs and half "
+        f"iteration  {peak.bytes / 2**20:6.0f} MiB  rows of T {off:.1e}",
         flush=True,
     )
     return row
@@ -406,7 +418,8 @@ def converged(device, n=20_000, blur=0.5):
         extra_bytes=peak.bytes,
     )
     print(
-        f"n = {n:6} streamed, converged: {info.converged} in {info.n_iter} passes, {seconds:.1f} s, {peak.bytes / 2**20:.0f} MiB",
+        f"n = {n:6} streamed, converged: {info.converged} in {info.n_iter} passes, "
+        f"{seconds:.1f} s, {peak.bytes / 2**20:.0f} MiB",
         flush=True,
     )
     return row
@@ -428,7 +441,8 @@ def summary(rows):
             cases=len(ratios),
         )
         print(
-            f"{name:22} takes {out[name]['times_faster']:6.1f} times as long as ours (geometric mean of {len(ratios)}), at least {out[name]['least']:.1f} times",
+            f"{name:22} takes {out[name]['times_faster']:6.1f} times as long as ours (geometric "
+            f"mean of {len(ratios)}), at least {out[name]['least']:.1f} times",
             flush=True,
         )
     return out

@@ -1,13 +1,20 @@
-"""Training: pool rows per second, steps per second, a pool larger than memory, and the time until the gate holds, beside OT-CFM.
+"""Training: rows and steps per second, a pool larger than memory, the time until the gate holds.
 
-    python bench/training.py [--part speed disk hitting] [--seeds 60 61 62 63 64] [--jobs 1] [--gigabytes 10] [--pairs 5] [--scratch FOLDER] [--out bench/results/training.json]
+    python bench/training.py [--part speed disk hitting] [--seeds 60 61 62 63 64] [--jobs 1]
+                             [--gigabytes 10] [--pairs 5] [--scratch FOLDER] [--out FILE]
 
 speed    rows of a pool and training steps per second, one device.
-disk     rows per second of training from a pool of --gigabytes on disk (in --scratch; random numbers in the shape of CIFAR-10's pool) over those from the same
-         pool in memory, each in a process of its own, with an MLP of 3 × 256: --pairs pairs in turns, the median of their ratios. Wall and CPU time of a step,
-         wall time of its rows; resident memory; how much of the pool the page cache held.
-hitting  seconds (pool included) until the gate holds at two consecutive checks, NSGF(num_steps=10) and StraightFlow("ot"), defaults, same network, same
-         schedule, averaged weights, checks every 10 % of the steps, which are not counted; then the fit ends. Rows that are in the file already are kept."""
+disk     rows per second of training from a pool of --gigabytes on disk (in --scratch; random
+         numbers in the shape of CIFAR-10's pool) over those from the same pool in memory, each in
+         a process of its own, with an MLP of 3 × 256: --pairs pairs in turns, the median of their
+         ratios. Wall and CPU time of a step, wall time of its rows; resident memory; how much of
+         the pool the page cache held.
+hitting  seconds (pool included) until the gate holds at two consecutive checks,
+         NSGF(num_steps=10) beside StraightFlow("ot"), which is OT-CFM: defaults, same network,
+         same schedule, averaged weights, checks every 10 % of the steps, which are not counted;
+         then the fit ends. Rows that are in the file already (bench/results/training.json) are
+         kept.
+"""
 
 import argparse
 import json
@@ -31,7 +38,7 @@ def status(key):
     return 1024 * next(int(s.split()[1]) for s in open("/proc/self/status") if s.startswith(key))
 
 
-# --- speed ---------------------------------------------------------------------------------------------------------------------------
+# --- speed ----------------------------------------------------------------------------------------
 
 
 def speed():
@@ -76,7 +83,7 @@ def speed():
     return dict(facts(), threads=torch.get_num_threads(), rows=out)
 
 
-# --- disk ----------------------------------------------------------------------------------------------------------------------------
+# --- disk -----------------------------------------------------------------------------------------
 
 
 class Noise:
@@ -170,9 +177,10 @@ def train_from(folder, memory, steps, warm):
         return x, t, v, None
 
     train(net, rows, warm + steps, show=False)
+    # seconds a step
     wall, cpu = (
         z / (steps - 1) for z in (q - p for p, q in zip(times[warm], times[warm + steps - 1]))
-    )  # seconds a step
+    )
     return dict(
         rows_per_second=256 / wall,
         milliseconds=dict(
@@ -221,7 +229,10 @@ def disk(gigabytes, scratch, pairs, steps=400, warm=60):
                     for k in read["milliseconds"]
                 )
                 print(
-                    f"pool of {size / 1e9:.1f} GB: {read['rows_per_second']:.0f} rows/s from disk ({before:.0%} to {after:.0%} in the page cache), {whole['rows_per_second']:.0f} from memory: {runs[-1]['ratio']:.2f}; ms a step: {say}; RssAnon {read['rss_anon'] / 1e6:.0f} MB",
+                    f"pool of {size / 1e9:.1f} GB: {read['rows_per_second']:.0f} rows/s from disk "
+                    f"({before:.0%} to {after:.0%} in the page cache), "
+                    f"{whole['rows_per_second']:.0f} from memory: {runs[-1]['ratio']:.2f}; "
+                    f"ms a step: {say}; RssAnon {read['rss_anon'] / 1e6:.0f} MB",
                     flush=True,
                 )
     finally:
@@ -239,7 +250,7 @@ def disk(gigabytes, scratch, pairs, steps=400, warm=60):
     )
 
 
-# --- hitting -------------------------------------------------------------------------------------------------------------------------
+# --- hitting --------------------------------------------------------------------------------------
 
 
 class Hit(Exception):
@@ -247,7 +258,11 @@ class Hit(Exception):
 
 
 def hit(problem, method, seed, checks=10):
-    "One fit, until the gate has held twice. Seconds are those of the CPU, one thread, without the checks: other work on the machine does not count."
+    """One fit, until the gate has held twice.
+
+    Seconds are those of the CPU, one thread, without the checks: other work on the machine does not
+    count.
+    """
     from nsgf_nb.data import get_sampler
     from nsgf_nb.distances import gate
     from nsgf_nb.flow import NSGF
@@ -269,9 +284,8 @@ def hit(problem, method, seed, checks=10):
         if (row["step"] * 100 // flow.iterations) % (100 // checks):
             return
         now = time.process_time()
-        g = gate(
-            target, endless(flow), seed=seed + 2000
-        )  # all checks and both methods from the same starts, against the same targets
+        # all checks and both methods from the same starts, against the same targets
+        g = gate(target, endless(flow), seed=seed + 2000)
         out.append(
             dict(
                 step=row["step"],
@@ -358,7 +372,9 @@ def main():
                     ),
                 )
                 print(
-                    f"{r['problem']:13} {r['method']:7} seed {r['seed']}: gate at {'never' if r['hit'] is None else format(r['hit'], '.0f') + ' s'} of {r['seconds']:.0f} s (pool {r['pool_seconds']:.0f} s)",
+                    f"{r['problem']:13} {r['method']:7} seed {r['seed']}: "
+                    f"gate at {'never' if r['hit'] is None else format(r['hit'], '.0f') + ' s'} "
+                    f"of {r['seconds']:.0f} s (pool {r['pool_seconds']:.0f} s)",
                     flush=True,
                 )
 

@@ -2,7 +2,9 @@
 
     python bench/unet.py [--repeats 15] [--out bench/results/unet.json]
 
-One thread, 128 images of 28 × 28, AdamW. The variants take turns, so that what else runs on the machine meets all of them; CPU time, least and median."""
+One thread, 128 images of 28 × 28, AdamW. The variants take turns, so that what else runs on the
+machine meets all of them; CPU time, least and median.
+"""
 
 import argparse
 import time
@@ -76,14 +78,15 @@ def main():
         )
         step(*runs[what])
     m, gemm = torch.randn(1024, 1024), []
-    for k in range(a.repeats):
+    for _ in range(a.repeats):
         for r in rows:
             r["ms"].append(1e3 * seconds(lambda: step(*runs[r["what"]])))
         gemm.append(10 * 2 * 1024**3 / 1e9 / seconds(lambda: [m @ m for _ in range(10)]))
     for r in rows:
         r |= dict(least=min(r["ms"]), median=sorted(r["ms"])[a.repeats // 2])
         print(
-            f"{r['what']:45} {r['parameters']:9,} {r['gflop']:7.1f} GFLOP {r['least']:6.0f} … {r['median']:6.0f} ms",
+            f"{r['what']:45} {r['parameters']:9,} {r['gflop']:7.1f} GFLOP {r['least']:6.0f} … "
+            f"{r['median']:6.0f} ms",
             flush=True,
         )
     with profile(activities=[ProfilerActivity.CPU]) as p:

@@ -24,9 +24,8 @@ def test_ot_cfm_is_that_of_torchcfm():
     from torchcfm.optimal_transport import OTPlanSampler
 
     xt, t, ut, x0, y = rows("ot")
-    plan = torch.as_tensor(
-        OTPlanSampler(method="exact").get_map(x0, y)
-    )  # theirs: mass 1/n on each pair
+    # theirs: mass 1/n on each pair
+    plan = torch.as_tensor(OTPlanSampler(method="exact").get_map(x0, y))
     assert torch.equal((plan * len(y)).round().sum(0), torch.ones(len(y), dtype=plan.dtype))
     y = y[plan.argmax(1)]
     matcher = cfm.ConditionalFlowMatcher(sigma=0.0)

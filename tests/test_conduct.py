@@ -1,5 +1,8 @@
-"""Conduct: each case of bad input gets one clear sentence, before any work is done; the estimator never answers NaN; random states are left alone.
-The table SENTENCES reads from top to bottom as what a user is told. What only the command line can be told is in test_cli.py."""
+"""Conduct: each case of bad input gets one clear sentence, before any work is done.
+
+The estimator never answers NaN, and random states are left alone. The table SENTENCES reads from
+top to bottom as what a user is told. What only the command line can be told is in test_cli.py.
+"""
 
 import os
 import random
@@ -313,7 +316,8 @@ SENTENCES = {
         (
             lambda: small(self_term="two-batch"),
             ValueError,
-            "unknown self_term 'two-batch': did you mean 'two_batch'? known: same, masked, two_batch",
+            "unknown self_term 'two-batch': did you mean 'two_batch'? "
+            "known: same, masked, two_batch",
         ),
         (
             lambda: SinkhornVelocity(1.0, backend="desne"),
@@ -345,14 +349,16 @@ SENTENCES = {
         (
             lambda: get_sampler(5),
             TypeError,
-            "data: expected a name, a folder, a tensor, an array, a Dataset, a DataLoader or a function, got int",
+            "data: expected a name, a folder, a tensor, an array, a Dataset, "
+            "a DataLoader or a function, got int",
         ),
     ],
     "a point mass where a scale is needed": [
         (
             lambda: fit(torch.ones(50, 2)),
             ValueError,
-            "target: all points are the same, and a flow needs a scale: expected points that differ",
+            "target: all points are the same, and a flow needs a scale: "
+            "expected points that differ",
         ),
         (
             lambda: fit("moons", torch.ones(50, 2)),
@@ -418,12 +424,14 @@ SENTENCES = {
         (
             lambda: full_disk(lambda: saved(straight(), "full.safetensors")),
             OSError,
-            "full.safetensors: could not be written (File too large); the file that was there before is intact",
+            "full.safetensors: could not be written (File too large); "
+            "the file that was there before is intact",
         ),
         (
             lambda: read_only(lambda: saved(straight(), "ro.safetensors")),
             OSError,
-            "ro.safetensors: could not be written (Permission denied); the file that was there before is intact",
+            "ro.safetensors: could not be written (Permission denied); "
+            "the file that was there before is intact",
         ),
         (
             lambda: straight().save(HERE / "no" / "flow.safetensors"),
@@ -461,17 +469,20 @@ SENTENCES = {
         (
             lambda: fit().sample(5, num_steps=4),
             ValueError,
-            "num_steps and solver: this flow knows its field at its 2 Euler steps only, train with jitter=True for others",
+            "num_steps and solver: this flow knows its field at its 2 Euler steps only, "
+            "train with jitter=True for others",
         ),
         (
             lambda: fit().sample(5, solver="heun"),
             ValueError,
-            "num_steps and solver: this flow knows its field at its 2 Euler steps only, train with jitter=True for others",
+            "num_steps and solver: this flow knows its field at its 2 Euler steps only, "
+            "train with jitter=True for others",
         ),
         (
             lambda: NSGF.load(saved(fit("moons", normal))).sample(5),
             ValueError,
-            "x0: expected points to start from, because the source was a function or data and is not in the file",
+            "x0: expected points to start from, because the source was a function or data and is "
+            "not in the file",
         ),
         (
             lambda: fit(network=lambda x, t: x),
@@ -557,7 +568,7 @@ def test_ctrl_c_saves_and_a_resumed_fit_equals_a_whole_one(tmp_path):
     "make", [small, lambda **kw: StraightFlow(**dict(batch_size=8) | kw)], ids=["nsgf", "fm"]
 )
 def test_a_resumed_fit_remembers_the_best_row(tmp_path, make):
-    "With patience, decay, clipping, bfloat16 and parts: the same bits, and the same row at which training stops"
+    "With patience, decay, clipping, bfloat16 and parts: the same bits, training stops at one row"
     new, kw = (
         lambda: make(
             iterations=300,
@@ -585,7 +596,7 @@ def test_a_resumed_fit_remembers_the_best_row(tmp_path, make):
 
 
 def test_a_pool_that_moves_is_the_same_after_a_stop(tmp_path):
-    "Groups that fresh ones replaced before the stop are simulated again, those after it as they would have been"
+    "Groups replaced before the stop are simulated again, those after it as they would have been"
     new, kw = lambda: small(online=0.5, iterations=100, batch_size=16), dict(seed=3, progress=False)
     whole = new().fit("moons", **kw)
     stop = lambda row: row["step"] == 57 and signal.raise_signal(signal.SIGINT)

@@ -1,4 +1,7 @@
-"Two processes, joined by Gloo on one machine, make one fit: that of one process up to rounding, stopped together, resumed to the same bits"
+"""Two processes, joined by Gloo on one machine, make one fit.
+
+It is that of one process up to rounding, is stopped together and resumed to the same bits.
+"""
 
 import json
 import signal
@@ -49,7 +52,11 @@ def keep(path, result):
 
 
 def one_of_two(home):
-    "What a process of `two` does: a whole run, one in 2 x 2 parts, one that rank 1 is interrupted in at step 20, and its resumption"
+    """What a process of `two` does.
+
+    A whole run, one in 2 x 2 parts, one that rank 1 is interrupted in at step 20, and its
+    resumption.
+    """
     with together("cpu"):
         rank, many = world()
         assert many == 2 and shared(lambda: [rank, "é"]) == [0, "é"]
@@ -121,9 +128,8 @@ def test_two_processes_are_one_up_to_rounding(home, run):
     assert [r["step"] for r in two] == list(range(1, 51)) and history[-1]["loss"] < 0.6 * history[
         0
     ]["loss"]
-    rounding = (
-        50 * torch.finfo(torch.float32).eps
-    )  # sums in another order, once in each of 50 steps
+    # sums in another order, once in each of 50 steps
+    rounding = 50 * torch.finfo(torch.float32).eps
     assert all(abs(a["loss"] / b["loss"] - 1) < rounding for a, b in zip(history, two))
     assert all(
         (p - weights[k]).abs().max() < rounding * p.abs().max() for k, p in net.state_dict().items()
@@ -221,6 +227,6 @@ def test_a_process_that_dies_is_one_sentence_of_the_other(tmp_path, dies):
     told = [line for line in said.splitlines() if line.startswith("nsgf: ")]
     assert code == 1 and "Traceback" not in said + out and len(told) == 1
     assert (
-        "another process of this training has ended or cannot be reached: start all of them again, with --resume"
-        in told[0]
+        "another process of this training has ended or cannot be reached: "
+        "start all of them again, with --resume" in told[0]
     )

@@ -1,5 +1,9 @@
-"""The docs site, built offline: nbdev's processed notebooks, rendered by smalldocs in Quarto's place, formulas by a local KaTeX.
-Usage, in the root of the project: python tools/docs.py SITE [KATEX]   (KATEX: the dist folder of npm's katex)"""
+"""The docs site, built offline: nbdev's processed notebooks, which smalldocs renders like Quarto.
+
+Formulas are drawn by a local KaTeX.
+Usage, in the root of the project: python tools/docs.py SITE [KATEX]
+KATEX: the dist folder of npm's katex
+"""
 
 import json
 import os
@@ -36,11 +40,8 @@ class Adapter:
     "What only Quarto reads in one processed notebook → what smalldocs reads"
 
     def __init__(self, page, pages, base):
-        self.page, self.pages, self.base = (
-            page,
-            pages,
-            base,
-        )  # pages: processed name → name on the site
+        # pages: processed name → name on the site
+        self.page, self.pages, self.base = page, pages, base
         self.numbers = {}
 
     def number(self, label):
@@ -165,16 +166,16 @@ def localise(site, katex):
 
 
 def main(site, katex=KATEX):
-    if sys.version_info < (3, 11):
-        sys.exit("smalldocs, which builds the site, needs Python 3.11 or newer")
+    smalldocs = shutil.which(
+        "smalldocs", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    )
+    if smalldocs is None:
+        sys.exit("no smalldocs, which builds the site: it needs Python 3.11 or newer")
     if not (katex / "katex.min.js").exists():
         sys.exit(f"no KaTeX in {katex}: run `npm ci --ignore-scripts` in tools/site")
     src = process()
     dst = src.with_name("_local")
     stage(src, dst)
-    smalldocs = shutil.which(
-        "smalldocs", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    )
     subprocess.run([smalldocs, "render", str(dst), "--strict"], check=True)
     shutil.rmtree(site, ignore_errors=True)
     shutil.move(dst / get_config().doc_path.name, site)
