@@ -148,7 +148,7 @@ class DDPM(PairFlow):
 
 @patch
 def task(
-    self: DDIM | DDPM,
+    self: DDIM,
     ends: Ends,  # the source must be the default one
     run: Fit,  # the seed
 ) -> Task:
@@ -159,7 +159,7 @@ def task(
 
 @patch
 def walk(
-    self: DDIM | DDPM,
+    self: DDIM,
     f: Callable,  # dx/dt = f(x, t)
     x: Tensor,  # where it begins, (n, *shape)
     times: Sequence[float],  # of the grid
@@ -168,3 +168,7 @@ def walk(
 ) -> tuple[list[Tensor], int]:  # positions at the times, calls of f
     "Steps of a diffusion."
     return _diffuse(self.velocity, f, x, times, solver, noise, self.fresh)
+
+
+DDPM.task = DDIM.task
+DDPM.walk = DDIM.walk
