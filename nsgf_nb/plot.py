@@ -18,14 +18,8 @@ from torch import Tensor
 from .core import atomic_path
 
 # %% ../nbs/1_data/09_style.ipynb #style-style
-BLUE, ORANGE, GREEN, PINK, SKY, GREY = (
-    "#0072B2",
-    "#D55E00",
-    "#009E73",
-    "#CC79A7",
-    "#56B4E9",
-    "#B5B5B5",
-)
+BLUE, ORANGE, GREEN = "#0072B2", "#D55E00", "#009E73"
+PINK, SKY, GREY = "#CC79A7", "#56B4E9", "#B5B5B5"
 _STYLE = {
     "figure.dpi": 90,
     "savefig.dpi": 90,
@@ -56,20 +50,19 @@ def figure_style():
     import matplotlib
     from cycler import cycler
 
-    return matplotlib.rc_context(
-        _STYLE | {"axes.prop_cycle": cycler(color=[BLUE, ORANGE, GREEN, PINK, SKY, "#000000"])}
-    )
+    colors = cycler(color=[BLUE, ORANGE, GREEN, PINK, SKY, "#000000"])
+    return matplotlib.rc_context(_STYLE | {"axes.prop_cycle": colors})
 
-
+# %% ../nbs/1_data/09_style.ipynb #style-figure
 def _png(fig):
     "A small PNG: 256 colours are enough for our figures."
     from PIL import Image
 
+    raw, small = io.BytesIO(), io.BytesIO()
     with figure_style():
-        fig.savefig(raw := io.BytesIO(), format="png")
-    Image.open(raw).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(
-        small := io.BytesIO(), "PNG", optimize=True
-    )
+        fig.savefig(raw, format="png")
+    image = Image.open(raw).convert("RGB").quantize(256, dither=Image.Dither.NONE)
+    image.save(small, "PNG", optimize=True)
     return small.getvalue()
 
 
@@ -77,20 +70,19 @@ def figure(
     ncols: int = 1,  # panels beside each other
     nrows: int = 1,  # panels below each other
     width: float = 2.2,  # of a panel, in inches
-    height: float = None,  # of a panel, in inches; None: as wide
+    height: float | None = None,  # of a panel, in inches; None: as wide
     titles: Sequence[str] = (),  # of the panels
 ) -> tuple:  # Figure, and its Axes: one, or an array (nrows·ncols,)
     "An empty figure in the style of this project."
     from matplotlib.figure import Figure
 
+    size = (width * ncols, (height or width) * nrows)
     with figure_style():
-        fig = Figure(
-            figsize=(width * ncols, (height or width) * nrows), layout="compressed"
-        )  # made for equal axes
+        fig = Figure(figsize=size, layout="compressed")  # this layout is made for equal axes
         axes = fig.subplots(nrows, ncols, squeeze=False).ravel()
         for ax, title in zip(axes, titles):
             ax.set_title(title)
-    fig._repr_png_ = functools.partial(_png, fig)  # pyplot would do this, but it picks a backend
+    fig._repr_png_ = functools.partial(_png, fig)
     return fig, axes[0] if len(axes) == 1 else axes
 
 # %% ../nbs/1_data/09_style.ipynb #style-array
@@ -98,9 +90,8 @@ def _array(x, what, ndim=None):
     "A NumPy array for drawing; with `ndim`, of points in the plane."
     x = x.detach().cpu().float().numpy() if isinstance(x, Tensor) else np.asarray(x, dtype=float)
     if ndim and (x.ndim != ndim or x.shape[-1] != 2):
-        raise ValueError(
-            f"{what}: expected shape {'(T+1, n, 2)' if ndim == 3 else '(n, 2)'}, got {x.shape}"
-        )
+        shape = "(T+1, n, 2)" if ndim == 3 else "(n, 2)"
+        raise ValueError(f"{what}: expected shape {shape}, got {x.shape}")
     return x
 
 # %% ../nbs/1_data/09_style.ipynb #style-curve
@@ -112,12 +103,12 @@ def lines(
     ax: Any = None,  # Axes to draw into; None: a new figure
 ) -> Any:  # Figure
     "Named curves."
-    ax = ax if ax is not None else figure(width=3.2, height=2.2)[1]
+    if ax is None:
+        _, ax = figure(width=3.2, height=2.2)
     with figure_style():
         for name, (x, y) in curves.items():
-            ax.plot(
-                _array(x, "x"), _array(y, "y"), marker="o" if len(x) <= 20 else "", ms=3, label=name
-            )
+            marker = "o" if len(x) <= 20 else ""
+            ax.plot(_array(x, "x"), _array(y, "y"), marker=marker, ms=3, label=name)
         ax.set(xlabel=xlabel, ylabel=ylabel, **{f"{a}scale": "log" for a in log})
         if "x" in log and len(x) <= 8:
             ax.set_xticks(x, [f"{float(v):g}" for v in x])
@@ -126,44 +117,44 @@ def lines(
             ax.legend()
     return ax.figure
 
+# %% ../nbs/1_data/09_style.ipynb #style-loss
+def _known(rows, key):
+    "Steps and values of the rows that know this key."
+    some = [(r["step"], r[key]) for r in rows if r.get(key) is not None]
+    return tuple(zip(*some))
+
 
 def loss_curve(
-    history: Mapping
-    | Sequence,  # dict of lists, or list of rows: step, loss, val, floor (may be absent or None)
+    history: Mapping | Sequence,  # lists or rows: step, loss, val, floor (may be absent or None)
     ax: Any = None,  # Axes to draw into; None: a new figure
 ) -> Any:  # Figure
     "The loss, on held-out rows too, beside its floor; logarithmic."
-    rows = (
-        [dict(zip(history, r)) for r in zip(*history.values())]
-        if isinstance(history, Mapping)
-        else list(history)
-    )
+    rows = list(history)
+    if isinstance(history, Mapping):
+        rows = [dict(zip(history, values)) for values in zip(*history.values())]
     if not rows:
         raise ValueError("history: expected at least one row")
-    known = {
-        k: [(r["step"], r[k]) for r in rows if r.get(k) is not None]
-        for k in ("loss", "val", "floor")
-    }
-    fig = lines(
-        {"held out" if k == "val" else k: tuple(zip(*v)) for k, v in known.items() if v},
-        "step",
-        "loss",
-        "y",
-        ax,
-    )
+    curves = {}
+    for key, name in (("loss", "loss"), ("val", "held out"), ("floor", "floor")):
+        known = _known(rows, key)
+        if known:
+            curves[name] = known
+    fig = lines(curves, "step", "loss", "y", ax)
     for line in (ax or fig.axes[0]).get_lines():
         line.set(marker="", linestyle="--" if line.get_label() == "floor" else "-")
     return fig
 
-
+# %% ../nbs/1_data/09_style.ipynb #style-plan
 def plan_heatmap(
     P: Tensor,  # a transport plan, (n, m), non-negative
     ax: Any = None,  # Axes to draw into; None: a new figure
 ) -> Any:  # Figure
     "A transport plan: the darker, the more mass."
-    P, ax = _array(P, "P"), ax if ax is not None else figure()[1]
+    P = _array(P, "P")
     if P.ndim != 2:
         raise ValueError(f"P: expected a plan (n, m), got {P.shape}")
+    if ax is None:
+        _, ax = figure()
     ax.imshow(P, cmap="Blues", vmin=0, interpolation="nearest", aspect="auto")
     ax.set(xlabel="$j$", ylabel="$i$")
     ax.locator_params(integer=True, nbins=4)
@@ -192,6 +183,21 @@ from torch import Tensor
 from .core import atomic_path, check_count
 
 # %% ../nbs/1_data/10_plot.ipynb #plot-cloud
+def scatter(
+    x: Tensor,  # points, (n, 2)
+    ax: Any = None,  # Axes to draw into; None: a new figure
+    color: str = BLUE,  # of the points
+    num: int = 1000,  # draw at most the first num
+) -> Any:  # Figure
+    "A cloud of points on equal axes."
+    x = _array(x, "x", 2)
+    if ax is None:
+        _, ax = figure(width=2.8)
+    ax.scatter(x[:num, 0], x[:num, 1], s=4, c=color, alpha=0.55, linewidths=0)
+    ax.set_aspect("equal")
+    return ax.figure
+
+# %% ../nbs/1_data/10_plot.ipynb #plot-panels
 def _limits(*clouds):
     "One square that holds all clouds, as [[low, high], [low, high]]."
     x = np.concatenate([c.reshape(-1, 2) for c in clouds])
@@ -200,24 +206,11 @@ def _limits(*clouds):
     return (low + high)[:, None] / 2 + np.array([-half, half])
 
 
-def scatter(
-    x: Tensor,  # points, (n, 2)
-    ax: Any = None,  # Axes to draw into; None: a new figure
-    color: str = BLUE,  # of the points
-    num: int = 1000,  # draw at most the first num
-) -> Any:  # Figure
-    "A cloud of points on equal axes."
-    x, ax = _array(x, "x", 2), ax if ax is not None else figure(width=2.8)[1]
-    ax.scatter(x[:num, 0], x[:num, 1], s=4, c=color, alpha=0.55, linewidths=0)
-    ax.set_aspect("equal")
-    return ax.figure
-
-
 def panels(
     clouds: Mapping[str, Tensor],  # title -> points, (n, 2)
-    limits: tuple = None,  # (low, high) of both axes; None: fitted
-    target: Tensor = None,  # points drawn in grey behind each cloud, (m, 2)
-    ncols: int = None,  # panels in a row; None: all in one row
+    limits: tuple | None = None,  # (low, high) of both axes; None: fitted
+    target: Tensor | None = None,  # points drawn in grey behind each cloud, (m, 2)
+    ncols: int | None = None,  # panels in a row; None: all in one row
     num: int = 1000,  # draw at most the first num of each cloud
     width: float = 1.9,  # of a panel, in inches
     share: bool = True,  # fit the same limits for all panels
@@ -228,12 +221,14 @@ def panels(
     xs = [_array(x, name, 2) for name, x in clouds.items()]
     back = [] if target is None else [_array(target, "target", 2)]
     ncols = ncols or len(xs)
-    fig, axes = figure(ncols, math.ceil(len(xs) / ncols), width, titles=list(clouds))
+    fig, _ = figure(ncols, math.ceil(len(xs) / ncols), width, titles=list(clouds))
     for ax, x in zip(fig.axes, xs):
         for y in back:
             scatter(y, ax, GREY, num)
         scatter(x, ax, num=num)
-        box = _limits(*(xs if share else [x]), *back) if limits is None else [limits, limits]
+        box = [limits, limits]
+        if limits is None:
+            box = _limits(*(xs if share else [x]), *back)
         ax.set(xlim=box[0], ylim=box[1])
     for ax in fig.axes[len(xs) :]:
         ax.set_axis_off()
@@ -242,12 +237,14 @@ def panels(
 # %% ../nbs/1_data/10_plot.ipynb #plot-path
 def trails(
     path: Tensor,  # positions, (T+1, n, 2)
-    target: Tensor = None,  # points drawn in grey behind, (m, 2)
+    target: Tensor | None = None,  # points drawn in grey behind, (m, 2)
     ax: Any = None,  # Axes to draw into; None: a new figure
     num: int = 200,  # draw at most the first num particles
 ) -> Any:  # Figure
     "The way of each particle, with its start and its end."
-    path, ax = _array(path, "path", 3)[:, :num], ax if ax is not None else figure(width=2.8)[1]
+    path = _array(path, "path", 3)[:, :num]
+    if ax is None:
+        _, ax = figure(width=2.8)
     if target is not None:
         scatter(target, ax, GREY)
     ax.plot(path[..., 0], path[..., 1], color="#444444", lw=0.5, alpha=0.35, zorder=1.5)
@@ -256,7 +253,7 @@ def trails(
     ax.set_aspect("equal")
     return ax.figure
 
-
+# %% ../nbs/1_data/10_plot.ipynb #plot-quiver
 def quiver(
     x: Tensor,  # positions, (n, 2)
     v: Tensor,  # velocities, (n, 2)
@@ -266,24 +263,22 @@ def quiver(
     num: int = 400,  # draw at most the first num
 ) -> Any:  # Figure
     "Velocities as arrows in the units of the data."
-    x, v, ax = (
-        _array(x, "x", 2)[:num],
-        _array(v, "v", 2)[:num] * step,
-        ax if ax is not None else figure(width=2.8)[1],
-    )
+    x = _array(x, "x", 2)[:num]
+    v = _array(v, "v", 2)[:num] * step
     if x.shape != v.shape:
         raise ValueError(f"x and v: expected the same shape, got {x.shape} and {v.shape}")
-    ax.quiver(
-        *x.T, *v.T, color=color, angles="xy", scale_units="xy", scale=1, width=0.004, alpha=0.8
-    )
+    if ax is None:
+        _, ax = figure(width=2.8)
+    units = dict(angles="xy", scale_units="xy", scale=1)  # those of the data
+    ax.quiver(*x.T, *v.T, color=color, width=0.004, alpha=0.8, **units)
     ax.update_datalim(np.concatenate([x, x + v]))
     ax.autoscale_view()
     ax.set_aspect("equal")
     return ax.figure
 
 # %% ../nbs/1_data/10_plot.ipynb #plot-img
-def _tile(x, ncols):
-    "Many images in one array (rows, columns, C) with values in [0, 1], light grey between them."
+def _images(x):
+    "Images in any of the three shapes as (n, C, H, W)."
     x = _array(x, "x")
     side = math.isqrt(x.shape[1]) if x.ndim == 2 else 0
     if side and side**2 == x.shape[1]:
@@ -294,12 +289,20 @@ def _tile(x, ncols):
         raise ValueError(
             f"x: expected images (n, 1 or 3, H, W), (n, H, W) or (n, H·H), got {x.shape}"
         )
+    return x
+
+
+def _tile(x, ncols):
+    "Many images in one array (rows, columns, C) with values in [0, 1], light grey between them."
+    x = _images(x)
     n, c, h, w = x.shape
     nrows = math.ceil(n / ncols)
     out = np.full((nrows * (h + 1) + 1, ncols * (w + 1) + 1, c), 0.75)
     for i in range(n):
-        r, k = i // ncols * (h + 1) + 1, i % ncols * (w + 1) + 1
-        out[r : r + h, k : k + w] = (x[i].transpose(1, 2, 0).clip(-1, 1) + 1) / 2
+        top = i // ncols * (h + 1) + 1
+        left = i % ncols * (w + 1) + 1
+        pixels = x[i].transpose(1, 2, 0).clip(-1, 1)
+        out[top : top + h, left : left + w] = (pixels + 1) / 2
     return out
 
 
@@ -307,15 +310,13 @@ def image_grid(
     x: Tensor,  # images in [-1, 1]: (n, C, H, W), (n, H, W) or (n, H·H)
     ncols: int = 10,  # images in a row
     ax: Any = None,  # Axes to draw into; None: a new figure
-    width: float = None,  # of the figure, in inches; None: by the number of columns
+    width: float | None = None,  # of the figure, in inches; None: by the number of columns
 ) -> Any:  # Figure
     "Images in rows, in the order given."
-    tile, width = _tile(x, check_count(ncols, "ncols")), width or min(6.4, 0.5 * ncols)
-    ax = (
-        ax
-        if ax is not None
-        else figure(width=width, height=width * tile.shape[0] / tile.shape[1])[1]
-    )
+    tile = _tile(x, check_count(ncols, "ncols"))
+    width = width or min(6.4, 0.5 * ncols)
+    if ax is None:
+        _, ax = figure(width=width, height=width * tile.shape[0] / tile.shape[1])
     ax.imshow(tile, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
     ax.set_axis_off()
     return ax.figure
@@ -332,10 +333,12 @@ def _between(path, between):
 def _point_frames(path, target, limits, titles, pixels=280, num=600):
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-    path, back = path[:, :num], [] if target is None else [_array(target, "target", 2)]
+    path = path[:, :num]
+    back = [] if target is None else [_array(target, "target", 2)]
     box = _limits(path, *back) if limits is None else [limits, limits]
     fig = panels({"": path[0]}, target=target, width=pixels / 90)
-    ax, canvas = fig.axes[0], FigureCanvasAgg(fig)
+    ax = fig.axes[0]
+    canvas = FigureCanvasAgg(fig)
     ax.set(xlim=box[0], ylim=box[1], title="step")
     canvas.draw()
     fig.set_layout_engine("none")  # the axes stay where they are
@@ -350,60 +353,67 @@ def _image_frames(path, pixels=280):
     ncols = max(1, min(6, pixels // path.shape[-1], math.ceil(path.shape[1] ** 0.5)))
     for x in path:
         tile = (255 * _tile(x[: ncols**2], ncols)).astype(np.uint8)
-        zoom, skip = max(1, pixels // max(tile.shape)), math.ceil(max(tile.shape) / 400)
-        yield (
-            (tile if tile.shape[2] == 3 else tile.repeat(3, 2))
-            .repeat(zoom, 0)
-            .repeat(zoom, 1)[::skip, ::skip]
-            .copy()
-        )
+        if tile.shape[2] == 1:
+            tile = tile.repeat(3, 2)
+        zoom = max(1, pixels // max(tile.shape))
+        skip = math.ceil(max(tile.shape) / 400)
+        yield tile.repeat(zoom, 0).repeat(zoom, 1)[::skip, ::skip].copy()
+
+# %% ../nbs/1_data/10_plot.ipynb #plot-small
+def _palette(frames, colors):
+    "An image with the palette of some frames; white stays white."
+    from PIL import Image
+
+    some = np.concatenate(frames[:: max(1, len(frames) // 3)])
+    palette = Image.fromarray(some).quantize(colors)
+    palette.putpalette([255 if v > 247 else v for v in palette.getpalette()])
+    return palette
 
 
+def _gif(frames, colors, most, seconds):
+    "At most `most` of the frames as the bytes of an animation."
+    from PIL import Image
+
+    keep = np.linspace(0, len(frames) - 1, min(most, len(frames))).round().astype(int)
+    frames = [frames[k] for k in keep]
+    palette = _palette(frames, colors)
+    plain = Image.Dither.NONE
+    first, *rest = [Image.fromarray(f).quantize(palette=palette, dither=plain) for f in frames]
+    wait = [round(1000 * seconds / len(keep))] * (len(keep) - 1) + [1000]
+    gif = io.BytesIO()
+    first.save(gif, "GIF", save_all=True, append_images=rest, duration=wait, loop=0)
+    return gif.getvalue()
+
+
+def _small_gif(frames, seconds, limit=500_000):
+    "An animation of at most `limit` bytes, if the smallest has so few."
+    for colors, most in ((64, 60), (16, 30), (8, 15), (4, 6)):
+        gif = _gif(frames, colors, most, seconds)
+        if len(gif) <= limit:
+            break
+    return gif
+
+# %% ../nbs/1_data/10_plot.ipynb #plot-gif
 def save_gif(
     path: Tensor,  # points (T+1, n, 2), or images (T+1, n, C, H, W) in [-1, 1]
     file: str | Path,  # where to, e.g. "path.gif"
-    limits: tuple = None,  # (low, high) of both axes, for points; None: fitted
+    limits: tuple | None = None,  # (low, high) of both axes, for points; None: fitted
     seconds: float = 2.5,  # length of the motion; the last frame then stays for a second
-    target: Tensor = None,  # points drawn in grey behind, (m, 2)
+    target: Tensor | None = None,  # points drawn in grey behind, (m, 2)
     between: int = 1,  # frames per step, on its straight line
-    titles: Sequence[str] = None,  # of the T+1 positions, for points; None: "step k"
+    titles: Sequence[str] | None = None,  # of the T+1 positions, for points; None: "step k"
 ) -> Path:
     "An animation of a path."
-    from PIL import Image
-
     path = _array(path, "path", None if path.ndim == 5 else 3)
     titles = titles or [f"step {k}" for k in range(len(path))]
     if len(titles) != len(path):
         raise ValueError(f"titles: expected {len(path)}, one per position, got {len(titles)}")
     path, step = _between(path, check_count(between, "between"))
-    frames = list(
-        _image_frames(path)
-        if path.ndim == 5
-        else _point_frames(path, target, limits, [titles[k] for k in step])
-    )
-    for colors, most in ((64, 60), (16, 30), (8, 15), (4, 6)):
-        keep = np.linspace(0, len(frames) - 1, min(most, len(frames))).round().astype(int)
-        palette = Image.fromarray(
-            np.concatenate([frames[k] for k in keep[:: max(1, len(keep) // 3)]])
-        ).quantize(colors)
-        palette.putpalette(
-            [255 if v > 247 else v for v in palette.getpalette()]
-        )  # white stays white
-        images = [
-            Image.fromarray(frames[k]).quantize(palette=palette, dither=Image.Dither.NONE)
-            for k in keep
-        ]
-        wait = [round(1000 * seconds / len(keep))] * (len(keep) - 1) + [1000]
-        images[0].save(
-            gif := io.BytesIO(),
-            "GIF",
-            save_all=True,
-            append_images=images[1:],
-            duration=wait,
-            loop=0,
-        )
-        if gif.tell() <= 500_000:
-            break
+    if path.ndim == 5:
+        frames = _image_frames(path)
+    else:
+        frames = _point_frames(path, target, limits, [titles[k] for k in step])
+    gif = _small_gif(list(frames), seconds)
     with atomic_path(file) as tmp:
-        tmp.write_bytes(gif.getvalue())
+        tmp.write_bytes(gif)
     return Path(file)

@@ -7,6 +7,7 @@ __all__ = ['MAKERS', 'bytes_to_float']
 
 # %% ../../nbs/1_data/07_images.ipynb #img-imports
 import torch
+from torch import Tensor
 
 from ..core import require
 from .rows import from_rows
@@ -16,46 +17,46 @@ def _digits():
     from sklearn.datasets import load_digits
 
     data = load_digits()
-    return from_rows(
-        torch.tensor(data.images, dtype=torch.float32)[:, None] / 8 - 1,
-        torch.tensor(data.target),
-        "digits",
-        {},
-    )
+    pixels = torch.tensor(data.images, dtype=torch.float32)[:, None]
+    return from_rows(pixels / 8 - 1, torch.tensor(data.target), "digits", {})
 
 
 MAKERS = {"digits": _digits}  # get_sampler looks here
 
-# %% ../../nbs/1_data/07_images.ipynb #img-tv
-def bytes_to_float(x):
+# %% ../../nbs/1_data/07_images.ipynb #img-bytes
+def bytes_to_float(
+    x: Tensor,  # pixels, 0 to 255
+) -> Tensor:  # float32, in [-1, 1]
+    "2p/255 - 1."
     return x.float() / 127.5 - 1
+
+# %% ../../nbs/1_data/07_images.ipynb #img-tv
+def _load(name, cls, root, train, download):
+    "A data set of torchvision; what fails is told with the folder."
+    make = getattr(require("torchvision.datasets", "images", cls), cls)
+    try:
+        return make(root, train=train, download=False)
+    except RuntimeError:
+        if not download:
+            raise FileNotFoundError(
+                f"{name}: no files of {cls} in {root!r}: "
+                "pass download=True, or as root the folder that holds them"
+            ) from None
+    try:
+        return make(root, train=train, download=True)
+    except Exception as e:
+        raise FileNotFoundError(
+            f"{name}: no files of {cls} in {root!r}, and the download failed ({e})"
+        ) from None
 
 
 def _torchvision(name, cls):
     def make(root="data", train=True, download=True):
-        Set = getattr(require("torchvision.datasets", "images", cls), cls)
-        try:
-            data = Set(str(root), train=bool(train), download=False)
-        except RuntimeError:
-            if not download:
-                raise FileNotFoundError(
-                    f"{name}: no files of {cls} in {str(root)!r}: pass download=True, or as root the folder that holds them"
-                ) from None
-            try:
-                data = Set(str(root), train=bool(train), download=True)
-            except Exception as e:
-                raise FileNotFoundError(
-                    f"{name}: no files of {cls} in {str(root)!r}, and the download failed ({e})"
-                ) from None
+        params = dict(root=str(root), train=bool(train))
+        data = _load(name, cls, **params, download=download)
         x = torch.as_tensor(data.data)
-        x = x[:, None] if x.ndim == 3 else x.permute(0, 3, 1, 2)  # (n, H, W) or (n, H, W, 3)
-        return from_rows(
-            x,
-            torch.as_tensor(data.targets),
-            name,
-            dict(root=str(root), train=bool(train)),
-            bytes_to_float,
-        )
+        x = x[:, None] if x.ndim == 3 else x.permute(0, 3, 1, 2)
+        return from_rows(x, torch.as_tensor(data.targets), name, params, bytes_to_float)
 
     return make
 
