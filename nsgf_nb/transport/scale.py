@@ -37,7 +37,8 @@ def _inner(x, y, a, b):
 def _unit_cloud(z, w, name):
     "Points of positive weight from the first one, with entries up to 1, and their size."
     z = z.detach().flatten(1).to(w)[w > 0]
-    z, noise = z - z[0], 1e-15 * z.abs().max().item()
+    noise = 1e-15 * z.abs().max().item()
+    z = z - z[0]
     size = z.abs().max().item()
     if size <= noise:
         raise ValueError(
