@@ -155,32 +155,36 @@ def one_network(flow, data, seed, iterations=2000):
     two networks see. The lines begin at what a first phase of its own makes of the source, which is
     fitted before and costs extra.
     """
+    from nsgf_nb.learning.model import Fit
     from nsgf_nb.learning.nets import Field
     from nsgf_nb.learning.networks import make_network
-    from nsgf_nb.learning.training import train
+    from nsgf_nb.learning.training import Task, TrainingOptions, train
     from nsgf_nb.sets.ends import ends
     from nsgf_nb.transport.clock import natural_time, step_sizes
 
     first, straight = flow.sinkhorn, flow.straight
     tau = natural_time(step_sizes(first.num_steps, first.step_size))[-1]
     straight.start = first.fit(data, seed=seed, progress=False)
-    source, *rest = ends(data, None, seed)
+    both = ends(data, None, seed)
     first.batch_size, straight.batch_size = 32, 96
-    below, knots, units, _ = first._prepare(source, *rest, seed, None, False)
-    above = straight._prepare(straight._start(source), *rest, seed, None, False)[0]
+    run = Fit(seed, progress=False)
+    below = first.task(both, run)
+    above = straight.task(both._replace(source=straight.begin(both.source)), run)
 
-    def rows(s, part=(0, 1)):
-        (x, t, v, _), (z, r, u, _) = below(s), above(s)
+    def rows(step, part, net):
+        x, t, v, _ = below.rows(step, part, net)
+        z, r, u, _ = above.rows(step, part, net)
         return torch.cat([x, z]), torch.cat([t, tau + (1 - tau) * r]), torch.cat([v, u]), None
 
     torch.manual_seed(seed)
-    net, mean, sigma = make_network(None, rest[0].shape), *rest[2:]
-    train(net, rows, iterations, 2e-3, 0.999, seed, show=False)
-    first.velocity = Field(net, mean, sigma, knots, units).eval()
+    net, mean, sigma = make_network(None, both.target.shape), both.mean, both.sigma
+    options = TrainingOptions(iterations=iterations, lr=2e-3, ema=0.999)
+    train(net, Task(rows), options, seed=seed, show=False)
+    first.velocity = Field(net, mean, sigma, below.knots, below.units).eval()
     flow.velocity = straight.velocity = Field(
         Entered(net, tau), mean, sigma, torch.zeros(1), torch.ones(1)
     ).eval()
-    flow.source = source
+    flow.source = both.source
     return flow
 
 
@@ -572,7 +576,8 @@ def extras(folder):
     from nsgf_nb.estimator import SinkhornVelocity
     from nsgf_nb.evaluation.copies import mirrored_share
     from nsgf_nb.files import save_tensors
-    from nsgf_nb.learning.training import train
+    from nsgf_nb.learning.model import Fit
+    from nsgf_nb.learning.training import Task, TrainingOptions, train
     from nsgf_nb.matching.phase import PhasePredictor
     from nsgf_nb.particles import particle_flow
     from nsgf_nb.sets.ends import ends, group_clouds
@@ -605,24 +610,23 @@ def extras(folder):
         flush=True,
     )
 
-    source, target, pilot, mean, sigma = ends(mnist(), None, 0)
-    rows = StraightFlow(batch_size=128)._prepare(
-        source, target, pilot, mean, sigma, 0, None, False
-    )[0]
+    both = ends(mnist(), None, 0)
+    pairs = StraightFlow(batch_size=128).task(both, Fit(seed=0))
 
-    def points(s, part=(0, 1)):
-        x, t, *_ = rows(s, part)
+    def points(step, part, net):
+        x, t, *_ = pairs.rows(step, part, net)
         return x, t, t, None
 
-    net = PhasePredictor(target.shape)
-    history = train(net, points, 800, 1e-3, 0.98, 0, show=False)
+    net = PhasePredictor(both.target.shape)
+    options = TrainingOptions(iterations=800, lr=1e-3, ema=0.98)
+    history = train(net, Task(points), options, show=False)
 
     def after(b):
-        x0, y, _ = group_clouds(source, target, 500, 5, b)
+        x0, y, _ = group_clouds(both.source, both.target, 500, 5, b)
         return particle_flow(x0, y, SinkhornVelocity(relative_blur=0.15, tol=1e-2), 5, 0.2)
 
     with torch.no_grad():
-        tau = torch.cat([net((after(b) - mean) / sigma) for b in range(4)])
+        tau = torch.cat([net((after(b) - both.mean) / both.sigma) for b in range(4)])
     note(
         file,
         dict(

@@ -153,7 +153,7 @@ def cached(folder):
 def train_from(folder, memory, steps, warm):
     "Rows per second of training and resident memory; the pool on the disk, or read whole"
     from nsgf_nb.learning.nets import MLP
-    from nsgf_nb.learning.training import train
+    from nsgf_nb.learning.training import Task, TrainingOptions, train
     from nsgf_nb.motion.shards import open_pool
     from nsgf_nb.motion.shuffle import BlockShuffle
     from nsgf_nb.processes import batch_part
@@ -168,7 +168,7 @@ def train_from(folder, memory, steps, warm):
     )
     times, took = {}, {}
 
-    def rows(s, part=(0, 1)):
+    def rows(s, part, net):
         times[s] = time.perf_counter(), time.process_time()
         x, t, v, _ = draw.rows(s, batch_part(256, part))
         took[s] = time.perf_counter() - times[s][0]
@@ -176,7 +176,7 @@ def train_from(folder, memory, steps, warm):
             most[0] = max(most[0], status("RssAnon"))
         return x, t, v, None
 
-    train(net, rows, warm + steps, show=False)
+    train(net, Task(rows), TrainingOptions(iterations=warm + steps), show=False)
     # seconds a step
     wall, cpu = (
         z / (steps - 1) for z in (q - p for p, q in zip(times[warm], times[warm + steps - 1]))
@@ -272,12 +272,12 @@ def hit(problem, method, seed, checks=10):
     torch.set_num_threads(1)
     code, target = dict(revision=revision()), get_sampler(problem)
     flow = NSGF(num_steps=10) if method == "NSGF" else StraightFlow("ot")
-    out, start, pool, prepare = [], time.process_time(), [], flow._prepare
+    out, start, pool, task = [], time.process_time(), [], flow.task
 
-    def prepared(*args):
-        rows = prepare(*args)
+    def timed(*args):
+        made = task(*args)
         pool.append(time.process_time() - start)
-        return rows
+        return made
 
     def check(row):  # the flow holds the averaged weights of this moment
         nonlocal start
@@ -306,7 +306,7 @@ def hit(problem, method, seed, checks=10):
             raise Hit
         start += time.process_time() - now
 
-    flow._prepare = prepared
+    flow.task = timed
     try:
         flow.fit(target, seed=seed, progress=False, callbacks=[check])
         held = None

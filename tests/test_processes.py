@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from waiting import ENV, HANGS
 from nsgf_nb.core import keep_random_state, make_generator
 from nsgf_nb.files import load_tensors, save_tensors
 from nsgf_nb.learning.nets import MLP
-from nsgf_nb.learning.training import train
+from nsgf_nb.learning.training import Task, TrainingOptions, train
 from nsgf_nb.processes import batch_part, shared, together, world
 
 COMMAND = [sys.executable, "-c", "import sys; from nsgf_nb.cli import main; sys.exit(main())"]
@@ -36,7 +37,7 @@ FIT = [
 ]
 
 
-def rows(s, part):
+def rows(s, part, net):
     x = torch.randn(64, 2, generator=make_generator(0, "x", s))[batch_part(64, part)]
     return x, torch.full((len(x),), 0.5), x.sin(), None
 
@@ -44,7 +45,10 @@ def rows(s, part):
 def fitted(rows=rows, **kw):
     with keep_random_state(world()[0]):
         net = MLP((2,), hidden=32)  # other weights on other ranks: those of rank 0 count
-    return net, train(net, rows, 50, lr=0.01, warmup=5, show=False, **kw)
+    names = [f.name for f in fields(TrainingOptions)]
+    named = {name: kw.pop(name) for name in names if name in kw}
+    options = TrainingOptions(iterations=50, lr=0.01, warmup=5, **named)
+    return net, train(net, Task(rows), options, show=False, **kw)
 
 
 def keep(path, result):
