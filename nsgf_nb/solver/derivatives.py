@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 from ..core import dot
+from .annealing import cold_start
 from .dual import State, start
 from .kernel import Kernel, block_rows, fits_in_memory
-from .solve import cold_start, marginal_error, solve, solve_self, spread
+from .solve import marginal_error, solve, solve_self, spread
 
 # %% ../../nbs/3_solver/09_derivatives.ipynb #dif-first
 @dataclass

@@ -13,17 +13,16 @@ import torch
 from torch import Tensor
 
 from ..core import check_pair, check_positive, dot
+from .annealing import cold_start, warm_start
 from .dual import other_side, start
 from .kernel import Kernel, block_rows
 from nsgf_nb.solver.solve import (
     bounded_error,
-    cold_start,
     estimated_error,
     project,
     solve,
     solve_self,
     spread,
-    warm_start,
 )
 from ..transport.entropic import Potentials
 from ..transport.scale import inner_length, weights_of
