@@ -70,7 +70,7 @@ def _kernel(x, y, a, b):
     "Stored where costs and kernel fit into the memory that is free, else in blocks of rows."
     n, m = x.shape[1], y.shape[1]
     stored = fits_in_memory(len(x) * n * m, x)
-    return Kernel(x, y, a, b, None if stored else block_rows(m), stored)
+    return Kernel(x, y, a, b, None if stored else block_rows(m), stored=stored)
 
 
 @dataclass

@@ -51,7 +51,7 @@ def other_side(
     f: Tensor,  # their potential, in squared units, (B, k)
 ) -> Tensor:  # g, (B, m)
     "The potential of y from one of points x, by one soft-min."
-    back = Kernel(K.y, x, K.b, a, K.slices[0].stop, K.stored)
+    back = Kernel(K.y, x, K.b, a, K.slices[0].stop, stored=K.stored)
     back.absorb(f / eps[:, None], eps)
     return (back.phi0 - back.rows(back.weigh(torch.zeros_like(f))).log()) * eps[:, None]
 
