@@ -10,16 +10,20 @@ import importlib
 import math
 import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from .caller import exact_arithmetic
-from .core import check_count, check_name, check_positive
+from .core import check_count, check_name, check_positive, patch
 from .solver.kernel import fits_in_memory
 from .solver.problem import VelocityInfo, prepare, solve_group
 
 # %% ../nbs/3_solver/07_estimator.ipynb #est-info
+_RIVALS = ("flash", "geomloss")
+
+
 class SinkhornVelocity:
     "v = T_xy - T_xx, converged (arXiv 2401.14069, eq. for the empirical velocity field)."
 
@@ -27,179 +31,222 @@ class SinkhornVelocity:
         self,
         blur: float | None = None,  # length, eps = blur²
         *,
-        relative_blur: float
-        | None = None,  # r: eps = r² s, s from `transport.scale.inner_scale` of the call's clouds
+        relative_blur: float | None = None,  # r: eps = r² s, s from `transport.scale.inner_scale`
         self_term: str = "same",  # "same", "masked" (no diagonal) or "two_batch" (x_self)
         tol: float = 1e-3,  # error of v in units of scale
         max_iter: int = 1000,  # most passes through the kernel
-        backend: str = "auto",  # "dense" (stored kernel), "stream" (blocks), "auto" by memory; to compare: "geomloss", "flash"
+        backend: str = "auto",  # "auto", "dense", "stream"; to compare "geomloss", "flash"
         chunk: int | None = None,  # rows a block of "stream"; None: blocks of 2²¹ entries
         certify: bool = False,  # float64, and on until the *proved* error is within tol
     ):
         if (blur is None) == (relative_blur is None):
             raise ValueError("blur: expected either blur or relative_blur")
-        self.blur = blur if blur is None else check_positive(blur, "blur")
-        self.relative_blur = (
-            relative_blur
-            if relative_blur is None
-            else check_positive(relative_blur, "relative_blur")
-        )
+        self.blur, self.relative_blur = blur, relative_blur
+        if blur is not None:
+            self.blur = check_positive(blur, "blur")
+        if relative_blur is not None:
+            self.relative_blur = check_positive(relative_blur, "relative_blur")
         self.self_term = check_name(self_term, ("same", "masked", "two_batch"), "self_term")
-        self.tol, self.max_iter = check_positive(tol, "tol"), check_count(max_iter, "max_iter")
-        self.backend = check_name(
-            backend, ("auto", "dense", "stream", "flash", "geomloss"), "backend"
-        )
+        self.tol = check_positive(tol, "tol")
+        self.max_iter = check_count(max_iter, "max_iter")
+        self.backend = check_name(backend, ("auto", "dense", "stream", *_RIVALS), "backend")
         self.chunk = chunk if chunk is None else check_count(chunk, "chunk")
         self.certify = bool(certify)
-        if backend in ("flash", "geomloss") and self_term != "same":
-            raise ValueError(f"self_term: backend {backend!r} knows 'same' only, got {self_term!r}")
-        if backend in ("flash", "geomloss") and certify:
-            raise ValueError(
-                f"certify: backend {backend!r} knows nothing about its error, expected 'dense' or 'stream'"
-            )
-
-    def __repr__(self):
-        blur = f"{self.blur:g}" if self.blur else f"None, relative_blur={self.relative_blur:g}"
-        said = ", certify=True" if self.certify else ""
-        return f"SinkhornVelocity({blur}, self_term={self.self_term!r}, tol={self.tol:g}, backend={self.backend!r}{said})"
-
-    def __call__(
-        self,
-        x: Tensor,  # particles, (n, *shape), or (B, n, *shape) when batched
-        y: Tensor,  # target points, (m, *shape), or (B, m, *shape)
-        x_self: Tensor | None = None,  # second cloud of "two_batch", (n', *shape)
-        a: Tensor | None = None,  # weights of x, (n,), or (B, n); None: uniform
-        b: Tensor | None = None,  # weights of y, (m,), or (B, m); None: uniform
-        init: VelocityInfo | None = None,  # of a nearby problem: warm start
-        scale: float
-        | Sequence[float]
-        | None = None,  # unit of tol, or one per problem; None: rms of T_xy - x at the start
-        batched: bool = False,  # B independent problems, each solved to its own convergence
-        return_info: bool = False,  # also return VelocityInfo
-    ) -> Tensor | tuple[Tensor, VelocityInfo]:  # v, the shape of x
-        "Evaluate the velocity at the particles: without gradients, and whatever autocast or precision surrounds the call."
-
-        def nth(z, i):
-            return None if z is None else z[i]
-
-        with exact_arithmetic():
-            if batched:
-                scales = scale if isinstance(scale, Sequence) else [scale] * len(x)
-                problems = [
-                    prepare(
-                        self,
-                        x[i],
-                        y[i],
-                        nth(x_self, i),
-                        nth(a, i),
-                        nth(b, i),
-                        nth(init, i),
-                        scales[i],
-                    )
-                    for i in range(len(x))
-                ]
-            else:
-                problems = [prepare(self, x, y, x_self, a, b, init, scale)]
-            v, infos = _evaluate(self, problems)
-            v = v.to(x).view_as(x)
-        bad = [i for i in infos if not i.converged]
-        if bad and self.backend not in ("flash", "geomloss"):
-            warnings.warn(_complaint(self, bad[0]), stacklevel=2)
-        _warn_of_regime(self, problems, infos)
-        if not return_info:
-            return v
-        if not batched:
-            return v, infos[0]
-        return v, VelocityInfo(
-            *([getattr(i, k) for i in infos] for k in VelocityInfo.__dataclass_fields__)
-        )
+        if backend in _RIVALS:
+            self._check_rival()
 
 # %% ../nbs/3_solver/07_estimator.ipynb #est-words
+@patch
+def _check_rival(self: SinkhornVelocity):
+    if self.self_term != "same":
+        raise ValueError(
+            f"self_term: backend {self.backend!r} knows 'same' only, got {self.self_term!r}"
+        )
+    if self.certify:
+        raise ValueError(
+            f"certify: backend {self.backend!r} knows nothing about its error,"
+            " expected 'dense' or 'stream'"
+        )
+
+
+@patch
+def __repr__(self: SinkhornVelocity):
+    blur = f"{self.blur:g}" if self.blur else f"None, relative_blur={self.relative_blur:g}"
+    said = ", certify=True" if self.certify else ""
+    return (
+        f"SinkhornVelocity({blur}, self_term={self.self_term!r}, tol={self.tol:g},"
+        f" backend={self.backend!r}{said})"
+    )
+
+
 def _complaint(vel, info):
+    error = f"an estimated error of {info.err_v:.1e}"
     if vel.certify:
-        return f"Sinkhorn stopped after {info.n_iter} passes at a proved error of {info.bound_v:.1e}: raise max_iter, blur or tol"
-    return f"Sinkhorn stopped after {info.n_iter} passes at an estimated error of {info.err_v:.1e}: raise max_iter, blur or tol"
+        error = f"a proved error of {info.bound_v:.1e}"
+    return f"Sinkhorn stopped after {info.n_iter} passes at {error}: raise max_iter, blur or tol"
 
 
 def _warn_of_regime(vel, problems, infos):
-    "Two regimes in which the field is exact and of little use (16 points or more: a few are always far apart)."
+    "Two regimes in which the field is exact and of little use."
     for p, i in zip(problems, infos):
         m = len(p.y)
-        if vel.self_term != "same" or len(p.x) < 16 or m < 16 or not i.self_diag > 0.99:
+        few = len(p.x) < 16 or m < 16  # so few are always far apart
+        if vel.self_term != "same" or few or not i.self_diag > 0.99:
             continue
         if i.cross_perplexity < m / 2:
             plan, what = "sharp", "the flow is transport between minibatches"
         else:
             plan, what = "nearly uniform", "all particles move to the mean"
-        return warnings.warn(
+        warnings.warn(
             f"the self plan is the identity and the cross plan {plan}: {what}", stacklevel=3
         )
+        return
+
+# %% ../nbs/3_solver/07_estimator.ipynb #est-call
+@patch
+def __call__(
+    self: SinkhornVelocity,
+    x: Tensor,  # particles, (n, *shape), or (B, n, *shape) when batched
+    y: Tensor,  # target points, (m, *shape), or (B, m, *shape)
+    x_self: Tensor | None = None,  # second cloud of "two_batch", (n', *shape)
+    a: Tensor | None = None,  # weights of x, (n,), or (B, n); None: uniform
+    b: Tensor | None = None,  # weights of y, (m,), or (B, m); None: uniform
+    init: VelocityInfo | None = None,  # of a nearby problem: warm start
+    scale: float | Sequence[float] | None = None,  # unit of tol (each); None: rms of T_xy - x
+    batched: bool = False,  # B independent problems, each solved to its own convergence
+    return_info: bool = False,  # also return VelocityInfo
+) -> Tensor | tuple[Tensor, VelocityInfo]:  # v, the shape of x
+    "The velocity at the particles: no gradients, whatever autocast or precision surrounds it."
+    with exact_arithmetic():
+        if batched:
+            problems = _problems(self, x, y, x_self, a, b, init, scale)
+        else:
+            problems = [prepare(self, x, y, x_self, a, b, init, scale)]
+        v, infos = _evaluate(self, problems)
+        v = v.to(x).view_as(x)
+    bad = [i for i in infos if not i.converged]
+    if bad and self.backend not in _RIVALS:
+        warnings.warn(_complaint(self, bad[0]), stacklevel=2)
+    _warn_of_regime(self, problems, infos)
+    if not return_info:
+        return v
+    return v, _listed(infos) if batched else infos[0]
+
+# %% ../nbs/3_solver/07_estimator.ipynb #est-batch
+def _problems(vel, x, y, x_self, a, b, init, scale):
+    "The problems of a batch; one scale is for all of them."
+    scales = scale if isinstance(scale, Sequence) else [scale] * len(x)
+    problems = []
+    for i in range(len(x)):
+        others = (None if z is None else z[i] for z in (x_self, a, b, init))
+        problems.append(prepare(vel, x[i], y[i], *others, scales[i]))
+    return problems
+
+
+def _listed(infos):
+    "One information for a batch: each field a list."
+    fields = VelocityInfo.__dataclass_fields__
+    return VelocityInfo(*([getattr(i, k) for i in infos] for k in fields))
+
+# %% ../nbs/3_solver/07_estimator.ipynb #est-groups
+@dataclass(frozen=True)
+class _Kind:
+    "What problems that are solved at once have in common."
+
+    n: int
+    m: int
+    shape: tuple  # of a point
+    dtype: torch.dtype
+    stored: bool
+    warm: bool
+    number: int | None  # of a problem that is solved alone
+
+
+def _kind(vel, i, p):
+    "Of problem i."
+    n, m = len(p.x), len(p.y)
+    stored = vel.backend == "dense"
+    if vel.backend == "auto":
+        stored = fits_in_memory(n * m, p.x)
+    alone = p.x.device.type == "cpu" or vel.backend in _RIVALS or not stored
+    warm = p.init is not None
+    return _Kind(n, m, p.x.shape[1:], p.x.dtype, stored, warm, i if alone else None)
+
+
+def _groups(vel, problems):
+    "Numbers of problems that are solved at once, and whether their kernels are stored."
+    kinds = {}
+    for i, p in enumerate(problems):
+        kinds.setdefault(_kind(vel, i, p), []).append(i)
+    for kind, index in kinds.items():
+        size = max(1, 2**27 // (kind.n * kind.m))
+        for k in range(0, len(index), size):
+            yield index[k : k + size], kind.stored
 
 # %% ../nbs/3_solver/07_estimator.ipynb #est-one
-def _stored(vel, n, m, like):
-    "Does the kernel, with its costs and one copy, fit into the memory that is free?"
-    if vel.backend != "auto":
-        return vel.backend == "dense"
-    return fits_in_memory(n * m, like)
+def _out_of_memory(e):
+    return isinstance(e, torch.OutOfMemoryError) or "memory" in str(e)  # a CPU's error has no class
 
 
-def _together(vel, problems):
-    "Groups of problems that are solved at once: one shape, one precision, and on a CPU one problem."
-    groups = {}
-    for i, p in enumerate(problems):
-        stored = _stored(vel, len(p.x), len(p.y), p.x)
-        alone = p.x.device.type == "cpu" or vel.backend in ("flash", "geomloss") or not stored
-        warm = p.init is not None
-        key = p.x.shape, p.y.shape, p.x.dtype, stored, warm, i if alone else 0
-        groups.setdefault(key, []).append(i)
-    for (sx, sy, _, stored, _, _), index in groups.items():
-        size = max(1, 2**27 // (sx[0] * sy[0]))
-        for k in range(0, len(index), size):
-            yield index[k : k + size], stored
+def _solved(vel, group, stored):
+    "v (n, d) and its VelocityInfo, for each problem."
+    if vel.backend in _RIVALS:
+        return [_samples_loss(vel, group[0])]
+    try:
+        return solve_group(vel, group, stored)
+    except RuntimeError as e:
+        if not stored or not _out_of_memory(e):
+            raise
+    return [solve_group(vel, [p], stored=False)[0] for p in group]
 
 
 def _evaluate(vel, problems):
     "v (B, n, d) and one VelocityInfo per problem, in order."
-    out = [None] * len(problems)
-    for index, stored in _together(vel, problems):
-        group = [problems[i] for i in index]
-        if vel.backend in ("flash", "geomloss"):
-            solved = [_samples_loss(vel, group[0])]
-        else:
-            try:
-                solved = solve_group(vel, group, stored)
-            except (
-                RuntimeError
-            ) as e:  # OutOfMemoryError is one; a CPU without memory raises a plain one
-                if not stored or not (isinstance(e, torch.OutOfMemoryError) or "memory" in str(e)):
-                    raise
-                solved = [solve_group(vel, [p], False)[0] for p in group]
-        for i, s in zip(index, solved):
-            out[i] = s
-    precise = torch.float64 if any(v.dtype == torch.float64 for v, _ in out) else torch.float32
-    return torch.stack([v.to(precise) for v, _ in out]), [info for _, info in out]
+    vs, infos = [None] * len(problems), [None] * len(problems)
+    for index, stored in _groups(vel, problems):
+        solved = _solved(vel, [problems[i] for i in index], stored)
+        for i, (v, info) in zip(index, solved):
+            vs[i], infos[i] = v, info
+    double = any(v.dtype == torch.float64 for v in vs)
+    dtype = torch.float64 if double else torch.float32
+    return torch.stack([v.to(dtype) for v in vs]), infos
 
 # %% ../nbs/3_solver/07_estimator.ipynb #est-rival
-def _samples_loss(vel, p):
-    "The paper's path: v = -∂S/∂x / a by differentiating SamplesLoss of another library; its error is not known."
-    name, extra = dict(geomloss=("geomloss", "compare"), flash=("flash_sinkhorn", "gpu"))[
-        vel.backend
-    ]
-    options = dict(
-        geomloss=dict(p=2, scaling=0.8, backend="tensorized"), flash=dict(half_cost=True, allow_tf32=False)
-    )  # fmt: skip
+_OPTIONS = {
+    "geomloss": dict(p=2, scaling=0.8, backend="tensorized"),
+    "flash": dict(half_cost=True, allow_tf32=False),
+}
+
+
+def _library(backend):
+    "The module of a rival, or a sentence on how to install it."
+    name, extra = {"geomloss": ("geomloss", "compare"), "flash": ("flash_sinkhorn", "gpu")}[backend]
     try:
-        library = importlib.import_module(name)
+        return importlib.import_module(name)
     except ImportError as e:
-        raise ImportError(f"backend {vel.backend!r}: pip install 'nsgf_nb[{extra}]'") from e
+        raise ImportError(f"backend {backend!r}: pip install 'nsgf_nb[{extra}]'") from e
+
+
+def _samples_loss(vel, p):
+    "The paper's path, v = -∂S/∂x / a of another library's SamplesLoss; its error is not known."
+    library = _library(vel.backend)
     if vel.backend == "flash" and not p.x.is_cuda:
         raise ValueError("backend 'flash': expected tensors on a CUDA device")
-    loss = library.SamplesLoss(
-        "sinkhorn", blur=math.sqrt(p.eps), debias=True, **options[vel.backend]
-    )
+    options = _OPTIONS[vel.backend]
+    loss = library.SamplesLoss("sinkhorn", blur=math.sqrt(p.eps), debias=True, **options)
     with torch.enable_grad():
         x = p.x.clone().requires_grad_(True)
         (grad,) = torch.autograd.grad(loss(p.a, x, p.b, p.y), x)
     nan = math.nan
-    info = VelocityInfo(None, math.inf, math.inf, nan, nan, 0, False, nan, nan)
+    info = VelocityInfo(
+        potentials=None,
+        err_v=math.inf,
+        bound_v=math.inf,
+        err_marginal=nan,
+        gap=nan,
+        n_iter=0,
+        converged=False,
+        self_diag=nan,
+        cross_perplexity=nan,
+    )
     return -grad / p.a[:, None] * p.unit, info
