@@ -20,10 +20,25 @@ def frechet_distance(
     C2: Tensor,  # its covariance, (d, d)
 ) -> float:  # a squared length, in the square of the units of m
     "Squared W2 between two Gaussians."
-    m1, C1, m2, C2 = (z.double() for z in (m1, C1, m2, C2))
-    R = matrix_root(C1)
+    m1, m2 = m1.double(), m2.double()
+    C1, C2 = C1.double(), C2.double()
+    R = _root(C1)
     cross = torch.linalg.eigvalsh(R @ C2 @ R).clamp(min=0).sqrt().sum()
     return ((m1 - m2).square().sum() + C1.trace() + C2.trace() - 2 * cross).item()
+
+# %% ../../nbs/8_evaluation/04_frechet.ipynb #fre-clouds
+def _features(f, g):
+    "Both clouds as (n, d) in float64."
+    f, g = check_pair(f, g)
+    f = check_points(f.flatten(1), "f", 2)
+    g = check_points(g.flatten(1), "g", 2)
+    return f.double(), g.double()
+
+
+def _mean_and_covariance(z):
+    "Of the rows of z, (d,) and (d, d)."
+    d = z.shape[1]
+    return z.mean(0), z.T.cov().reshape(d, d)
 
 
 def frechet(
@@ -31,10 +46,8 @@ def frechet(
     g: Tensor,  # features of real data, (m, d)
 ) -> float:  # the number that is called FID where the features are Inception's
     "Fréchet distance between the Gaussians with the means and covariances of two clouds."
-    f, g = (check_points(z.flatten(1), name, 2).double() for z, name in zip(check_pair(f, g), "fg"))
-    return frechet_distance(
-        f.mean(0), f.T.cov().reshape(f.shape[1], -1), g.mean(0), g.T.cov().reshape(g.shape[1], -1)
-    )
+    f, g = _features(f, g)
+    return frechet_distance(*_mean_and_covariance(f), *_mean_and_covariance(g))
 
 # %% ../../nbs/8_evaluation/04_frechet.ipynb #fre-bias
 def frechet_floor(
@@ -47,14 +60,21 @@ def frechet_floor(
     return ((2.5 * w.sum() + pairs.sum()) / n).item()
 
 # %% ../../nbs/8_evaluation/04_frechet.ipynb #fre-kid
+def _cubic(a, b):
+    "The cubic kernel of all pairs of rows."
+    return (a @ b.T / a.shape[1] + 1) ** 3
+
+
+def _within(a):
+    "Mean of the cubic kernel over pairs of different rows."
+    with_itself = ((a * a).mean(1) + 1).pow(3).sum()
+    return (_cubic(a, a).sum() - with_itself) / (len(a) * (len(a) - 1))
+
+
 def kernel_distance(
     f: Tensor,  # features of samples, (n, d)
     g: Tensor,  # features of real data, (m, d)
 ) -> float:  # the number that is called KID where the features are Inception's
     "Unbiased squared maximum mean discrepancy with the cubic kernel."
-    f, g = (check_points(z.flatten(1), name, 2).double() for z, name in zip(check_pair(f, g), "fg"))
-    k = lambda a, b: (a @ b.T / a.shape[1] + 1) ** 3
-    within = lambda a: (
-        (k(a, a).sum() - ((a * a).mean(1) + 1).pow(3).sum()) / (len(a) * (len(a) - 1))
-    )
-    return (within(f) + within(g) - 2 * k(f, g).mean()).item()
+    f, g = _features(f, g)
+    return (_within(f) + _within(g) - 2 * _cubic(f, g).mean()).item()
