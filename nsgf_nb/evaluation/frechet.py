@@ -22,7 +22,7 @@ def frechet_distance(
     "Squared W2 between two Gaussians."
     m1, m2 = m1.double(), m2.double()
     C1, C2 = C1.double(), C2.double()
-    R = _root(C1)
+    R = matrix_root(C1)
     cross = torch.linalg.eigvalsh(R @ C2 @ R).clamp(min=0).sqrt().sum()
     return ((m1 - m2).square().sum() + C1.trace() + C2.trace() - 2 * cross).item()
 
