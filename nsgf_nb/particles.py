@@ -13,6 +13,7 @@ from torch import Tensor
 
 from .core import check_pair
 from .estimator import SinkhornVelocity, VelocityInfo
+from .transport.clock import natural_time as natural_time  # users find it here
 from .transport.clock import step_sizes
 
 # %% ../nbs/4_particles/01_particles.ipynb #prt-plumb
