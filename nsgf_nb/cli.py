@@ -148,18 +148,18 @@ def _told(settings, flow, folder):
 
 
 def _fit(args):
-    from nsgf_nb.processes import shared, together
-    from nsgf_nb.runs.run import alone, fit_run, load_run, make_settings, tidy_run
+    from nsgf_nb.processes import on_rank_0, process_group
+    from nsgf_nb.runs.run import folder_lock, fit_run, load_run, make_settings, tidy_run
 
     folder, flow = _folder(args), None
     with ExitStack() as stack:
-        args.device = stack.enter_context(together(args.device))
+        args.device = stack.enter_context(process_group(args.device))
 
         def begin():
             nonlocal flow
             flow, settings = _settled(args, folder)
             folder.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(alone(folder))
+            stack.enter_context(folder_lock(folder))
             tidy_run(folder)
             return settings, (folder / "model.safetensors").exists()
 
@@ -167,7 +167,7 @@ def _fit(args):
             _report(load_run(folder, args.device)[0] if fitted else flow, settings, folder)
             _show(folder)
 
-        settings, fitted = shared(begin)
+        settings, fitted = on_rank_0(begin)
         if not fitted:
             flow = (
                 flow
@@ -185,7 +185,7 @@ def _fit(args):
                 (lambda row: None) if bars else _notes(flow.iterations),
                 bars,
             )
-        shared(end)
+        on_rank_0(end)
 
 # %% ../nbs/9_workshop/08_cli.ipynb #cli-more
 FILES = (
@@ -229,18 +229,18 @@ def _show(folder):
 
 def _tidy(folder):
     "Remove what a killed process left in a run, unless another is at work there."
-    from nsgf_nb.runs.run import alone, tidy_run
+    from nsgf_nb.runs.run import folder_lock, tidy_run
 
-    with suppress(ValueError, OSError), alone(folder) as held:
+    with suppress(ValueError, OSError), folder_lock(folder) as held:
         if held:
             tidy_run(folder)
 
 
 def _again_report(args, **what):
-    from nsgf_nb.runs.run import alone, load_run, tidy_run
+    from nsgf_nb.runs.run import folder_lock, load_run, tidy_run
 
     flow, settings = load_run(args.folder, args.device)
-    with alone(args.folder):
+    with folder_lock(args.folder):
         tidy_run(args.folder)
         _report(flow, settings, args.folder, **what)
     _show(args.folder)
@@ -283,12 +283,12 @@ def _info(args):
 
 
 def _pool_build(args):
-    from nsgf_nb.runs.run import alone, pool_run
+    from nsgf_nb.runs.run import folder_lock, pool_run
 
     folder, args.resume = _folder(args), True
     flow, settings = _settled(args, folder)
     folder.mkdir(parents=True, exist_ok=True)
-    with alone(folder, others=True):
+    with folder_lock(folder, others=True):
         _say(_told(settings, flow, folder))
         print(pool_run(flow, settings, folder, sys.stderr.isatty()))
     print(f"to go on: {_again(args)}")

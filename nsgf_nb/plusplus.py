@@ -33,7 +33,7 @@ from .learning.model import SOLVERS, Flow, _as_before, _begin, _origin, _starts,
 from .learning.nets import chunk_size, guided
 from .learning.training import train
 from .matching.phase import PhasePredictor, straight_adaptive, straight_steps
-from .processes import shared
+from .processes import on_rank_0
 from .sets.ends import ends
 from .straight import StraightFlow
 from .transport.clock import natural_time, step_sizes
@@ -161,10 +161,10 @@ def _fit_part(self, name, both, seed, workdir, resume, callbacks, progress):
     flow, folder = getattr(self, name), workdir and Path(workdir) / "parts" / name
     whole, callbacks = _told(name, self.history, callbacks)
     done = folder and folder / "model.safetensors"
-    if done and resume and shared(done.exists):
+    if done and resume and on_rank_0(done.exists):
         tensors, facts = load_tensors(done, "flow")
         flow.origin = _origin(flow)
-        data = shared(lambda: _witnesses(flow, *both[:2], seed))
+        data = on_rank_0(lambda: _witnesses(flow, *both[:2], seed))
         with reading(done):
             _check_part(done, flow, facts, seed, data)
             flow._restore(done, tensors, facts)
@@ -182,7 +182,7 @@ def _fit_part(self, name, both, seed, workdir, resume, callbacks, progress):
             progress=progress,
         )
         if folder:
-            shared(
+            on_rank_0(
                 lambda: (
                     [
                         flow.save(done),
@@ -251,7 +251,7 @@ def fit(
 
 
 def _fit(self, target, source, seed, workdir, resume, callbacks, progress):
-    seed = shared(lambda: _begin(seed, workdir, resume))
+    seed = on_rank_0(lambda: _begin(seed, workdir, resume))
     both, self.history, self.velocity, self.predictor = (
         ends(target, source, seed),
         [],

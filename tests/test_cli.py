@@ -15,7 +15,7 @@ from waiting import ENV, HANGS
 
 from nsgf_nb.cli import FILES, main
 from nsgf_nb.files import load_tensors
-from nsgf_nb.runs.run import alone
+from nsgf_nb.runs.run import folder_lock
 
 TINY = ["--set", "num_steps=3", "pool_size=384", "group=128", "iterations=60", "batch_size=32"]
 COMMAND = [sys.executable, "-c", "import sys; from nsgf_nb.cli import main; sys.exit(main())"]
@@ -417,7 +417,7 @@ def test_a_refused_fit_leaves_nothing(home, here, litter):
 def test_one_process_at_a_time(home, here):
     "The lock of a process that was killed is gone: test_ctrl_c_and_kill_lose_nothing"
     (home / "two").mkdir()
-    with alone(home / "two"):
+    with folder_lock(home / "two"):
         rc, _, err = here("fit", "8gaussians", "--out", "two")
     assert (
         rc == 2

@@ -46,7 +46,7 @@ from nsgf_nb.files import (
 from .nets import Field, chunk_size, guided
 from .networks import NETWORKS, make_network, network_config, network_from
 from .training import check_options, train
-from ..processes import batch_part, shared, world
+from ..processes import batch_part, on_rank_0, world
 from ..sets.ends import ends, witness
 
 # %% ../../nbs/5_learning/06_model.ipynb #bas-plain
@@ -235,7 +235,7 @@ def fit(
 
 
 def _fit(self, target, source, seed, workdir, resume, callbacks, progress):
-    seed = shared(lambda: _begin(seed, workdir, resume))
+    seed = on_rank_0(lambda: _begin(seed, workdir, resume))
     batch_part(self.batch_size, (0, world()[1] * self.accumulate))
     source, target, pilot, mean, sigma = ends(target, source, seed)
     source = self._start(source)
@@ -248,7 +248,7 @@ def _fit(self, target, source, seed, workdir, resume, callbacks, progress):
         Field(net, mean, sigma, knots, units).to(self.device).eval().requires_grad_(False)
     )
     self.origin = _origin(self)
-    data = {} if workdir is None else shared(lambda: _witnesses(self, source, target, seed))
+    data = {} if workdir is None else on_rank_0(lambda: _witnesses(self, source, target, seed))
     shadow = deepcopy(net)
     self.velocity, self.source = (
         field(shadow),

@@ -118,7 +118,7 @@ from nsgf_nb.files import (
     save_tensors,
 )
 from .nets import EMA
-from ..processes import among_peers, interruptible, mean_of_all, shared, world
+from ..processes import among_peers, interruptible, mean_of_all, on_rank_0, world
 
 # %% ../../nbs/5_learning/05_training.ipynb #mat-loss
 def matching_loss(
@@ -216,7 +216,7 @@ class _State:
     @torch.no_grad()
     def begin(self, path, settings):
         "Where rank 0 is, from its checkpoint if there is one to go on with, all are."
-        self.facts = shared(
+        self.facts = on_rank_0(
             lambda: self.restore(path, settings) if path and path.exists() else self.facts
         )
         self.average.steps = self.facts["step"]
@@ -365,7 +365,9 @@ def train(
                 row_due := facts["step"] % max(1, iterations // 100) == 0
                 or facts["step"] == iterations
             ):
-                facts["history"].append(shared(lambda: _row(state, size, clock, validate, floor)))
+                facts["history"].append(
+                    on_rank_0(lambda: _row(state, size, clock, validate, floor))
+                )
                 facts["total"] = 0.0
                 if patience and _best(facts["history"]) == len(facts["history"]) - 1:
                     torch._foreach_copy_(state.best, state.average.params)
