@@ -7,375 +7,132 @@ __all__ = ['FILES', 'main']
 
 # %% ../nbs/9_workshop/14_cli.ipynb #cli-imports
 import argparse
-import ast
-import json
 import os
-import re
-import shlex
 import sys
 import warnings
-from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from . import __version__
+from .family.members import MEMBERS
+from .runs.folder import LEFT
+from .runs.words import fit_again, is_first, is_memory, say, sentence
 
-# %% ../nbs/9_workshop/14_cli.ipynb #cli-words
-def _first():
-    return (
-        os.environ.get("WORLD_SIZE", "1") == "1" or os.environ.get("RANK", "0") == "0"
-    )  # of the processes of torchrun or accelerate launch
-
-
-def _say(*words):
-    print(*words, file=sys.stderr, flush=True) if _first() else None
+# %% ../nbs/9_workshop/14_cli.ipynb #cli-parser
+FILES = LEFT  # what a run leaves in its folder
+_SEVERAL = ("fit", "pool build")  # run by all processes of a launcher; the others by the first
 
 
-def _value(text):
-    for read in (ast.literal_eval, json.loads):
-        try:
-            return read(text)
-        except (ValueError, SyntaxError, MemoryError, RecursionError):
-            pass
-    return text
+class _Parser(argparse.ArgumentParser):
+    def error(self, message):
+        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n" if is_first() else None)
 
 
-def _options(file, pairs):
-    "Arguments of the method from a file and from key=value."
-    from nsgf_nb.files import check_facts, read_json
-    from nsgf_nb.learning.networks import SETTINGS
-
-    values = (
-        json.loads(json.dumps(SETTINGS[file]))
-        if file in SETTINGS
-        else read_json(file)
-        if file
-        else {}
+def _command(commands, name, text):
+    "A command with a sentence of help; `name` leads to its function."
+    parser = commands.add_parser(
+        name.split()[-1],
+        help=text,
+        description=text[0].upper() + text[1:] + ".",
+        allow_abbrev=False,
     )
-    if "parameters" in values:
-        values = check_facts(file, values, parameters=dict)["parameters"]
-    for pair in pairs:
-        key, eq, text = pair.partition("=")
-        if not eq:
-            raise ValueError(f"--set: expected key=value, got {pair!r}")
-        *parts, last = key.split(".")
-        inner = values
-        for part in parts:
-            inner = inner.setdefault(part, {})  # sinkhorn.num_steps=2
-            if not isinstance(inner, dict):
-                raise ValueError(f"--set: {part} is {inner!r}, which has no parts, got {pair!r}")
-        inner[last] = _value(text)
-    return values
-
-# %% ../nbs/9_workshop/14_cli.ipynb #cli-fit
-def _again(args):
-    return f"nsgf fit {shlex.quote(args.target)} --out {shlex.quote(str(_folder(args)))} --resume"
+    parser.set_defaults(command=name)
+    return parser
 
 
-def _folder(args):
-    return Path(args.out or f"runs/{Path(args.target).stem}-{args.method or 'nsgf'}")
+def _add_device(parser):
+    where = "cpu, cuda, cuda:1 or mps (default: cuda where there is one, else cpu)"
+    parser.add_argument("--device", metavar="D", help=where)
 
 
-def _merged(old, new):
-    "Options of both, those of parts as well; new ones win."
-    return old | {
-        k: _merged(old[k], v) if isinstance(v, dict) and isinstance(old.get(k), dict) else v
-        for k, v in new.items()
-    }
+def _add_folder(parser):
+    parser.add_argument("folder", metavar="DIR", type=Path, help="folder of a run")
 
 
-def _settled(args, folder):
-    "The flow and the settings of a run: what was asked for, else what is in the folder, else the defaults."
-    from nsgf_nb.learning.networks import SETTINGS
-    from nsgf_nb.runs.run import (
-        _checked,
-        _given,
-        _source,
-        check_folder,
-        check_same,
-        find_method,
-        make_settings,
-    )
+def _add_fitted(parser):
+    "The folder of a fitted run, the class that it may need, and a device."
+    _add_folder(parser)
+    own = "package.module:Class, where the run was fitted by a class of your own"
+    parser.add_argument("--method", metavar="M", help=own)
 
-    old, asked = (
-        check_folder(folder, args.resume),
-        dict(
-            target=_given(args.target),
-            source=args.source and _given(args.source),
-            method=args.method,
-            seed=args.seed,
-        ),
-    )
-    asked = {k: v for k, v in asked.items() if v is not None}
-    check_same(folder, old, asked)
-    if old and "source" not in asked:
-        _source(old)  # what a file names is not downloaded
-    asked = (
-        dict(method="nsgf", seed=0, source=None)
-        | {k: old[k] for k in ("target", "source", "method", "seed") if k in old}
-        | asked
-    )
-    known = (
-        args.target if asked["method"] == "nsgf++" and not old else None
-    )  # settings that are known to do, where nothing else was said
-    options = _checked(
-        _options(args.config or (known if known in SETTINGS else None), args.set),
-        find_method(asked["method"])[2],
-    )
-    check_same(folder, old.get("parameters", {}), options)
-    return make_settings(
-        **asked, options=_merged(old.get("parameters", {}), options), device=args.device
-    )
-
-
-def _notes(iterations):
-    "Where there is no terminal for progress bars: a line for each tenth of the way."
-    told = 0
-
-    def note(row):
-        nonlocal told
-        if (tenth := 10 * row["step"] // iterations) > told:
-            told = tenth
-            _say(
-                f"{row['part'] + ': ' if 'part' in row else ''}step {row['step']} of {iterations}: "
-                + ", ".join(f"{k} {row[k]:.4f}" for k in ("loss", "val", "floor") if k in row)
-            )
-
-    return note
-
-
-def _told(settings, flow, folder):
-    return f"{settings['source'] or 'normal'} → {settings['target']} by {settings['method']}, seed {settings['seed']}, on {flow.device}, into {folder}"
-
-
-def _fit(args):
-    from nsgf_nb.processes import on_rank_0, process_group
-    from nsgf_nb.runs.run import folder_lock, fit_run, load_run, make_settings, tidy_run
-
-    folder, flow = _folder(args), None
-    with ExitStack() as stack:
-        args.device = stack.enter_context(process_group(args.device))
-
-        def begin():
-            nonlocal flow
-            flow, settings = _settled(args, folder)
-            folder.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(folder_lock(folder))
-            tidy_run(folder)
-            return settings, (folder / "model.safetensors").exists()
-
-        def end():
-            _report(load_run(folder, args.device)[0] if fitted else flow, settings, folder)
-            _show(folder)
-
-        settings, fitted = on_rank_0(begin)
-        if not fitted:
-            flow = (
-                flow
-                or make_settings(
-                    *(settings[k] for k in ("target", "method", "source", "seed", "parameters")),
-                    args.device,
-                )[0]
-            )
-            bars = sys.stderr.isatty()
-            _say(_told(settings, flow, folder))
-            fit_run(
-                flow,
-                settings,
-                folder,
-                (lambda row: None) if bars else _notes(flow.iterations),
-                bars,
-            )
-        on_rank_0(end)
-
-# %% ../nbs/9_workshop/14_cli.ipynb #cli-more
-FILES = (
-    "samples.png",
-    "path.gif",
-    "loss.png",
-    "metrics.json",
-    "history.csv",
-    "config.json",
-    "model.safetensors",
+# %% ../nbs/9_workshop/14_cli.ipynb #cli-fit-words
+_METHODS = ", ".join(MEMBERS) + ", or package.module:Class for a class of your own (default: nsgf)"
+_SETTINGS = {  # word: metavar, help
+    "--method": ("M", _METHODS),
+    "--source": (
+        "S",
+        "like TARGET, or normal for N(0, I)"
+        " (default: normal with the target's mean and rms deviation)",
+    ),
+    "--out": ("DIR", "folder to write (default: runs/TARGET-METHOD)"),
+    "--config": (
+        "FILE",
+        "JSON file of parameters, the config.json of a run, or the name of settings:"
+        " mnist, mnist-paper, cifar10-paper (of nsgf++)",
+    ),
+}
+_TARGET = (
+    "a named set (8gaussians, moons, digits, ...), a folder of images,"
+    " or a .npy file of points (n, *shape)"
+)
+_SET = (
+    "parameters of the method's class, e.g. --set iterations=4000 num_steps=5"
+    " relative_blur=.5,.05; wins over --config"
 )
 
 
-def _report(flow, settings, folder, measure=False, redraw=False):
-    "Measure and draw what is not yet measured or drawn."
-    from nsgf_nb.files import check_facts, read_json, write_json
-    from nsgf_nb.runs.report import draw, evaluate
-    from nsgf_nb.runs.run import open_data
+def _add_settings(parser):
+    parser.add_argument("target", metavar="TARGET", help=_TARGET)
+    for word, (metavar, text) in _SETTINGS.items():
+        parser.add_argument(word, metavar=metavar, help=text)
+    seed = "of everything that is drawn (default: 0)"
+    parser.add_argument("--seed", metavar="N", type=int, help=seed)
+    several = dict(nargs="+", action="extend", default=[])
+    parser.add_argument("--set", metavar="K=V", help=_SET, **several)
 
-    target, file = open_data(settings["target"]), folder / "metrics.json"
-    metrics = read_json(file) if file.exists() else {}
-    check_facts(file, metrics, **dict(seconds=dict) if "seconds" in metrics else {})
-    if measure or "distances" not in metrics:
-        new = evaluate(flow, target, settings["seed"])
-        write_json(file, metrics | new | dict(seconds=metrics.get("seconds", {}) | new["seconds"]))
-    if redraw or not all((folder / name).exists() for name in FILES[:3]):
-        draw(flow, target, folder, settings["seed"])
-
-
-def _show(folder):
-    "What a run has to say."
-    from nsgf_nb.files import read_json, reading
-    from nsgf_nb.runs.report import summary
-
-    if (file := folder / "metrics.json").exists():
-        with reading(file):
-            lines = summary(read_json(file))
-        print(lines)
-    print(f"{folder}/ holds " + ", ".join(name for name in FILES if (folder / name).exists()))
+# %% ../nbs/9_workshop/14_cli.ipynb #cli-commands
+def _add_fit(commands):
+    fit = _command(commands, "fit", "fit a flow to TARGET, measure it and draw it")
+    _add_device(fit)
+    _add_settings(fit)
+    again = "go on with the run in DIR; starts where there is none"
+    fit.add_argument("--resume", action="store_true", help=again)
 
 
-def _tidy(folder):
-    "Remove what a killed process left in a run, unless another is at work there."
-    from nsgf_nb.runs.run import folder_lock, tidy_run
-
-    with suppress(ValueError, OSError), folder_lock(folder) as held:
-        if held:
-            tidy_run(folder)
-
-
-def _again_report(args, **what):
-    from nsgf_nb.runs.run import folder_lock, load_run, tidy_run
-
-    flow, settings = load_run(args.folder, args.device)
-    with folder_lock(args.folder):
-        tidy_run(args.folder)
-        _report(flow, settings, args.folder, **what)
-    _show(args.folder)
+def _add_sample(commands):
+    sample = _command(commands, "sample", "write samples of a fitted flow to a .npy file")
+    _add_fitted(sample)
+    _add_device(sample)
+    sample.add_argument("-n", metavar="N", type=int, required=True, help="number of samples")
+    seed = "of the draws (default: 0)"
+    sample.add_argument("--seed", metavar="N", type=int, default=0, help=seed)
+    sample.add_argument("--out", metavar="FILE", help="where to (default: DIR/samples.npy)")
 
 
-def _eval(args):
-    _again_report(args, measure=True)
+def _add_again(commands):
+    for name, text in (
+        ("eval", "measure the samples of a fitted flow again"),
+        ("plot", "draw the pictures of a fitted flow again"),
+    ):
+        parser = _command(commands, name, text)
+        _add_fitted(parser)
+        _add_device(parser)
+    _add_fitted(_command(commands, "info", "tell what a folder holds"))
 
 
-def _plot(args):
-    _again_report(args, redraw=True)
+def _add_pool(commands):
+    text = "build a pool before the fit, tell about it, check it"
+    pools = commands.add_parser("pool", help=text, allow_abbrev=False)
+    pools = pools.add_subparsers(metavar="COMMAND", required=True)
+    text = "simulate the pool of `nsgf fit TARGET`"
+    text += "; started several times, the processes share the work"
+    build = _command(pools, "pool build", text)
+    _add_device(build)
+    _add_settings(build)
+    _add_folder(_command(pools, "pool info", "tell what a pool holds"))
+    text = "compare every byte of a pool with its checksums; exit code 1 if one is wrong"
+    _add_folder(_command(pools, "pool verify", text))
 
-
-def _flat(parameters, before=""):
-    "Names and values, those of parts behind the name of the part."
-    for k, v in parameters.items():
-        yield from _flat(v, f"{before}{k}.") if isinstance(v, dict) else [(before + k, v)]
-
-
-def _info(args):
-    from nsgf_nb.runs.run import _read_history, find_method, read_settings
-
-    s = read_settings(args.folder)
-    _tidy(args.folder)
-    print(f"{s['source'] or 'normal'} → {s['target']} by {s['method']}, seed {s['seed']}")
-    print("options  " + ", ".join(f"{k}={v}" for k, v in _flat(s["parameters"])))
-    print(
-        "machine  "
-        + ", ".join(f"{k} {v}" for k, v in ({"nsgf_nb": s["version"]} | s["machine"]).items())
-    )
-    if not (args.folder / "model.safetensors").exists():
-        rows, (cls, settled, _) = (
-            _read_history(args.folder / "history.csv"),
-            find_method(s["method"]),
-        )
-        print(
-            f"not fitted to its end: step {rows[-1]['step'] if rows else 0} of {cls(**settled, **s['parameters'], device='cpu').iterations}"
-        )
-    _show(args.folder)
-
-
-def _pool_build(args):
-    from nsgf_nb.runs.run import folder_lock, pool_run
-
-    folder, args.resume = _folder(args), True
-    flow, settings = _settled(args, folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    with folder_lock(folder, others=True):
-        _say(_told(settings, flow, folder))
-        print(pool_run(flow, settings, folder, sys.stderr.isatty()))
-    print(f"to go on: {_again(args)}")
-
-
-def _pool_info(args):
-    from nsgf_nb.runs.run import pool_info
-
-    print(pool_info(args.folder))
-
-
-def _pool_verify(args):
-    from nsgf_nb.runs.run import pool_check
-
-    lines, bad = pool_check(args.folder)
-    print(lines)
-    return int(bad)
-
-
-def _sample(args):
-    import numpy as np
-
-    from nsgf_nb.core import atomic_path, check_count
-    from nsgf_nb.runs.run import load_run
-
-    out, n = Path(args.out or args.folder / "samples.npy"), check_count(args.n, "n")
-    if out.suffix != ".npy":
-        raise ValueError(f"--out: expected a .npy file, got {out}")
-    flow, _ = load_run(args.folder, args.device)
-    _tidy(args.folder)
-    x = flow.sample(n, seed=args.seed).cpu().numpy()
-    with atomic_path(out) as tmp, open(tmp, "wb") as f:
-        np.lib.format.write_array(f, x, allow_pickle=False)
-    print(f"{out}: {x.dtype} {x.shape}")
-
-# %% ../nbs/9_workshop/14_cli.ipynb #cli-parser
-class _Parser(argparse.ArgumentParser):
-    def error(self, message):
-        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n" if _first() else None)
-
-
-def _command(commands, name, run, text):
-    p = commands.add_parser(
-        name, help=text, description=text[0].upper() + text[1:] + ".", allow_abbrev=False
-    )
-    p.set_defaults(run=run)
-    if run not in (_fit, _pool_build):
-        p.add_argument("folder", metavar="DIR", type=Path, help="folder of a run")
-    if run not in (_info, _pool_info, _pool_verify):
-        p.add_argument(
-            "--device",
-            metavar="D",
-            help="cpu, cuda, cuda:1 or mps (default: cuda where there is one, else cpu)",
-        )
-    return p
-
-
-def _fit_arguments(p):
-    p.add_argument(
-        "target",
-        metavar="TARGET",
-        help="a named set (8gaussians, moons, digits, ...), a folder of images, or a .npy file of points (n, *shape)",
-    )
-    p.add_argument("--method", metavar="M", help="nsgf (default), nsgf++, fm or ot-cfm")
-    p.add_argument(
-        "--source",
-        metavar="S",
-        help="like TARGET, or normal for N(0, I) (default: normal with the target's mean and rms deviation)",
-    )
-    p.add_argument("--out", metavar="DIR", help="folder to write (default: runs/TARGET-METHOD)")
-    p.add_argument("--seed", metavar="N", type=int, help="of everything that is drawn (default: 0)")
-    p.add_argument(
-        "--config",
-        metavar="FILE",
-        help="JSON file of parameters, the config.json of a run, or the name of settings: mnist, mnist-paper, cifar10-paper (of nsgf++)",
-    )
-    p.add_argument(
-        "--set",
-        metavar="K=V",
-        nargs="+",
-        action="extend",
-        default=[],
-        help="parameters of the method's class, e.g. --set iterations=4000 num_steps=5 relative_blur=.5,.05; wins over --config",
-    )
-    return p
-
-
+# %% ../nbs/9_workshop/14_cli.ipynb #cli-whole
 def _parser():
     parser = _Parser(
         prog="nsgf",
@@ -384,105 +141,72 @@ def _parser():
     )
     parser.add_argument("--version", action="version", version=f"nsgf_nb {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    p = _fit_arguments(
-        _command(commands, "fit", _fit, "fit a flow to TARGET, measure it and draw it")
-    )
-    p.add_argument(
-        "--resume",
-        action="store_true",
-        help="go on with the run in DIR; starts where there is none",
-    )
-    p = _command(commands, "sample", _sample, "write samples of a fitted flow to a .npy file")
-    p.add_argument("-n", metavar="N", type=int, required=True, help="number of samples")
-    p.add_argument("--seed", metavar="N", type=int, default=0, help="of the draws (default: 0)")
-    p.add_argument("--out", metavar="FILE", help="where to (default: DIR/samples.npy)")
-    _command(commands, "eval", _eval, "measure the samples of a fitted flow again")
-    _command(commands, "plot", _plot, "draw the pictures of a fitted flow again")
-    _command(commands, "info", _info, "tell what a folder holds")
-    pools = commands.add_parser(
-        "pool", help="build a pool before the fit, tell about it, check it", allow_abbrev=False
-    ).add_subparsers(metavar="COMMAND", required=True)
-    _fit_arguments(
-        _command(
-            pools,
-            "build",
-            _pool_build,
-            "simulate the pool of `nsgf fit TARGET`; started several times, the processes share the work",
-        )
-    )
-    _command(pools, "info", _pool_info, "tell what a pool holds")
-    _command(
-        pools,
-        "verify",
-        _pool_verify,
-        "compare every byte of a pool with its checksums; exit code 1 if one is wrong",
-    )
+    for add in (_add_fit, _add_sample, _add_again, _add_pool):
+        add(commands)
     return parser
 
-# %% ../nbs/9_workshop/14_cli.ipynb #cli-main
-def _sentence(e):
-    "What happened, on one line."
-    if isinstance(e, OSError) and e.strerror:
-        return ": ".join(str(p) for p in (e.filename, e.strerror) if p)
-    return " ".join(str(e).split()) or type(e).__name__
+# %% ../nbs/9_workshop/14_cli.ipynb #cli-run
+def _show_warning(message, category, *where):
+    if "Sinkhorn stopped" not in str(message):  # the summary says how often
+        say(f"warning: {message}")
 
 
-_MEMORY = re.compile(
-    "out of memory|not enough memory|can't allocate memory|Unable to allocate|bad_alloc", re.I
-)  # as torch, NumPy and C++ say it
+def _call(args):
+    "Exit code of the function behind a command."
+    from nsgf_nb.runs.commands import COMMANDS  # late: only here torch is needed
+
+    with warnings.catch_warnings():
+        warnings.showwarning = _show_warning
+        here = args.command in _SEVERAL or is_first()
+        code = COMMANDS[args.command](args) if here else 0
+    sys.stdout.flush()
+    return code or 0
 
 
-def _quietly(message, category, *where):
-    _say(f"warning: {message}") if "Sinkhorn stopped" not in str(
-        message
-    ) else None  # the summary says how often
+def _stopped(args, error):
+    said = str(error).partition(",")[0] or "stopped"
+    again = f"; to go on: {fit_again(args)}" if args.command in _SEVERAL else ""
+    say(f"nsgf: {said}{again}")
+    return 130
 
 
+def _out_of_memory(error):
+    cure = "expected a smaller batch_size, group or network, or accumulate=2"
+    say(f"nsgf: out of memory: {cure} ({sentence(error)[:200]})")
+    return 1
+
+# %% ../nbs/9_workshop/14_cli.ipynb #cli-codes
 def _run(args):
     "Exit code of a command that was understood."
     try:
-        with warnings.catch_warnings():
-            warnings.showwarning = _quietly
-            code = args.run(args) if args.run in (_fit, _pool_build) or _first() else 0
-        sys.stdout.flush()
-        return code or 0
+        return _call(args)
     except KeyboardInterrupt as e:
-        _say(
-            f"nsgf: {str(e).partition(',')[0] or 'stopped'}"
-            + (f"; to go on: {_again(args)}" if args.run in (_fit, _pool_build) else "")
-        )
-        return 130
+        return _stopped(args, e)
     except (MemoryError, RuntimeError) as e:
-        if not (isinstance(e, MemoryError) or _MEMORY.search(str(e))):
+        if not is_memory(e):
             raise
-        _say(
-            f"nsgf: out of memory: expected a smaller batch_size, group or network, or accumulate=2 ({_sentence(e)[:200]})"
-        )
-        return 1
-    except BrokenPipeError:
+        return _out_of_memory(e)
+    except BrokenPipeError:  # nsgf info DIR | head -1
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1  # nsgf info DIR | head -1
-    except ConnectionError as e:
-        print(
-            f"nsgf: {_sentence(e)}", file=sys.stderr
-        )  # whoever is left: the first may be the one that has ended
         return 1
-    except (ValueError, TypeError, FileNotFoundError, ImportError, OSError) as e:
-        _say(f"nsgf: {_sentence(e)}")
-        return 1 if isinstance(e, OSError) and not isinstance(e, FileNotFoundError) else 2
+    except ConnectionError as e:  # said by whoever is left: the first may be the one that has ended
+        print(f"nsgf: {sentence(e)}", file=sys.stderr)
+        return 1
+    except (ValueError, TypeError, ImportError, OSError) as e:
+        say(f"nsgf: {sentence(e)}")
+        system = isinstance(e, OSError) and not isinstance(e, FileNotFoundError)
+        return 1 if system else 2
 
-
+# %% ../nbs/9_workshop/14_cli.ipynb #cli-main
 def main(
     argv: list[str] | None = None,  # the words after `nsgf`; None: those of the process
 ) -> int:  # exit code
     "The command `nsgf`."
     if "torch" not in sys.modules:
-        os.environ.setdefault(
-            "GOMP_SPINCOUNT", "2000"
-        )  # waiting threads soon sleep: far faster where the cores are shared
+        os.environ.setdefault("GOMP_SPINCOUNT", "2000")
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="replace")  # a terminal without ± or →
+            stream.reconfigure(errors="replace")
     try:
         args = _parser().parse_args(argv)
     except SystemExit as e:

@@ -15,7 +15,7 @@ from waiting import ENV, HANGS
 
 from nsgf_nb.cli import FILES, main
 from nsgf_nb.files import load_tensors
-from nsgf_nb.runs.run import folder_lock
+from nsgf_nb.processes import folder_lock
 
 TINY = ["--set", "num_steps=3", "pool_size=384", "group=128", "iterations=60", "batch_size=32"]
 COMMAND = [sys.executable, "-c", "import sys; from nsgf_nb.cli import main; sys.exit(main())"]
@@ -291,7 +291,7 @@ WRONG = [  # words after nsgf, exit code, what standard error says
     (
         "fit moons --method otcfm",
         2,
-        "nsgf: unknown method 'otcfm': did you mean 'ot-cfm'? known: nsgf, nsgf++, ot-cfm, fm, si, ddim, ddpm",
+        "nsgf: unknown method 'otcfm': did you mean 'ot-cfm'? known: nsgf, nsgf++, fm, ot-cfm, si, ddim, ddpm",
     ),
     (
         "fit moons --set itertions=5",

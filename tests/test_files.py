@@ -29,7 +29,7 @@ from nsgf_nb.motion.simulation import Simulation
 from nsgf_nb.plusplus import NSGFPlusPlus
 from nsgf_nb.runs.report import summary
 from nsgf_nb.runs.run import (
-    _read_history,
+    read_history,
     fit_run,
     load_run,
     make_settings,
@@ -160,7 +160,7 @@ FILES = {  # name -> where it stands in the shop, how it is read
     "manifest": ("pool/manifest.json", lambda p: verified(p.parent)),
     "config": ("run/config.json", lambda p: load_run(p.parent, "cpu")),
     "metrics": ("run/metrics.json", shown),
-    "history": ("run/history.csv", _read_history),
+    "history": ("run/history.csv", read_history),
     "points": ("points.npy", lambda p: open_data(str(p))(3)),
     "image": ("images/1.png", lambda p: get_sampler(p.parent)(3)),
 }
