@@ -28,14 +28,8 @@ from nsgf_nb.motion.shards import build_shards, describe_pool, open_pool, verify
 from nsgf_nb.motion.simulation import Simulation
 from nsgf_nb.plusplus import NSGFPlusPlus
 from nsgf_nb.runs.report import summary
-from nsgf_nb.runs.run import (
-    read_history,
-    fit_run,
-    load_run,
-    make_settings,
-    open_data,
-    read_settings,
-)
+from nsgf_nb.runs.run import fit_run, load_run, read_history
+from nsgf_nb.runs.settings import make_settings, open_data, read_settings
 from nsgf_nb.straight import StraightFlow
 
 SMALL = dict(num_steps=2, group=64, pool_size=256, iterations=40, batch_size=32)
