@@ -102,7 +102,7 @@ from nsgf_nb.files import (
     save_tensors,
 )
 from .nets import EMA
-from ..processes import among_peers, shared, world
+from ..processes import among_peers, on_rank_0, world
 
 # %% ../../nbs/5_learning/05_state.ipynb #sta-options
 @dataclass(frozen=True, kw_only=True)
@@ -283,7 +283,7 @@ def begin(
     settings: dict,  # of the run
 ) -> None:
     "Where rank 0 is, from its checkpoint if there is one to go on with, all are."
-    self.facts = shared(
+    self.facts = on_rank_0(
         lambda: self.restore(path, settings) if path and path.exists() else self.facts
     )
     self.average.steps = self.facts["step"]
@@ -313,7 +313,7 @@ from nsgf_nb.core import (
     require,
     seed_torch,
 )
-from ..processes import interruptible, mean_of_all, shared, world
+from ..processes import interruptible, mean_of_all, on_rank_0, world
 
 # %% ../../nbs/5_learning/06_training.ipynb #trn-step
 class _Run:
@@ -463,7 +463,7 @@ def _row_if_due(self: _Run, size: int) -> dict | None:
     if not _is_due(self.state.facts["step"], self.options.iterations):
         return None
     seconds = time.monotonic() - self.start
-    row = shared(lambda: _row(self.state, size, seconds, self.task))
+    row = on_rank_0(lambda: _row(self.state, size, seconds, self.task))
     _keep_row(self.state, row, self.options)
     return row
 
