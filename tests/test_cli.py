@@ -364,7 +364,8 @@ WRONG = [  # words after nsgf, exit code, what standard error says
     (
         "fit 8gaussians",
         2,
-        "nsgf: runs/8gaussians-nsgf: not empty, expected a new or empty folder, or --resume to go on with the run in it",
+        "nsgf: runs/8gaussians-nsgf: not empty, expected a new or empty folder, "
+        "or --resume to go on with the run in it",
     ),
     (
         "fit 8gaussians --resume --seed 1",
@@ -404,7 +405,8 @@ WRONG = [  # words after nsgf, exit code, what standard error says
     (
         "plot unfitted",
         2,
-        "nsgf: unfitted: not fitted to its end (no model.safetensors), go on with: nsgf fit 8gaussians --out unfitted --resume",
+        "nsgf: unfitted: not fitted to its end (no model.safetensors), "
+        "go on with: nsgf fit 8gaussians --out unfitted --resume",
     ),
     ("train moons", 2, "nsgf: argument COMMAND: invalid choice: 'train'"),
     ("", 2, "nsgf: the following arguments are required: COMMAND (see nsgf --help)"),
@@ -603,7 +605,8 @@ def test_points_from_a_file_as_target_and_source(home, here):
 
 def test_help_and_version_are_quick(home):
     "They do not wait for torch"
-    code = "import sys; from nsgf_nb.cli import main; main(sys.argv[1:]); assert 'torch' not in sys.modules"
+    code = "import sys; from nsgf_nb.cli import main; main(sys.argv[1:])"
+    code += "; assert 'torch' not in sys.modules"
     for words in (
         ["--help"],
         ["--version"],

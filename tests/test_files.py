@@ -35,6 +35,7 @@ from nsgf_nb.runs.run import fit_run, load_run, read_history
 from nsgf_nb.runs.settings import make_settings, open_data, read_settings
 from nsgf_nb.straight import StraightFlow
 
+ROOT = Path(__file__).resolve().parent.parent
 SMALL = dict(num_steps=2, group=64, pool_size=256, iterations=40, batch_size=32)
 LINES = dict(num_steps=2, iterations=40, batch_size=32)
 KIND = dict(
@@ -94,7 +95,7 @@ def shop(tmp_path_factory):
     )
     build_shards(simulation, home / "pool", 32, show=False)
     (home / "lenet.safetensors").write_bytes(
-        (Path(classifier.__file__).parent / "weights" / "lenet-mnist.safetensors").read_bytes()
+        (ROOT / "nsgf_nb" / "weights" / "lenet-mnist.safetensors").read_bytes()
     )
     (home / "run").mkdir()
     flow, settings = make_settings("moons", "fm", options=LINES | dict(network="mlp"), device="cpu")
@@ -116,17 +117,8 @@ def shop(tmp_path_factory):
 
 
 def lenet(path):
-    "The classifier as it is read from this file"
-
-    class Here:
-        def __truediv__(self, name):
-            return self if name == "weights" else path
-
-    before, classifier.files = classifier.files, lambda package: Here()
-    try:
-        return classifier._load.__wrapped__("lenet-mnist")
-    finally:
-        classifier.files = before
+    "The classifier that is in this file"
+    return classifier.read_classifier(path)
 
 
 def verified(folder):

@@ -71,10 +71,10 @@ def one_of_two(home):
         keep(home / f"whole{rank}", fitted())
         keep(home / f"parts{rank}", fitted(accumulate=2))
 
-        def stopping(s, part):
+        def stopping(s, part, net):
             if rank == 1 and s == 20:
                 signal.raise_signal(signal.SIGINT)
-            return rows(s, part)
+            return rows(s, part, net)
 
         try:
             fitted(stopping, checkpoint=home / "state", minutes=0)

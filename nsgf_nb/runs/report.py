@@ -21,7 +21,7 @@ from ..learning.model import Flow
 from nsgf_nb.plot import (
     BLUE,
     GREY,
-    _limits,
+    square_around,
     figure,
     image_grid,
     loss_curve,
@@ -87,7 +87,7 @@ def _plane(x):
 def _beside(x, y):
     "The target in grey, samples beside it, on the same axes."
     fig, axes = figure(2, width=2.8, titles=("target", "samples"))
-    box = _limits(x.numpy(), y.numpy())
+    box = square_around(x.numpy(), y.numpy())
     for ax, cloud, color in zip(axes, (y, x), (GREY, BLUE)):
         scatter(cloud, ax, color, 2000)
         ax.set(xlim=box[0], ylim=box[1])
