@@ -1,4 +1,5 @@
 "Everything about the package is stated once, in settings.ini; this file hands it to setuptools."
+
 import re
 from configparser import ConfigParser
 from pathlib import Path
@@ -10,17 +11,45 @@ ini = ConfigParser(delimiters=["="])
 ini.read(here / "settings.ini", encoding="utf-8")
 cfg = ini["DEFAULT"]
 
-extras = {k.removesuffix("_requirements"): cfg[k].split() for k in cfg if k.endswith("_requirements") and k != "dev_requirements"}
-extras["all"] = sum((extras[k] for k in ("train", "images", "ode", "compare")), [])
+extras = {
+    name.removesuffix("_requirements"): cfg[name].split()
+    for name in cfg
+    if name.endswith("_requirements") and name != "dev_requirements"
+}
+extras["all"] = [r for name in ("train", "images", "ode", "compare") for r in extras[name]]
 extras["dev"] = extras["all"] + cfg["dev_requirements"].split()
 
-def readme():
-    "README.md for a package index, which has none of its files: links and pictures lead to the repository"
-    if not (here / "README.md").exists(): return ""
-    text, home = (here / "README.md").read_text(encoding="utf-8"), f"{cfg['git_url'].removeprefix('https://github.com/')}/"
-    text = re.sub(r'((?:src|srcset)=")(?!https?:)', rf"\1https://raw.githubusercontent.com/{home}{cfg['branch']}/", text)
-    return re.sub(r"(\]\()(?!https?:|mailto:|#)", rf"\1https://github.com/{home}blob/{cfg['branch']}/", text)
 
+def without_files(text):
+    "A text that has none of the files it links to: pictures go, links become their words"
+    text = re.sub(r"<(picture|figure)>.*?</\1>\n*", "", text, flags=re.S)
+    text = re.sub(r"!\[[^\]]*\]\((?!https?:)[^)]*\)\n*", "", text)
+    return re.sub(r"\[([^\]]*)\]\((?!https?:|mailto:|#)[^)]*\)", r"\1", text)
+
+
+def with_links(text, home, branch):
+    "A text whose links to files, and whose pictures, lead to the repository"
+    raw = home.replace("https://github.com/", "https://raw.githubusercontent.com/")
+    text = re.sub(r'((?:src|srcset)=")(?!https?:)', rf"\1{raw}/{branch}/", text)
+    return re.sub(r"(\]\()(?!https?:|mailto:|#)", rf"\1{home}/blob/{branch}/", text)
+
+
+def readme():
+    "README.md for a package index, which has none of the files of the repository"
+    if not (here / "README.md").exists():
+        return ""
+    text = (here / "README.md").read_text(encoding="utf-8")
+    if not cfg["git_url"]:
+        return without_files(text)
+    return with_links(text, cfg["git_url"], cfg["branch"])
+
+
+# what has no address yet is left out
+addresses = {}
+if cfg["git_url"]:
+    addresses["url"] = cfg["git_url"]
+if cfg["doc_host"]:
+    addresses["project_urls"] = {"Documentation": cfg["doc_host"] + cfg["doc_baseurl"]}
 
 setup(
     name=cfg["lib_name"],
@@ -29,9 +58,6 @@ setup(
     long_description=readme(),
     long_description_content_type="text/markdown",
     author=cfg["author"],
-    author_email=cfg["author_email"],
-    url=cfg["git_url"],
-    project_urls={"Documentation": cfg["doc_host"] + cfg["doc_baseurl"]},
     license="Apache-2.0",
     keywords=cfg["keywords"].split(),
     packages=find_packages(include=[cfg["lib_path"], cfg["lib_path"] + ".*"]),
@@ -39,7 +65,10 @@ setup(
     python_requires=">=" + cfg["min_python"],
     install_requires=cfg["requirements"].split(),
     extras_require=extras,
-    entry_points={"console_scripts": ["nsgf = nsgf_nb.cli:main"], "nbdev": [f"{cfg['lib_name']}={cfg['lib_path']}._modidx:d"]},
+    entry_points={
+        "console_scripts": ["nsgf = nsgf_nb.cli:main"],
+        "nbdev": [f"{cfg['lib_name']}={cfg['lib_path']}._modidx:d"],
+    },
     classifiers=[
         "Development Status :: 3 - Alpha",
         f"Intended Audience :: {cfg['audience']}",
@@ -50,4 +79,5 @@ setup(
         "Typing :: Typed",
     ],
     zip_safe=False,
+    **addresses,
 )

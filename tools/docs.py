@@ -1,5 +1,7 @@
-"""The docs site, built offline: nbdev's processed notebooks, rendered by smalldocs in Quarto's place, formulas by a local KaTeX.
-Usage, in the root of the project: python tools/docs.py SITE [KATEX]   (KATEX: the dist folder of npm's katex)"""
+"""The docs site, built offline: nbdev's processed notebooks, rendered by smalldocs in Quarto's
+place, formulas by a local KaTeX.
+Usage, in the root of the project: python tools/docs.py SITE [KATEX]
+(KATEX: the dist folder of npm's katex)"""
 
 import json
 import os
@@ -36,11 +38,9 @@ class Adapter:
     "What only Quarto reads in one processed notebook → what smalldocs reads"
 
     def __init__(self, page, pages, base):
-        self.page, self.pages, self.base = (
-            page,
-            pages,
-            base,
-        )  # pages: processed name → name on the site
+        self.page = page
+        self.pages = pages  # processed name → name on the site
+        self.base = base  # where nbdev's links to the reference begin
         self.numbers = {}
 
     def number(self, label):
@@ -64,9 +64,8 @@ class Adapter:
 
     def links(self, text):
         "Links to notebooks and to the published site stay inside this site"
-        return PAGE_LINK.sub(self.link, text).replace(
-            self.base + "/", os.path.relpath(".", self.page.parent) + "/"
-        )
+        home = os.path.relpath(".", self.page.parent)
+        return PAGE_LINK.sub(self.link, text).replace(f"]({self.base}/", f"]({home}/")
 
     def markdown(self, text):
         bare = lambda m: "$$\n" + re.sub(r"\{(equation|align|gather)\}", r"{\1*}", m[0]) + "\n$$"
@@ -86,9 +85,8 @@ class Adapter:
 
     def __call__(self, nb):
         cells = nb["cells"]
-        for (
-            c
-        ) in cells:  # first all labels get their numbers: a reference may come before what it names
+        # first all labels get their numbers: a reference may come before what it names
+        for c in cells:
             c["source"] = "".join(c["source"])
             if c["cell_type"] == "raw":
                 c["source"] = re.sub(r"^output-file:.*\n", "", c["source"], flags=re.M)
@@ -165,7 +163,7 @@ def localise(site, katex):
 
 
 def main(site, katex=KATEX):
-    if sys.version_info < (3, 11):
+    if sys.version_info < (3, 11):  # noqa: UP036, the package itself is content with less
         sys.exit("smalldocs, which builds the site, needs Python 3.11 or newer")
     if not (katex / "katex.min.js").exists():
         sys.exit(f"no KaTeX in {katex}: run `npm ci --ignore-scripts` in tools/site")

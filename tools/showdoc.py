@@ -6,6 +6,7 @@ import re
 import textwrap
 
 from fastcore.docments import docments
+from nbdev.config import get_config
 from nbdev.process import Processor
 from nbdev.showdoc import BasicMarkdownRenderer
 
@@ -92,8 +93,11 @@ class Signature:
         )
 
 
+SOURCE = re.compile(r"^\[source\]\(.*\n+", re.M)
+
+
 class ParameterTable(BasicMarkdownRenderer):
-    "nbdev's `show_doc`, with a table of parameters"
+    "nbdev's `show_doc`, with a table of parameters, and a link to the source if it has an address"
 
     def __init__(self, *args, **kw):
         super().__init__(*args, **kw)
@@ -101,13 +105,18 @@ class ParameterTable(BasicMarkdownRenderer):
             self.dm = Signature(self.nm, self.sig)
         self.docs = tex(self.docs)
 
+    def heading(self):
+        "What nbdev shows: a link to the source, the name, the signature and the docstring"
+        text = super()._repr_markdown_()
+        return text if get_config().git_url else SOURCE.sub("", text, count=1)
+
     def _repr_markdown_(self):
         known = docments(self.sym, full=True) if self.sig else {}
         rows = [
             (k, v) for k, v in known.items() if k not in ("self", "return") and v.get("docment")
         ]
         if not rows:
-            return super()._repr_markdown_()
+            return self.heading()
         default = lambda v: (
             ""
             if v["default"] is inspect.Parameter.empty
@@ -122,7 +131,7 @@ class ParameterTable(BasicMarkdownRenderer):
             lines.append(("*returns*", said(back.get("docment")), kind(back["anno"])))
         table = [("parameter", "what it is", "type"), (":--",) * 3, *lines]
         return (
-            super()._repr_markdown_()
+            self.heading()
             + "\n\n"
             + "\n".join("| " + " | ".join(map(cell, row)) + " |" for row in table)
             + "\n"
