@@ -2,11 +2,12 @@
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
+FORMATTED := nbs tests bench tools setup.py
 KATEX := tools/site/node_modules/.package-lock.json
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow test-gpu test-portable bench-toy2d bench-mnist bench-gpu dist docs docs-check readme export clean lock
+.PHONY: help install demo test test-slow test-gpu test-portable bench-toy2d bench-mnist bench-gpu dist docs docs-check readme export format hooks clean lock
 
 help:           ## this list
 	@grep -E '^[a-z-]+: .*##|^[a-z-]+:  *##' Makefile | sed -E 's/:.*##/\t/' | expand -t 14
@@ -70,6 +71,15 @@ export: $(INSTALLED)  ## notebooks cleaned, nsgf_nb/ and README.md written from 
 	$(BIN)/nbdev_export
 	$(BIN)/python tools/readme.py
 	$(BIN)/python tools/sidebar.py
+
+format: $(INSTALLED)  ## notebooks, tests, bench and tools in one form (ruff), and what ruff can mend mended
+	$(BIN)/ruff check --fix-only $(FORMATTED)
+	$(BIN)/ruff format $(FORMATTED)
+	$(BIN)/ruff check $(FORMATTED) nsgf_nb
+
+hooks: $(INSTALLED)  ## once per clone: git cleans, formats and checks what is committed, and merges notebooks cell by cell
+	@if [ -d .git ]; then $(BIN)/nbdev_install_hooks && $(BIN)/pre-commit install; \
+	else echo "no hooks: this folder is not a clone of its own (no folder .git)"; fi
 
 lock: $(INSTALLED)  ## requirements-lock.txt: the versions in .venv
 	{ sed -n '/^#/p' requirements-lock.txt; $(BIN)/python -m pip freeze --exclude-editable --exclude nsgf_nb; } > .lock.tmp && mv .lock.tmp requirements-lock.txt

@@ -11,12 +11,9 @@ ini = ConfigParser(delimiters=["="])
 ini.read(here / "settings.ini", encoding="utf-8")
 cfg = ini["DEFAULT"]
 
-extras = {
-    name.removesuffix("_requirements"): cfg[name].split()
-    for name in cfg
-    if name.endswith("_requirements") and name != "dev_requirements"
-}
-extras["all"] = [r for name in ("train", "images", "ode", "compare") for r in extras[name]]
+names = [k for k in cfg if k.endswith("_requirements") and k != "dev_requirements"]
+extras = {k.removesuffix("_requirements"): cfg[k].split() for k in names}
+extras["all"] = sum((extras[k] for k in ("train", "images", "ode", "compare")), [])
 extras["dev"] = extras["all"] + cfg["dev_requirements"].split()
 
 

@@ -329,7 +329,8 @@ def batch(device, B=32, n=256, blur=0.5, steps=5):
             )
         )
         print(
-            f"{B} × {n:4}               {name:22} {1e3 * rows[-1]['seconds']:10.1f} ms, {ratios[5]:.3f} [{ratios[0]:.3f}, {ratios[-1]:.3f}] of a call each",
+            f"{B} × {n:4}               {name:22} {1e3 * rows[-1]['seconds']:10.1f} ms, "
+            f"{ratios[5]:.3f} [{ratios[0]:.3f}, {ratios[-1]:.3f}] of a call each",
             flush=True,
         )
     return rows
@@ -380,7 +381,9 @@ def large(device, n, blur=0.5):
         rows_of_T=off,
     )
     print(
-        f"n = {n:6} streamed, 10 half iterations {seconds:8.1f} s  {1e3 * row['seconds_per_1e6_pairs_and_half_iteration']:.3f} ms per 10⁶ pairs and half iteration  {peak.bytes / 2**20:6.0f} MiB  rows of T {off:.1e}",
+        f"n = {n:6} streamed, 10 half iterations {seconds:8.1f} s  "
+        f"{1e3 * row['seconds_per_1e6_pairs_and_half_iteration']:.3f} ms per 10⁶ pairs and half "
+        f"iteration  {peak.bytes / 2**20:6.0f} MiB  rows of T {off:.1e}",
         flush=True,
     )
     return row
@@ -406,7 +409,8 @@ def converged(device, n=20_000, blur=0.5):
         extra_bytes=peak.bytes,
     )
     print(
-        f"n = {n:6} streamed, converged: {info.converged} in {info.n_iter} passes, {seconds:.1f} s, {peak.bytes / 2**20:.0f} MiB",
+        f"n = {n:6} streamed, converged: {info.converged} in {info.n_iter} passes, "
+        f"{seconds:.1f} s, {peak.bytes / 2**20:.0f} MiB",
         flush=True,
     )
     return row
@@ -428,7 +432,8 @@ def summary(rows):
             cases=len(ratios),
         )
         print(
-            f"{name:22} takes {out[name]['times_faster']:6.1f} times as long as ours (geometric mean of {len(ratios)}), at least {out[name]['least']:.1f} times",
+            f"{name:22} takes {out[name]['times_faster']:6.1f} times as long as ours (geometric "
+            f"mean of {len(ratios)}), at least {out[name]['least']:.1f} times",
             flush=True,
         )
     return out

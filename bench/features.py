@@ -31,7 +31,7 @@ def images(name, train):
     return s(s.num_points, make_generator(0, f"features-{name}"))
 
 
-# --- train ---------------------------------------------------------------------------------------------------------------------------
+# --- train ----------------------------------------------------------------------------------------
 
 
 def jitter(x, gen, turn=12, scale=0.1, shift=2):
@@ -85,7 +85,8 @@ def train(name, epochs, seed, folder, batch=128, lr=4e-3):
                 rate.step()
                 total += loss.item()
             print(
-                f"{name}, epoch {epoch + 1}: loss {total / steps:.4f}, {time.process_time() - t:.0f} s",
+                f"{name}, epoch {epoch + 1}: loss {total / steps:.4f}, "
+                f"{time.process_time() - t:.0f} s",
                 flush=True,
             )
     took = time.process_time() - t
@@ -132,7 +133,7 @@ def train(name, epochs, seed, folder, batch=128, lr=4e-3):
     return out
 
 
-# --- scores --------------------------------------------------------------------------------------------------------------------------
+# --- scores ---------------------------------------------------------------------------------------
 
 
 def blur(x, sigma):
@@ -193,7 +194,8 @@ def scores(name, n=2000):
     )
     for r in out["test_train"]:
         print(
-            f"{name}, n = {r['n']}: FID-LeNet {r['mean']:.3f} ± {r['sd']:.3f}, Gaussian features {r['gaussian']:.3f}",
+            f"{name}, n = {r['n']}: FID-LeNet {r['mean']:.3f} ± {r['sd']:.3f}, "
+            f"Gaussian features {r['gaussian']:.3f}",
             flush=True,
         )
 

@@ -119,7 +119,9 @@ def main():
                 ),
             )
             print(
-                f"{r['problem']:20} {r['method']:7} seed {r['seed']}  {r['seconds']:5.0f} s  {r['gate']['verdict']} {r['gate']['ratio']:.2f} [{r['gate']['low']:.2f}, {r['gate']['high']:.2f}]",
+                f"{r['problem']:20} {r['method']:7} seed {r['seed']}  {r['seconds']:5.0f} s  "
+                f"{r['gate']['verdict']} {r['gate']['ratio']:.2f} [{r['gate']['low']:.2f}, "
+                f"{r['gate']['high']:.2f}]",
                 flush=True,
             )
 

@@ -121,7 +121,9 @@ def compare():
         row["spread"] = {k: [t["least"], t["largest"]] for k, t in took.items()}
         rows.append(row)
         print(
-            f"{name:28} errors {errors[0]:.1e} {errors[1]:.1e} {errors[2]:.1e}, seconds {took['float32']['median']:.3f} {took['float64']['median']:.3f} {row['batch']:.3f}"
+            f"{name:28} errors {errors[0]:.1e} {errors[1]:.1e} {errors[2]:.1e}, "
+            f"seconds {took['float32']['median']:.3f} {took['float64']['median']:.3f} "
+            f"{row['batch']:.3f}"
         )
     return rows, check
 

@@ -53,7 +53,7 @@ def calls(flow, nfe, solver):
     return dict(num_steps=(nfe - first) // (1 if solver == "euler" else 2), solver=solver)
 
 
-# --- digits --------------------------------------------------------------------------------------------------------------------------
+# --- digits ---------------------------------------------------------------------------------------
 
 BASE = dict(
     T=1, step_size=0.2, start="sinkhorn", relative_blur=0.15, self_term="same", coupling="ot"
@@ -236,7 +236,7 @@ def digits(seeds, only=""):
             )
 
 
-# --- MNIST ---------------------------------------------------------------------------------------------------------------------------
+# --- MNIST ----------------------------------------------------------------------------------------
 
 
 def two_phases(total, T, step_size, start, coupling, first=600, lr=2e-3, ema=0.99, batch_size=128):
@@ -625,7 +625,9 @@ def model(run):
         )
         note(file, out, "model", str(nfe))
         print(
-            f"{nfe} calls: FID-LeNet of 10 000 {out['scores']['FID-LeNet']:.2f}, least class {min(out['shares']):.3f}, mirrored {out['mirrored']['share']:.3f} ± {out['mirrored']['error']:.3f}, copies {out['nearest']}",
+            f"{nfe} calls: FID-LeNet of 10 000 {out['scores']['FID-LeNet']:.2f}, "
+            f"least class {min(out['shares']):.3f}, mirrored {out['mirrored']['share']:.3f} ± "
+            f"{out['mirrored']['error']:.3f}, copies {out['nearest']}",
             flush=True,
         )
 

@@ -278,7 +278,9 @@ def main():
                 )
                 rows.append(row)
                 print(
-                    f"{part:6} {name:20} seed {seed}  ratio {row['ratio'] or math.inf:6.2f}  tv {row['tv']:.3f}  within {row['within']:.3f} (particles {row['within_particles']:.3f})  {row['seconds']:4.0f} s",
+                    f"{part:6} {name:20} seed {seed}  ratio {row['ratio'] or math.inf:6.2f}  "
+                    f"tv {row['tv']:.3f}  within {row['within']:.3f} (particles "
+                    f"{row['within_particles']:.3f})  {row['seconds']:4.0f} s",
                     flush=True,
                 )
                 write(

@@ -66,7 +66,7 @@ def locked(path, **empty):
             write(path, result | facts())
 
 
-# --- stamps: what a recorded tutorial was made with ---------------------------------------------------------------------------------
+# --- stamps: what a recorded tutorial was made with -----------------------------------------------
 
 
 def _source(module, at=None):
@@ -158,7 +158,8 @@ class stamp(dict):
     def _repr_markdown_(self):
         hashes = " ".join(f"`{k}:{v}`" for k, v in (self.get("checked") or self)["modules"].items())
         again = (
-            f" Checked again at {self['checked']['revision']} on {self['checked']['date']}: {self['checked']['how']}."
+            f" Checked again at {self['checked']['revision']} on {self['checked']['date']}: "
+            f"{self['checked']['how']}."
             if "checked" in self
             else ""
         )

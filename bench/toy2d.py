@@ -340,7 +340,8 @@ def worker(task):
         )
         add("trials", r)
         print(
-            f"trial {problem:13} {key:12} lr {rate:g}  {r['seconds']:5.0f} s  {r['ratio'] or math.nan:.3f}",
+            f"trial {problem:13} {key:12} lr {rate:g}  {r['seconds']:5.0f} s  "
+            f"{r['ratio'] or math.nan:.3f}",
             flush=True,
         )
 
@@ -401,7 +402,8 @@ def show(table):
     "The table that a reader wants first: ratio to the floor at 10 calls, mean over seeds"
     for nfe in (5, 10):
         print(
-            f"\nW2 over its floor at {nfe} calls (8gaussians: component by component), mean over seeds\n{'':18}"
+            f"\nW2 over its floor at {nfe} calls (8gaussians: component by component), "
+            f"mean over seeds\n{'':18}"
             + "".join(f"{p[:13]:>15}" for p in PROBLEMS)
             + f"{'to OT-CFM':>24}"
         )

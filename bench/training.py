@@ -31,7 +31,7 @@ def status(key):
     return 1024 * next(int(s.split()[1]) for s in open("/proc/self/status") if s.startswith(key))
 
 
-# --- speed ---------------------------------------------------------------------------------------------------------------------------
+# --- speed ----------------------------------------------------------------------------------------
 
 
 def speed():
@@ -76,7 +76,7 @@ def speed():
     return dict(facts(), threads=torch.get_num_threads(), rows=out)
 
 
-# --- disk ----------------------------------------------------------------------------------------------------------------------------
+# --- disk -----------------------------------------------------------------------------------------
 
 
 class Noise:
@@ -221,7 +221,10 @@ def disk(gigabytes, scratch, pairs, steps=400, warm=60):
                     for k in read["milliseconds"]
                 )
                 print(
-                    f"pool of {size / 1e9:.1f} GB: {read['rows_per_second']:.0f} rows/s from disk ({before:.0%} to {after:.0%} in the page cache), {whole['rows_per_second']:.0f} from memory: {runs[-1]['ratio']:.2f}; ms a step: {say}; RssAnon {read['rss_anon'] / 1e6:.0f} MB",
+                    f"pool of {size / 1e9:.1f} GB: {read['rows_per_second']:.0f} rows/s from disk "
+                    f"({before:.0%} to {after:.0%} in the page cache), "
+                    f"{whole['rows_per_second']:.0f} from memory: {runs[-1]['ratio']:.2f}; "
+                    f"ms a step: {say}; RssAnon {read['rss_anon'] / 1e6:.0f} MB",
                     flush=True,
                 )
     finally:
@@ -239,7 +242,7 @@ def disk(gigabytes, scratch, pairs, steps=400, warm=60):
     )
 
 
-# --- hitting -------------------------------------------------------------------------------------------------------------------------
+# --- hitting --------------------------------------------------------------------------------------
 
 
 class Hit(Exception):
@@ -358,7 +361,9 @@ def main():
                     ),
                 )
                 print(
-                    f"{r['problem']:13} {r['method']:7} seed {r['seed']}: gate at {'never' if r['hit'] is None else format(r['hit'], '.0f') + ' s'} of {r['seconds']:.0f} s (pool {r['pool_seconds']:.0f} s)",
+                    f"{r['problem']:13} {r['method']:7} seed {r['seed']}: "
+                    f"gate at {'never' if r['hit'] is None else format(r['hit'], '.0f') + ' s'} "
+                    f"of {r['seconds']:.0f} s (pool {r['pool_seconds']:.0f} s)",
                     flush=True,
                 )
 

@@ -93,7 +93,8 @@ def one(d, seed, iterations):
                 )
             )
             print(
-                f"d = {d:2} seed {seed} t = {TIMES[j]:.2f} {method:22} W2 {out[-1]['w2']:.3f}  in the plane {out[-1]['w2_plane']:.3f}  {seconds:3.0f} s",
+                f"d = {d:2} seed {seed} t = {TIMES[j]:.2f} {method:22} W2 {out[-1]['w2']:.3f}  "
+                f"in the plane {out[-1]['w2_plane']:.3f}  {seconds:3.0f} s",
                 flush=True,
             )
 

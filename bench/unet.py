@@ -83,7 +83,8 @@ def main():
     for r in rows:
         r |= dict(least=min(r["ms"]), median=sorted(r["ms"])[a.repeats // 2])
         print(
-            f"{r['what']:45} {r['parameters']:9,} {r['gflop']:7.1f} GFLOP {r['least']:6.0f} … {r['median']:6.0f} ms",
+            f"{r['what']:45} {r['parameters']:9,} {r['gflop']:7.1f} GFLOP {r['least']:6.0f} … "
+            f"{r['median']:6.0f} ms",
             flush=True,
         )
     with profile(activities=[ProfilerActivity.CPU]) as p:

@@ -71,7 +71,8 @@ def one(problem, seed, iterations):
                     )
                 )
                 print(
-                    f"{problem:13} seed {seed:3} {variant:9} {time.perf_counter() - start:4.0f} s  {g.ratio:.3f} [{g.low:.3f}, {g.high:.3f}] tv {g.tv}",
+                    f"{problem:13} seed {seed:3} {variant:9} {time.perf_counter() - start:4.0f} "
+                    f"s  {g.ratio:.3f} [{g.low:.3f}, {g.high:.3f}] tv {g.tv}",
                     flush=True,
                 )
     return out

@@ -78,7 +78,8 @@ def main():
             for r in new["hitting"]["rows"]:
                 hit = "not held" if r["hit"] is None else f"held after {r['hit']:.0f} s"
                 print(
-                    f"{r['problem']:20} {r['method']:9} seed {r['seed']}  {hit}, ended {r['ended']} after {r['seconds']:.0f} s"
+                    f"{r['problem']:20} {r['method']:9} seed {r['seed']}  {hit}, "
+                    f"ended {r['ended']} after {r['seconds']:.0f} s"
                 )
         else:
             new["rows"] = [

@@ -291,7 +291,8 @@ WRONG = [  # words after nsgf, exit code, what standard error says
     (
         "fit moons --method otcfm",
         2,
-        "nsgf: unknown method 'otcfm': did you mean 'ot-cfm'? known: nsgf, nsgf++, ot-cfm, fm, si, ddim, ddpm",
+        "nsgf: unknown method 'otcfm': did you mean 'ot-cfm'? known: nsgf, nsgf++, ot-cfm, fm, "
+        "si, ddim, ddpm",
     ),
     (
         "fit moons --set itertions=5",
@@ -329,7 +330,8 @@ WRONG = [  # words after nsgf, exit code, what standard error says
     (
         "fit 8gaussians",
         2,
-        "nsgf: runs/8gaussians-nsgf: not empty, expected a new or empty folder, or --resume to go on with the run in it",
+        "nsgf: runs/8gaussians-nsgf: not empty, expected a new or empty folder, "
+        "or --resume to go on with the run in it",
     ),
     (
         "fit 8gaussians --resume --seed 1",
@@ -369,7 +371,8 @@ WRONG = [  # words after nsgf, exit code, what standard error says
     (
         "plot unfitted",
         2,
-        "nsgf: unfitted: not fitted to its end (no model.safetensors), go on with: nsgf fit 8gaussians --out unfitted --resume",
+        "nsgf: unfitted: not fitted to its end (no model.safetensors), go on with: "
+        "nsgf fit 8gaussians --out unfitted --resume",
     ),
     ("train moons", 2, "nsgf: argument COMMAND: invalid choice: 'train'"),
     ("", 2, "nsgf: the following arguments are required: COMMAND (see nsgf --help)"),

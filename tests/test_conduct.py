@@ -313,7 +313,8 @@ SENTENCES = {
         (
             lambda: small(self_term="two-batch"),
             ValueError,
-            "unknown self_term 'two-batch': did you mean 'two_batch'? known: same, masked, two_batch",
+            "unknown self_term 'two-batch': did you mean 'two_batch'? known: same, masked, "
+            "two_batch",
         ),
         (
             lambda: SinkhornVelocity(1.0, backend="desne"),
@@ -345,14 +346,16 @@ SENTENCES = {
         (
             lambda: get_sampler(5),
             TypeError,
-            "data: expected a name, a folder, a tensor, an array, a Dataset, a DataLoader or a function, got int",
+            "data: expected a name, a folder, a tensor, an array, a Dataset, "
+            "a DataLoader or a function, got int",
         ),
     ],
     "a point mass where a scale is needed": [
         (
             lambda: fit(torch.ones(50, 2)),
             ValueError,
-            "target: all points are the same, and a flow needs a scale: expected points that differ",
+            "target: all points are the same, and a flow needs a scale: "
+            "expected points that differ",
         ),
         (
             lambda: fit("moons", torch.ones(50, 2)),
@@ -418,12 +421,14 @@ SENTENCES = {
         (
             lambda: full_disk(lambda: saved(straight(), "full.safetensors")),
             OSError,
-            "full.safetensors: could not be written (File too large); the file that was there before is intact",
+            "full.safetensors: could not be written (File too large); "
+            "the file that was there before is intact",
         ),
         (
             lambda: read_only(lambda: saved(straight(), "ro.safetensors")),
             OSError,
-            "ro.safetensors: could not be written (Permission denied); the file that was there before is intact",
+            "ro.safetensors: could not be written (Permission denied); "
+            "the file that was there before is intact",
         ),
         (
             lambda: straight().save(HERE / "no" / "flow.safetensors"),
@@ -461,17 +466,20 @@ SENTENCES = {
         (
             lambda: fit().sample(5, num_steps=4),
             ValueError,
-            "num_steps and solver: this flow knows its field at its 2 Euler steps only, train with jitter=True for others",
+            "num_steps and solver: this flow knows its field at its 2 Euler steps only, "
+            "train with jitter=True for others",
         ),
         (
             lambda: fit().sample(5, solver="heun"),
             ValueError,
-            "num_steps and solver: this flow knows its field at its 2 Euler steps only, train with jitter=True for others",
+            "num_steps and solver: this flow knows its field at its 2 Euler steps only, "
+            "train with jitter=True for others",
         ),
         (
             lambda: NSGF.load(saved(fit("moons", normal))).sample(5),
             ValueError,
-            "x0: expected points to start from, because the source was a function or data and is not in the file",
+            "x0: expected points to start from, because the source was a function or data and is "
+            "not in the file",
         ),
         (
             lambda: fit(network=lambda x, t: x),

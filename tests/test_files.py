@@ -762,7 +762,8 @@ def test_leftovers_of_a_killed_run(shop):
 def test_out_of_memory_is_one_sentence(shop, monkeypatch, capsys):
     def full(*args, **kw):
         raise RuntimeError(
-            "[enforce fail at alloc_cpu.cpp:117] . DefaultCPUAllocator: can't allocate memory: you tried to allocate 4000000000000 bytes."
+            "[enforce fail at alloc_cpu.cpp:117] . DefaultCPUAllocator: can't allocate memory: "
+            "you tried to allocate 4000000000000 bytes."
         )
 
     monkeypatch.setattr(Flow, "sample", full)

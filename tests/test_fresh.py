@@ -189,5 +189,6 @@ def test_tutorials_are_of_the_present_code(path):
 
     facts = stamped(path)
     assert not changed(facts["modules"]), (
-        f"recorded at {facts['revision']}; these modules have changed since: {', '.join(changed(facts['modules']))}"
+        f"recorded at {facts['revision']}; these modules have changed since: "
+        f"{', '.join(changed(facts['modules']))}"
     )

@@ -517,7 +517,8 @@ SENTENCES = [
     (
         lambda p: get_sampler([1.0, 2.0, 3.0]),
         ValueError,
-        "list: expected points of shape (n, *shape), got shape (3,): a line of numbers needs [:, None]",
+        "list: expected points of shape (n, *shape), got shape (3,): a line of numbers needs [:, "
+        "None]",
     ),
     (
         lambda p: get_sampler([X, X[:, :1]]),
@@ -543,7 +544,8 @@ SENTENCES = [
     (
         lambda p: get_sampler(flat_and_classes(p)),
         ValueError,
-        "expected images in the folder or in folders of classes, got 'im.png' beside the folder 'cats'",
+        "expected images in the folder or in folders of classes, "
+        "got 'im.png' beside the folder 'cats'",
     ),
     (
         lambda p: get_sampler(floats_to_255(p)),

@@ -221,6 +221,6 @@ def test_a_process_that_dies_is_one_sentence_of_the_other(tmp_path, dies):
     told = [line for line in said.splitlines() if line.startswith("nsgf: ")]
     assert code == 1 and "Traceback" not in said + out and len(told) == 1
     assert (
-        "another process of this training has ended or cannot be reached: start all of them again, with --resume"
-        in told[0]
+        "another process of this training has ended or cannot be reached: "
+        "start all of them again, with --resume" in told[0]
     )

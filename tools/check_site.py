@@ -1,5 +1,8 @@
 """A built docs site as a reader's browser sees it; the last line is `N passed, M failed`.
-Usage, in the root of the project: python tools/check_site.py SITE [--quarto]   (--quarto: built by Quarto, its CDNs allowed)"""
+
+Usage, in the root of the project: python tools/check_site.py SITE [--quarto]
+--quarto: the site is built by Quarto, and its CDNs are allowed
+"""
 
 import functools
 import http.server
@@ -23,43 +26,87 @@ UNREAD = re.compile(
 PAINTED = """
 const formulas = [...document.querySelectorAll('span.math,.math.notranslate,.arithmatex')];
 const done = e => e.querySelector('.katex,mjx-container') || e.closest('.katex');
-const errors = document.querySelectorAll('.katex-error,.katex mstyle[mathcolor="#cc0000"],mjx-merror');
-return {formulas: formulas.length, raw: formulas.filter(e => !done(e)).map(e => e.innerText.slice(0, 60)),
-        errors: [...errors].map(e => e.textContent.slice(0, 60)), images: document.images.length,
-        missing: [...document.images].filter(i => !i.complete || !i.naturalWidth).map(i => i.src.slice(0, 80))}"""
+const red = '.katex-error,.katex mstyle[mathcolor="#cc0000"],mjx-merror';
+const errors = document.querySelectorAll(red);
+const missing = [...document.images].filter(i => !i.complete || !i.naturalWidth);
+return {
+  formulas: formulas.length,
+  raw: formulas.filter(e => !done(e)).map(e => e.innerText.slice(0, 60)),
+  errors: [...errors].map(e => e.textContent.slice(0, 60)),
+  images: document.images.length,
+  missing: missing.map(i => i.src.slice(0, 80)),
+}"""
 
 SEEN = r"""
-const main = document.querySelector('main') || document.body, bad = {contrast: [], headings: [], silent: []};
+const main = document.querySelector('main') || document.body;
+const bad = {contrast: [], headings: [], silent: []};
 // contrast (WCAG 2): each text against what lies behind it
-const rgba = c => { const n = c.match(/[\d.]+/g).map(Number); return n.length < 4 ? [...n.slice(0, 3), 1] : n; };
-const over = (a, b) => { const t = a[3] + b[3]*(1 - a[3]); return t ? [0, 1, 2].map(i => (a[i]*a[3] + b[i]*b[3]*(1 - a[3]))/t).concat(t) : [0, 0, 0, 0]; };
-const back = new Map(), behind = e => {
+const rgba = c => {
+  const n = c.match(/[\d.]+/g).map(Number);
+  return n.length < 4 ? [...n.slice(0, 3), 1] : n;
+};
+const over = (a, b) => {
+  const t = a[3] + b[3]*(1 - a[3]);
+  const mixed = [0, 1, 2].map(i => (a[i]*a[3] + b[i]*b[3]*(1 - a[3]))/t);
+  return t ? mixed.concat(t) : [0, 0, 0, 0];
+};
+const back = new Map();
+const behind = e => {
   if (!e) return [255, 255, 255, 1];
-  if (!back.has(e)) { const own = rgba(getComputedStyle(e).backgroundColor); back.set(e, own[3] === 1 ? own : over(own, behind(e.parentElement))); }
-  return back.get(e); };
-const light = c => { const f = c.slice(0, 3).map(v => v/255).map(v => v <= .04045 ? v/12.92 : ((v + .055)/1.055)**2.4); return .2126*f[0] + .7152*f[1] + .0722*f[2]; };
-const faint = e => { let o = 1; for (; e; e = e.parentElement) o *= +getComputedStyle(e).opacity; return o; };
+  if (!back.has(e)) {
+    const own = rgba(getComputedStyle(e).backgroundColor);
+    back.set(e, own[3] === 1 ? own : over(own, behind(e.parentElement)));
+  }
+  return back.get(e);
+};
+const linear = v => v <= .04045 ? v/12.92 : ((v + .055)/1.055)**2.4;
+const light = c => {
+  const f = c.slice(0, 3).map(v => linear(v/255));
+  return .2126*f[0] + .7152*f[1] + .0722*f[2];
+};
+const faint = e => {
+  let o = 1;
+  for (; e; e = e.parentElement) o *= +getComputedStyle(e).opacity;
+  return o;
+};
 const seen = new Set(), walk = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
 for (let n; n = walk.nextNode();) {
   const e = n.parentElement;
   if (!n.data.trim() || seen.has(e) || e.closest('script,style,.katex-mathml,.skip-link')) continue;
   seen.add(e);
   if (!e.checkVisibility({opacityProperty: true, visibilityProperty: true})) continue;
-  const st = getComputedStyle(e), bg = behind(e), c = rgba(st.color); c[3] *= faint(e);
-  const [hi, lo] = [light(over(c, bg)), light(bg)].sort((p, q) => q - p), ratio = (hi + .05)/(lo + .05), px = parseFloat(st.fontSize);
-  if (ratio < (px >= 24 || px >= 18.66 && st.fontWeight >= 700 ? 3 : 4.5)) bad.contrast.push(`${ratio.toFixed(2)} ${e.tagName.toLowerCase()}.${e.className}: ${n.data.trim().slice(0, 30)}`);
+  const st = getComputedStyle(e), bg = behind(e), c = rgba(st.color);
+  c[3] *= faint(e);
+  const [hi, lo] = [light(over(c, bg)), light(bg)].sort((p, q) => q - p);
+  const ratio = (hi + .05)/(lo + .05), px = parseFloat(st.fontSize);
+  const large = px >= 24 || px >= 18.66 && st.fontWeight >= 700;
+  if (ratio < (large ? 3 : 4.5)) {
+    const where = `${e.tagName.toLowerCase()}.${e.className}`;
+    bad.contrast.push(`${ratio.toFixed(2)} ${where}: ${n.data.trim().slice(0, 30)}`);
+  }
 }
 bad.texts = seen.size;
 // headings: one of level 1, and no level is left out on the way down
-const levels = [...main.querySelectorAll('h1,h2,h3,h4,h5,h6')].filter(h => h.checkVisibility()).map(h => [+h.tagName[1], h.innerText.trim().slice(0, 40)]);
-if (levels.filter(([l]) => l === 1).length !== 1) bad.headings.push(`${levels.filter(([l]) => l === 1).length} headings of level 1`);
-levels.forEach(([l, t], i) => { if (l > (i ? levels[i - 1][0] : 0) + 1) bad.headings.push(`level ${l} after ${i ? levels[i - 1][0] : 0}: ${t}`); });
+const headings = [...main.querySelectorAll('h1,h2,h3,h4,h5,h6')].filter(h => h.checkVisibility());
+const levels = headings.map(h => [+h.tagName[1], h.innerText.trim().slice(0, 40)]);
+const first = levels.filter(([l]) => l === 1).length;
+if (first !== 1) bad.headings.push(`${first} headings of level 1`);
+levels.forEach(([l, t], i) => {
+  const above = i ? levels[i - 1][0] : 0;
+  if (l > above + 1) bad.headings.push(`level ${l} after ${above}: ${t}`);
+});
 bad.silent = [...document.images].filter(i => !(i.alt || '').trim()).map(i => i.src.slice(-60));
 return bad;"""
 DARK = "return document.documentElement.classList.contains('quarto-dark')"
 FOCUS = """
 const e = document.activeElement, s = getComputedStyle(e), r = e.getBoundingClientRect();
-return [e.className || e.tagName, e.getAttribute('href') || '', s.outlineStyle !== 'none' && parseFloat(s.outlineWidth) > 0 && r.width > 0 && r.bottom > 0];"""
+const outlined = s.outlineStyle !== 'none' && parseFloat(s.outlineWidth) > 0;
+const shown = outlined && r.width > 0 && r.bottom > 0;
+return [e.className || e.tagName, e.getAttribute('href') || '', shown];"""
+STILL = """
+const style = document.createElement('style');
+style.textContent = '* {transition: none !important}';
+document.head.append(style);"""
 
 
 class Site:
@@ -144,7 +191,10 @@ def navigation(site):
 
 
 def shown_in_source(site, page, symbol):
-    "A method that stands inside its class: nbdev gives it no entry of its own, its page shows the definition with its documented parameters"
+    """A method that stands inside its class.
+
+    nbdev gives it no entry of its own; its page shows the definition with its parameters.
+    """
     return (
         symbol.count(".") > 2
         and page in site.pages
@@ -235,7 +285,10 @@ def figures(site):
 
 
 def until(holds, seconds=20):
-    "Whether `holds()` comes true. The seconds guard against hanging: a page on a busy machine takes its time"
+    """Whether `holds()` comes true.
+
+    The seconds guard against hanging: a page on a busy machine takes its time.
+    """
     end = time.monotonic() + seconds
     while not (held := holds()) and time.monotonic() < end:
         time.sleep(0.05)
@@ -322,9 +375,7 @@ class Browser:
         if not self.driver.execute_script(toggle):
             return []
         until(lambda: self.driver.execute_script(DARK))
-        self.driver.execute_script(
-            "document.head.append(Object.assign(document.createElement('style'), {textContent: '* {transition: none !important}'}))"
-        )
+        self.driver.execute_script(STILL)
         found = self.driver.execute_script(SEEN)["contrast"]
         if not self.driver.execute_script(DARK):
             found = ["it does not get dark"]
@@ -333,12 +384,11 @@ class Browser:
 
     def keyboard(self):
         "What stops the reader who has no mouse, on the home page"
-        from selenium.webdriver.common.by import By
         from selenium.webdriver.common.keys import Keys
 
         self.driver.get(self.root + "index.html")
         time.sleep(0.3)
-        body, stops = self.driver.find_element(By.TAG_NAME, "body"), []
+        stops = []
         for _ in range(25):
             self.driver.switch_to.active_element.send_keys(Keys.TAB)
             stops.append(self.driver.execute_script(FOCUS))

@@ -1,5 +1,7 @@
-"""sdist and wheel in dist/; then the wheel alone, without extras, in a clean environment, used from another folder.
-Usage, in the root of the project: python tools/dist.py"""
+"""sdist and wheel in dist/; then the wheel alone, in a clean environment, used from another folder.
+
+The environment has no extras. Usage, in the root of the project: python tools/dist.py
+"""
 
 import os
 import shutil
@@ -9,20 +11,26 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+LEFT_OUT = (".*", "build", "dist", "demo", "runs", "data", "node_modules", "*.egg-info")
+LEFT_OUT += ("__pycache__", "_site", "_proc", "_docs")
 USE = """
 import importlib, pkgutil, sys, nsgf_nb
 from importlib.metadata import version
-assert "site-packages" in nsgf_nb.__file__ and version("nsgf_nb") == nsgf_nb.__version__, nsgf_nb.__file__
-modules = [m.name for m in pkgutil.iter_modules(nsgf_nb.__path__) if m.name[0] != "_"]
-for m in modules: importlib.import_module("nsgf_nb." + m)
+assert "site-packages" in nsgf_nb.__file__, nsgf_nb.__file__
+assert version("nsgf_nb") == nsgf_nb.__version__, nsgf_nb.__version__
+found = pkgutil.walk_packages(nsgf_nb.__path__, "nsgf_nb.")
+modules = [m.name for m in found if not m.ispkg and m.name != "nsgf_nb._modidx"]
+for m in modules: importlib.import_module(m)
 print(f"nsgf_nb {nsgf_nb.__version__}: {len(modules)} modules imported")
 
 from nsgf_nb.data import get_sampler
 from nsgf_nb.flow import NSGF
-flow = NSGF(num_steps=2, pool_size=1024, group=128, iterations=20).fit(get_sampler("8gaussians"), seed=0, progress=False)
+flow = NSGF(num_steps=2, pool_size=1024, group=128, iterations=20)
+flow.fit(get_sampler("8gaussians"), seed=0, progress=False)
 x = flow.sample(64, seed=1)
 flow.save("flow.safetensors")
-assert x.shape == (64, 2) and x.isfinite().all() and (NSGF.load("flow.safetensors").sample(64, seed=1) == x).all()
+assert x.shape == (64, 2) and x.isfinite().all()
+assert (NSGF.load("flow.safetensors").sample(64, seed=1) == x).all()
 print("fitted, sampled, saved and loaded")
 """
 
@@ -38,26 +46,10 @@ def main():
     shutil.rmtree(dist, ignore_errors=True)
     with tempfile.TemporaryDirectory() as tmp:
         source, venv, elsewhere = Path(tmp) / "source", Path(tmp) / "venv", Path(tmp) / "elsewhere"
-        skip = shutil.ignore_patterns(
-            ".*",
-            "build",
-            "dist",
-            "demo",
-            "runs",
-            "data",
-            "node_modules",
-            "*.egg-info",
-            "__pycache__",
-            "_site",
-            "_proc",
-            "_docs",
-        )
-        shutil.copytree(
-            ROOT, source, ignore=skip
-        )  # a build leaves folders behind, and old ones would get into the wheel
-        run(
-            sys.executable, "-m", "build", "--outdir", dist, source
-        )  # the wheel is made from the sdist
+        # a build leaves folders behind, and old ones would get into the wheel
+        shutil.copytree(ROOT, source, ignore=shutil.ignore_patterns(*LEFT_OUT))
+        # the wheel is made from the sdist
+        run(sys.executable, "-m", "build", "--outdir", dist, source)
         elsewhere.mkdir()
         run(sys.executable, "-m", "venv", venv)
         run(venv / "bin/python", "-m", "pip", "install", "--quiet", next(dist.glob("*.whl")))

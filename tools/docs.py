@@ -1,7 +1,9 @@
-"""The docs site, built offline: nbdev's processed notebooks, rendered by smalldocs in Quarto's
-place, formulas by a local KaTeX.
+"""The docs site, built offline: nbdev's processed notebooks, which smalldocs renders like Quarto.
+
+Formulas are drawn by a local KaTeX.
 Usage, in the root of the project: python tools/docs.py SITE [KATEX]
-(KATEX: the dist folder of npm's katex)"""
+KATEX: the dist folder of npm's katex
+"""
 
 import json
 import os
@@ -163,16 +165,16 @@ def localise(site, katex):
 
 
 def main(site, katex=KATEX):
-    if sys.version_info < (3, 11):  # noqa: UP036, the package itself is content with less
-        sys.exit("smalldocs, which builds the site, needs Python 3.11 or newer")
+    smalldocs = shutil.which(
+        "smalldocs", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    )
+    if smalldocs is None:
+        sys.exit("no smalldocs, which builds the site: it needs Python 3.11 or newer")
     if not (katex / "katex.min.js").exists():
         sys.exit(f"no KaTeX in {katex}: run `npm ci --ignore-scripts` in tools/site")
     src = process()
     dst = src.with_name("_local")
     stage(src, dst)
-    smalldocs = shutil.which(
-        "smalldocs", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    )
     subprocess.run([smalldocs, "render", str(dst), "--strict"], check=True)
     shutil.rmtree(site, ignore_errors=True)
     shutil.move(dst / get_config().doc_path.name, site)

@@ -1,6 +1,9 @@
-"""Will Quarto, whose reader is pandoc, read the notebooks as the offline site shows them? Formulas, list items, tables and headings
-of each processed notebook are counted in pandoc's tree and on the built page. Last line: `N passed, M failed`.
-Usage, in the root of the project: python tools/parity.py SITE"""
+"""Will Quarto, whose reader is pandoc, read the notebooks as the offline site shows them?
+
+Formulas, list items, tables and headings of each processed notebook are counted in pandoc's tree
+and on the built page. The last line is `N passed, M failed`.
+Usage, in the root of the project: python tools/parity.py SITE
+"""
 
 import json
 import re

@@ -1,5 +1,8 @@
-"""How the reference shows a definition: its signature, one line, and a table of its parameters in which formulas are drawn.
-settings.ini names the class (`renderer`), so this folder must be on Python's path when the docs are built."""
+"""How the reference shows a definition: its signature, one line, and a table of its parameters.
+
+Formulas in the table are drawn. settings.ini names the class (`renderer`), so this folder must be
+on Python's path when the docs are built.
+"""
 
 import inspect
 import re
@@ -29,10 +32,13 @@ GREEK = {
 DIM = r"(?:\*shape|[A-Za-z]'?(?:[+·][\w]+)?|\d+)"
 FORMULA = re.compile(
     rf"""(?P<literal>"[^"]*"|`[^`]*`|'[^']*')
-    |(?P<shape>\({DIM}(?:,\ {DIM})*,?\)(?<!\([A-Za-z0-9]\)))            # (n, *shape), (n,); not (k)
-    |(?P<ratio>\b[1-9a-zA-Z]/\([^()\s]+\))                            # 1/(T-k)
-    |(?P<power>\b[A-Za-z]+[²])                                         # blur²
-    |(?P<symbol>(?<![\w])[{"".join(GREEK)}](?:_\w)?(?!\w)|[ΠΣ]_\{{[^}}]*\}}|\b[A-Za-z]_(?:[a-z]{{1,2}}|[0-9T])\b)  # η_k, T_xy, Π_{{j<k}}""",
+    |(?P<shape>\({DIM}(?:,\ {DIM})*,?\)(?<!\([A-Za-z0-9]\)))  # (n, *shape), (n,); not (k)
+    |(?P<ratio>\b[1-9a-zA-Z]/\([^()\s]+\))                  # 1/(T-k)
+    |(?P<power>\b[A-Za-z]+[²])                               # blur²
+    |(?P<symbol>(?<![\w])[{"".join(GREEK)}](?:_\w)?(?!\w)    # η_k
+        |[ΠΣ]_\{{[^}}]*\}}                                    # Π_{{j<k}}
+        |\b[A-Za-z]_(?:[a-z]{{1,2}}|[0-9T])\b)                # T_xy
+    """,
     re.X,
 )
 
@@ -96,6 +102,19 @@ class Signature:
 SOURCE = re.compile(r"^\[source\]\(.*\n+", re.M)
 
 
+def default(parameter):
+    "The default of a parameter, as a cell of the table shows it"
+    value = parameter["default"]
+    if value is inspect.Parameter.empty:
+        return ""
+    return f" = `{value.__name__ if hasattr(value, '__name__') else repr(value)}`"
+
+
+def said(text):
+    "A comment with its formulas; a cell of a table may not begin with a formula in brackets"
+    return re.sub(r"^(?=\$\()", "shape ", tex(text or ""))
+
+
 class ParameterTable(BasicMarkdownRenderer):
     "nbdev's `show_doc`, with a table of parameters, and a link to the source if it has an address"
 
@@ -117,25 +136,13 @@ class ParameterTable(BasicMarkdownRenderer):
         ]
         if not rows:
             return self.heading()
-        default = lambda v: (
-            ""
-            if v["default"] is inspect.Parameter.empty
-            else f" = `{v['default'].__name__ if hasattr(v['default'], '__name__') else repr(v['default'])}`"
-        )
-        said = lambda text: re.sub(
-            r"^(?=\$\()", "shape ", tex(text or "")
-        )  # a cell of a table may not begin with a formula in brackets
         lines = [(f"`{k}`{default(v)}", said(v["docment"]), kind(v["anno"])) for k, v in rows]
         back = known.get("return", {})
         if back.get("docment") or back.get("anno") not in (None, inspect.Parameter.empty):
             lines.append(("*returns*", said(back.get("docment")), kind(back["anno"])))
         table = [("parameter", "what it is", "type"), (":--",) * 3, *lines]
-        return (
-            self.heading()
-            + "\n\n"
-            + "\n".join("| " + " | ".join(map(cell, row)) + " |" for row in table)
-            + "\n"
-        )
+        text = "\n".join("| " + " | ".join(map(cell, row)) + " |" for row in table)
+        return f"{self.heading()}\n\n{text}\n"
 
 
 class HeadingLevels(Processor):

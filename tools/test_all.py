@@ -1,7 +1,13 @@
-"""All checks of the project; the last line is `N passed, M failed, K skipped` (gates, notebooks, tests and site checks, each counted once).
-Usage, in the root of the project: python tools/test_all.py          all but what carries the flag slow or cuda
-                                   python tools/test_all.py FLAG     only what carries FLAG: slow or cuda
-The environment variable TEST_THREADS is the number of threads of torch and its libraries in each process: 1 unless it is set."""
+"""All checks of the project: gates, notebooks, tests and the site.
+
+Usage, in the root of the project:
+    python tools/test_all.py         all but what carries the flag slow or cuda
+    python tools/test_all.py FLAG    only what carries FLAG: slow or cuda
+
+The last line is `N passed, M failed, K skipped`, in which each check is counted once.
+The environment variable TEST_THREADS is the number of threads of torch and its libraries in each
+process: 1 unless it is set.
+"""
 
 import json
 import os
@@ -22,10 +28,20 @@ ROOT, BIN = Path(__file__).resolve().parent.parent, Path(sys.executable).parent
 FLAGS = ("slow", "cuda")
 THREADS = os.environ.get("TEST_THREADS", "1")
 WORKERS = 2 if THREADS == "1" else 1  # steps at a time, on two cores
-# Seconds after which a step hangs. No measure of speed: the longest took seven minutes on two cores that six processes shared.
+# Seconds after which a step hangs. No measure of speed: the longest took seven minutes on two
+# cores that six processes shared.
 HANGS = {None: 3600, "slow": 6 * 3600, "cuda": 6 * 3600}
 COUNTS = re.compile(r"(\d+) (passed|failed|skipped|deselected|errors?)")
-README = "import sys; sys.path.insert(0, 'tools'); from readme import readme; sys.stdout.write(readme()[0])"
+README = """
+import sys
+sys.path.insert(0, "tools")
+from readme import readme
+sys.stdout.write(readme()[0])
+"""
+COPIED = ("nbs", "nsgf_nb", "tests", "bench", "tools")
+COPIED_FILES = ("settings.ini", "pyproject.toml", "setup.py")
+NOT_COPIED = (".*", "__pycache__", "node_modules", "data", "results", "reference.safetensors")
+FORMATTED = ("nbs", "tests", "bench", "tools", "setup.py")
 
 
 @dataclass
@@ -44,16 +60,14 @@ class Result:
         note = "" if self.failed or "\n" in self.text else self.text
         print(f"{verdict:4} {self.seconds:6.1f} s  {self.name}  {note}".rstrip(), flush=True)
         if self.failed:
-            print(
-                "\n".join("     | " + line for line in self.text.rstrip().splitlines()), flush=True
-            )
+            lines = self.text.rstrip().splitlines()
+            print("\n".join("     | " + line for line in lines), flush=True)
 
 
 def verdict(name, complaints, note=""):
     "A step that passes when nobody complains"
-    return Result(
-        name, passed=not complaints, failed=bool(complaints), text="\n".join(complaints) or note
-    )
+    text = "\n".join(complaints) or note
+    return Result(name, passed=not complaints, failed=bool(complaints), text=text)
 
 
 def environment(cwd):
@@ -102,38 +116,36 @@ def changed(copy, folder, pattern):
         for p in (r / folder).rglob(pattern)
         if not any(part[0] == "." for part in p.relative_to(r).parts)
     }
-    same = lambda n: (
-        (ROOT / n).exists()
-        and (copy / n).exists()
-        and (ROOT / n).read_bytes() == (copy / n).read_bytes()
-    )
+
+    def same(name):
+        both = (ROOT / name, copy / name)
+        if not all(p.exists() for p in both):
+            return False
+        return both[0].read_bytes() == both[1].read_bytes()
+
     return [n.as_posix() for n in sorted(names) if not same(n)]
 
 
 def clean(copy):
     "gate: notebooks are clean"
     rc, _, text = run("nbdev_clean", cwd=copy)
-    return (
-        [text]
-        if rc
-        else [f"{n} is not clean: run `make export`" for n in changed(copy, "nbs", "*.ipynb")]
-    )
+    if rc:
+        return [text]
+    return [f"{n} is not clean: run `make export`" for n in changed(copy, "nbs", "*.ipynb")]
 
 
 def exported(copy):
     "gate: nsgf_nb is what the notebooks export"
-    for p in (copy / "nsgf_nb").rglob(
-        "*.py"
-    ):  # a module whose notebook is gone would survive an export
+    # a module whose notebook is gone would survive an export
+    for p in (copy / "nsgf_nb").rglob("*.py"):
         if p != copy / "nsgf_nb/__init__.py":
             p.unlink()
     rc, _, text = run("nbdev_export", cwd=copy)
-    gone = lambda n: (
-        "no notebook exports it, delete it"
-        if not (copy / n).exists()
-        else "stale, run `make export`"
-    )
-    return [text] if rc else [f"{n}: {gone(n)}" for n in changed(copy, "nsgf_nb", "*.py")]
+    if rc:
+        return [text]
+    stale, gone = "stale, run `make export`", "no notebook exports it, delete it"
+    names = changed(copy, "nsgf_nb", "*.py")
+    return [f"{n}: {stale if (copy / n).exists() else gone}" for n in names]
 
 
 def readme(copy):
@@ -141,20 +153,33 @@ def readme(copy):
     rc, text, both = run(sys.executable, "-c", README, cwd=copy)
     if rc:
         return [both]
-    same = (ROOT / "README.md").exists() and (ROOT / "README.md").read_text(
-        encoding="utf-8"
-    ) == text
+    path = ROOT / "README.md"
+    same = path.exists() and path.read_text(encoding="utf-8") == text
     return [] if same else ["README.md is stale: run `make export`"]
 
 
 def sidebar(copy):
     "gate: nbs/sidebar.yml is what the folders say"
     rc, _, text = run(sys.executable, "tools/sidebar.py", cwd=copy)
-    return (
-        [text]
-        if rc
-        else [f"{n} is stale: run `make export`" for n in changed(copy, "nbs", "sidebar.yml")]
+    if rc:
+        return [text]
+    return [f"{n} is stale: run `make export`" for n in changed(copy, "nbs", "sidebar.yml")]
+
+
+def form(copy):
+    "gate: the form (ruff)"
+    rc, _, text = run("ruff", "format", "--check", "--quiet", *FORMATTED, cwd=copy)
+    complaints = text.splitlines() if rc else []
+    rc, _, text = run(
+        "ruff", "check", "--quiet", "--output-format", "concise", *FORMATTED, "nsgf_nb", cwd=copy
     )
+    return complaints + (text.splitlines() if rc else [])
+
+
+def layers(copy):
+    "gate: imports go down"
+    rc, _, text = run(sys.executable, "tools/layers.py", "--short", cwd=copy)
+    return text.splitlines() if rc else []
 
 
 def readable(copy):
@@ -184,7 +209,11 @@ def alone(path, flag, log):
 
 
 def in_process(path, flag, timeout):
-    "Exit status and output of a notebook. Its process is forked from one that has torch and nbdev loaded: that is half of what a short notebook takes"
+    """Exit status and output of a notebook.
+
+    Its process is forked from one that has torch and nbdev loaded: that is half of what a short
+    notebook takes.
+    """
     server = get_context("forkserver")
     server.set_forkserver_preload(["torch", "nbdev.test"])
     with tempfile.NamedTemporaryFile("w+") as log:
@@ -200,38 +229,30 @@ def in_process(path, flag, timeout):
 
 
 def notebook(path, flag):
-    "One notebook, in a process of its own; the cells that its flags leave out are counted as skipped"
-    name, cells = path.relative_to(ROOT).as_posix(), flagged(path)
-    left_out = sum(n for f, n in cells.items() if f != flag)
-    if re.search(
-        r"^skip_exec: *true", "".join(json.loads(path.read_text())["cells"][0]["source"]), re.M
-    ):
+    "One notebook in a process of its own; cells that its flags leave out are counted as skipped"
+    name = path.relative_to(ROOT).as_posix()
+    left_out = sum(n for f, n in flagged(path).items() if f != flag)
+    first = "".join(json.loads(path.read_text())["cells"][0]["source"])
+    if re.search(r"^skip_exec: *true", first, re.M):
         return Result(name, skipped=1)
     rc, text = in_process(path, flag, HANGS[flag])
-    r = verdict(
-        name,
-        [] if rc == 0 and "Success." in text else [text],
-        f"({left_out} cells skipped)" if left_out else "",
-    )
+    complaints = [] if rc == 0 and "Success." in text else [text]
+    r = verdict(name, complaints, f"({left_out} cells skipped)" if left_out else "")
     r.skipped = left_out
     return r
 
 
+def counted(out):
+    "What the last line of an output counts: `2 passed, 1 skipped`"
+    last = out.strip().splitlines()[-1] if out.strip() else ""
+    return {k: int(n) for n, k in COUNTS.findall(last)}
+
+
 def tests(flag):
-    rc, out, text = run(
-        sys.executable,
-        "-m",
-        "pytest",
-        "-q",
-        "--tb=short",
-        "-m",
-        flag or " and ".join(f"not {f}" for f in FLAGS),
-        timeout=HANGS[flag],
-    )
-    last = {
-        k.rstrip("s"): int(n)
-        for n, k in COUNTS.findall(out.strip().splitlines()[-1] if out.strip() else "")
-    }
+    chosen = flag or " and ".join(f"not {f}" for f in FLAGS)
+    pytest = (sys.executable, "-m", "pytest", "-q", "--tb=short")
+    rc, out, text = run(*pytest, "-m", chosen, timeout=HANGS[flag])
+    last = {k.rstrip("s"): n for k, n in counted(out).items()}
     failed = last.get("failed", 0) + last.get("error", 0)
     nothing = flag and rc == 5  # no test carries the flag
     return Result(
@@ -260,14 +281,9 @@ def site(copy):
         r.skipped, r.text = 1, "(not looked at: no chromedriver)"
     for check in checks:
         rc, out, text = run(sys.executable, f"tools/{check}", "_site", cwd=copy)
-        counts = {
-            k: int(n)
-            for n, k in COUNTS.findall(out.strip().splitlines()[-1] if out.strip() else "")
-        }
-        r.passed, r.failed = (
-            r.passed + counts.get("passed", 0),
-            r.failed + (counts.get("failed", 0) or int(rc != 0)),
-        )
+        counts = counted(out)
+        r.passed += counts.get("passed", 0)
+        r.failed += counts.get("failed", 0) or int(rc != 0)
         if rc:
             r.text += text
     return r
@@ -285,55 +301,58 @@ def timed(name, step):
 
 
 def copy_of_project(to):
-    "What the gates and the site write, they write there: a gate that fails leaves the project as it was"
-    for name in ("nbs", "nsgf_nb", "tools"):
-        shutil.copytree(
-            ROOT / name,
-            to / name,
-            ignore=shutil.ignore_patterns(".*", "__pycache__", "node_modules", "data"),
-        )
-    shutil.copy(ROOT / "settings.ini", to)
+    "What the gates and the site write, they write there: the project stays as it is"
+    for name in COPIED:
+        ignore = shutil.ignore_patterns(*NOT_COPIED)
+        shutil.copytree(ROOT / name, to / name, ignore=ignore)
+    for name in COPIED_FILES:
+        shutil.copy(ROOT / name, to)
     return to
 
 
-def main(flag=None):
+GATES = (clean, exported, readme, sidebar, readable, form, layers)
+
+
+def gate(check, copy):
+    "The result of a gate, shown"
+    return timed(check.__doc__, lambda: verdict(check.__doc__, check(copy)))
+
+
+def check_arguments(flag):
+    "End with one sentence where this cannot run"
     if flag not in (None, *FLAGS):
         sys.exit(__doc__)
     if not THREADS.isdecimal() or int(THREADS) < 1:
         sys.exit(f"TEST_THREADS: expected a number of threads ≥ 1, got {THREADS!r}")
-    signal.signal(
-        signal.SIGINT, signal.default_int_handler
-    )  # a script's background job inherits that Ctrl-C is ignored, and what it starts from it
-    if (
-        flag == "cuda"
-        and run(sys.executable, "-c", "import sys, torch; sys.exit(not torch.cuda.is_available())")[
-            0
-        ]
-    ):
+    no_cuda = "import sys, torch; sys.exit(not torch.cuda.is_available())"
+    if flag == "cuda" and run(sys.executable, "-c", no_cuda)[0]:
         sys.exit("no CUDA device here")
-    start, nbs = time.time(), notebooks()
-    os.environ.update(
-        environment(ROOT)
-    )  # before the process starts from which notebooks are forked: its torch reads the number of threads once
-    if flag:
-        nbs = [p for p in nbs if flagged(p)[flag]]
+
+
+def steps(flag, copy):
+    "Name and call of all that follows the gates"
+    found = [("tests", lambda: tests(flag))]
+    if not flag:
+        found.append(("site", lambda: site(copy)))
+    paths = [p for p in notebooks() if not flag or flagged(p)[flag]]
+    # the long ones first, so that both workers end together
+    paths.sort(key=lambda p: "tutorials" not in p.parts)
+    return found + [(p.name, lambda p=p: notebook(p, flag)) for p in paths]
+
+
+def main(flag=None):
+    check_arguments(flag)
+    # a script's background job inherits that Ctrl-C is ignored, and what it starts from it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    start = time.time()
+    # before the process starts from which notebooks are forked: its torch reads the number of
+    # threads once
+    os.environ.update(environment(ROOT))
     with tempfile.TemporaryDirectory() as tmp, ThreadPoolExecutor(WORKERS) as pool:
         copy = copy_of_project(Path(tmp) / ROOT.name)
-        results = (
-            []
-            if flag
-            else [
-                timed(g.__doc__, lambda: verdict(g.__doc__, g(copy)))
-                for g in (clean, exported, readme, sidebar, readable)
-            ]
-        )
-        steps = [("tests", lambda: tests(flag))] + ([] if flag else [("site", lambda: site(copy))])
-        steps += [
-            (p.name, lambda p=p: notebook(p, flag))
-            for p in sorted(nbs, key=lambda p: "tutorials" not in p.parts)
-        ]  # the long ones first, so that both workers end together
-        results += pool.map(lambda s: timed(*s), steps)
-    if not flag and not nbs:
+        results = [] if flag else [gate(g, copy) for g in GATES]
+        results += pool.map(lambda s: timed(*s), steps(flag, copy))
+    if not flag and not notebooks():
         results.append(verdict("notebooks", ["no notebook was found"]))
     total = {k: sum(getattr(r, k) for r in results) for k in ("passed", "failed", "skipped")}
     print(f"in {time.time() - start:.0f} s")

@@ -175,18 +175,14 @@ def run_suite(interpreter, setting, log):
     environment |= setting.environment | {"TEST_THREADS": str(setting.threads)}
     command = [interpreter, "tools/test_all.py"]
     last = ""
-    with subprocess.Popen(
-        command,
-        cwd=ROOT,
-        env=environment,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-    ) as suite:
-        with log.open("w", encoding="utf-8") as file:
-            for last in suite.stdout:
-                print(last, end="", flush=True)
-                file.write(last)
+    piped = dict(text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    with (
+        subprocess.Popen(command, cwd=ROOT, env=environment, **piped) as suite,
+        log.open("w", encoding="utf-8") as file,
+    ):
+        for last in suite.stdout:
+            print(last, end="", flush=True)
+            file.write(last)
     counts = COUNTS.match(last.strip())
     passed, failed, skipped = map(int, counts.groups()) if counts else (0, 0, 0)
     if suite.returncode and not failed:
