@@ -172,7 +172,9 @@ class Task:
 
     rows: Callable  # rows(step, part, net) -> (x, t, goal, label or None), on the device of net
     knots: Tensor = field(default_factory=lambda: torch.zeros(1))  # times, (K,)
-    units: Tensor = field(default_factory=lambda: torch.ones(1))  # unit of the goals there, (K,)
+    units: Tensor = field(
+        default_factory=lambda: torch.ones(1)
+    )  # unit of the goals there, in σ, (K,)
     loss: Callable = matching_loss  # loss(net, x, t, goal, label) -> scalar
     validate: Callable | None = None  # validate(net) -> loss on held-out rows
     floor: float | None = None  # of the loss, noted beside it
