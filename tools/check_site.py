@@ -174,20 +174,30 @@ def one_page_each(site):
     yield from (f"{p}: no {page}" for p, page in site.page_of.items() if page not in site.pages)
 
 
-def navigation(site):
-    "the home page leads to every page"
-    home = site.pages.get("index.html")
-    linked = (
-        {
-            urlparse(urljoin("/index.html", a["href"])).path.lstrip("/")
-            for a in home.find_all("a", href=True)
-        }
-        if home
-        else set()
-    )
-    yield from (
-        page for page in site.page_of.values() if page not in linked and page != "index.html"
-    )
+def in_sidebar(site, page):
+    "The pages that the sidebar of a page leads to, in its order"
+    bar = site.pages[page].find(id="quarto-sidebar")
+    hrefs = [a["href"] for a in bar.find_all("a", href=True)] if bar else []
+    return [urlparse(urljoin("/" + page, href)).path.lstrip("/") for href in hrefs]
+
+
+def reached(site):
+    "the navigation of every page leads to every page"
+    for page in site.page_of.values():
+        if page in site.pages:
+            missing = set(site.page_of.values()) - set(in_sidebar(site, page))
+            yield from (f"{page}: no way to {other}" for other in sorted(missing))
+
+
+def in_order(site):
+    "the navigation follows the folders: chapters and lessons by their numbers"
+    of_folders = [site.page_of[p] for p in sorted(site.page_of) if p.parent != PROC]
+    lessons = set(of_folders)
+    shown = [page for page in in_sidebar(site, "index.html") if page in lessons]
+    if shown != of_folders:
+        differ = [pair for pair in zip(shown, of_folders) if pair[0] != pair[1]]
+        here, there = differ[0] if differ else (f"{len(shown)} pages", len(of_folders))
+        yield f"{here} stands where {there} was expected"
 
 
 def shown_in_source(site, page, symbol):
@@ -472,7 +482,18 @@ def main(folder, online=False):
     site, passed, failed = Site(folder), 0, 0
     checks = [
         (f.__doc__, f(site))
-        for f in (links, one_page_each, navigation, reference, tables, markup, figures, icon, small)
+        for f in (
+            links,
+            one_page_each,
+            reached,
+            in_order,
+            reference,
+            tables,
+            markup,
+            figures,
+            icon,
+            small,
+        )
     ]
     for name, complaints in [*checks, *browse(site, online)]:
         complaints = list(complaints)

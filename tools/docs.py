@@ -139,6 +139,10 @@ def stage(src, dst):
     for key in ("keep-md", "html-math-method"):
         quarto["format"]["html"].pop(key, None)
     (dst / "_quarto.yml").write_text(yaml.safe_dump(quarto, sort_keys=False))
+    if not cfg.doc_host:  # a site without an address has no map of addresses either
+        nbdev = yaml.safe_load((dst / "nbdev.yml").read_text())
+        del nbdev["website"]["site-url"]
+        (dst / "nbdev.yml").write_text(yaml.safe_dump(nbdev, sort_keys=False))
 
 
 def localise(site, katex):
