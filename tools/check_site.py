@@ -212,18 +212,24 @@ def shown_in_source(site, page, symbol):
     )
 
 
+def shows_signature(head, symbol):
+    "Whether the section of a heading shows the call of a symbol"
+    section = head if head.name == "section" else head.find_parent("section") or head.parent
+    return re.search(rf"\b{re.escape(symbol.split('.')[-1])}\s*\(", section.get_text())
+
+
 def reference(site):
     "each exported symbol has its anchor and its signature"
     for symbol, url in site.symbols.items():
         page, _, anchor = url.partition("#")
-        head = site.pages[page].find(id=anchor) if page in site.pages else None
-        if head is None and shown_in_source(site, page, symbol):
+        # names that differ in their case only, as ends and Ends, get anchors with a number
+        same = re.compile(rf"{re.escape(anchor)}(-\d+)?$")
+        heads = site.pages[page].find_all(id=same) if page in site.pages else []
+        if not heads and shown_in_source(site, page, symbol):
             continue
-        if head is None:
+        if not heads:
             yield f"{symbol}: no {url}"
-            continue
-        section = head if head.name == "section" else head.find_parent("section") or head.parent
-        if not re.search(rf"\b{re.escape(symbol.split('.')[-1])}\s*\(", section.get_text()):
+        elif not any(shows_signature(head, symbol) for head in heads):
             yield f"{symbol}: no signature at {url}"
 
 

@@ -100,6 +100,7 @@ class Signature:
 
 
 SOURCE = re.compile(r"^\[source\]\(.*\n+", re.M)
+TITLE = re.compile(r"^#+ .*__.*$", re.M)
 
 
 def default(parameter):
@@ -127,7 +128,10 @@ class ParameterTable(BasicMarkdownRenderer):
     def heading(self):
         "What nbdev shows: a link to the source, the name, the signature and the docstring"
         text = super()._repr_markdown_()
-        return text if get_config().git_url else SOURCE.sub("", text, count=1)
+        if not get_config().git_url:
+            text = SOURCE.sub("", text, count=1)
+        # readers of markdown differ in whether __init__ is bold
+        return TITLE.sub(lambda m: m[0].replace("_", r"\_"), text, count=1)
 
     def _repr_markdown_(self):
         known = docments(self.sym, full=True) if self.sig else {}
