@@ -1,9 +1,12 @@
-"""The Sinkhorn velocity against GeomLoss (and POT, OTT-JAX where installed): one run, one table, the same inputs for all.
+"""The Sinkhorn velocity against GeomLoss (and POT, OTT-JAX where installed), on the same inputs.
 
-    python bench/estimator.py [--device cpu] [--part tier1 batch tier2] [--quick] [--out bench/results/estimator.json]
+    python bench/estimator.py [--device cpu] [--part tier1 batch tier2] [--quick] [--out FILE]
 
-Tier 1: trajectories. Medians of five after a warm-up, error of the endpoint against the converged float64 endpoints of bench/make_reference.py, extra peak
-memory. Tier 2: large clouds in the plane, streamed: seconds per 10⁶ pairs and half iteration, extra memory, rows of T against float64."""
+Tier 1: trajectories. Medians of five after a warm-up, error of the endpoint against the converged
+float64 endpoints of bench/make_reference.py, extra peak memory. Tier 2: large clouds in the plane,
+streamed: seconds per 10⁶ pairs and half iteration, extra memory, rows of T against float64.
+The results are in bench/results/estimator.json.
+"""
 
 import argparse
 import json
@@ -25,7 +28,7 @@ PACKAGES = ("numpy", "geomloss", "pykeops", "POT", "ott-jax", "flash-sinkhorn")
 
 
 class Peak:
-    "Extra bytes at the peak: of the allocator on CUDA, of the resident set elsewhere (sampled each millisecond)."
+    "Extra bytes at the peak: of the allocator on CUDA, else of the resident set, each millisecond."
 
     def __init__(self, device):
         self.cuda = device.type == "cuda"
@@ -230,7 +233,7 @@ def tier1(device, quick):
 
 
 def fresh(f, *args):
-    "In a process of its own: what an earlier call has left in the heap would hide what this one needs."
+    "In a process of its own: what an earlier call has left in the heap would hide what this needs."
     with get_context("spawn").Pool(1) as pool:
         return pool.apply(f, args)
 
@@ -273,7 +276,10 @@ def memory(device):
 
 
 def batch(device, B=32, n=256, blur=0.5, steps=5):
-    "B problems of n points in the plane, one call for all against one call each; GeomLoss in its own batched mode."
+    """B problems of n points in the plane, one call for all against one call each.
+
+    GeomLoss takes them in its own batched mode.
+    """
     from nsgf_nb.estimator import SinkhornVelocity
 
     x, y = zip(*[ref.inputs("8gaussians", n + i) for i in range(B)])
@@ -308,7 +314,7 @@ def batch(device, B=32, n=256, blur=0.5, steps=5):
     except ImportError:
         pass
     took = {name: [] for name in calls}
-    for name, f in calls.items():
+    for f in calls.values():
         f()
     for _ in range(11):  # in turns: what the machine does besides hits all alike
         for name, f in calls.items():
@@ -341,7 +347,10 @@ def tier2(device, sizes):
 
 
 def large(device, n, blur=0.5):
-    "Streamed: ten fixed half iterations (five passes), extra memory, and the same potentials' rows in float64."
+    """Streamed: ten fixed half iterations (five passes).
+
+    Extra memory, and the rows of the same potentials in float64.
+    """
     from nsgf_nb.solver.dual import State, start, sweep_direction
     from nsgf_nb.solver.kernel import Kernel, block_rows
 

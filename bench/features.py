@@ -1,14 +1,19 @@
-"""The classifiers whose features FID-LeNet uses: training, accuracy, and what the scores say on real images.
+"""The classifiers whose features FID-LeNet uses: training, accuracy, and scores of real images.
 
-    python bench/features.py [--sets mnist fashionmnist] [--part train scores mirror] [--epochs 10] [--seed 0] [--weights nsgf_nb/weights] [--out bench/results/features.json]
+    python bench/features.py [--sets mnist fashionmnist] [--part train scores mirror]
+                             [--epochs 10] [--seed 0] [--weights nsgf_nb/weights] [--out FILE]
 
-train    a LeNet for each set, on one thread (6 CPU minutes each): small rotations, scales and shifts, never a flip; the last weights, in 16 bits, with the accuracy
-         on the test set, which plays no part in the training. The same seed gives the same weights on the same machine and versions.
-scores   with the weights that are there: FID-LeNet of the test set against the training set for rising n, the floors at 2 000 and 10 000, scores of noisy and
-         blurred test images, nearest training images, and the seconds that 10 000 images take.
+train    a LeNet for each set, on one thread (6 CPU minutes each): small rotations, scales and
+         shifts, never a flip; the last weights, in 16 bits, with the accuracy on the test set,
+         which plays no part in the training. The same seed gives the same weights on the same
+         machine and versions.
+scores   with the weights that are there: FID-LeNet of the test set against the training set for
+         rising n, the floors at 2 000 and 10 000, scores of noisy and blurred test images, nearest
+         training images, and the seconds that 10 000 images take.
 mirror   rates of the test for mirrored digits on MNIST, and its estimates of known shares.
 
-The images are read from $NSGF_DATA (else ./data)."""
+The results are in bench/results/features.json. The images are read from $NSGF_DATA (else ./data).
+"""
 
 import argparse
 import json
@@ -35,7 +40,7 @@ def images(name, train):
 
 
 def jitter(x, gen, turn=12, scale=0.1, shift=2):
-    "Rotations (degrees), scales and shifts (pixels), drawn evenly; the background comes in from outside"
+    "Rotations (degrees), scales and shifts (pixels), drawn evenly; outside is background"
     draw = lambda r: (2 * torch.rand(len(x), generator=gen) - 1) * r
     angle, size = draw(math.radians(turn)), 1 + draw(scale)
     c, s, d = angle.cos() / size, angle.sin() / size, 2 * shift / x.shape[-1]
@@ -150,7 +155,10 @@ def blur(x, sigma):
 
 
 def floor_curve(f, g, C, ns, repeats=10):
-    "Fréchet distance between n rows of f and n of g for each n (disjoint where f is g), and what the formula for Gaussian features says"
+    """Fréchet distance between n rows of f and n of g for each n (disjoint where f is g).
+
+    Beside it stands what the formula for Gaussian features says.
+    """
     from nsgf_nb.core import make_generator
     from nsgf_nb.evaluation.frechet import frechet, frechet_floor
 

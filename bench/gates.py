@@ -1,10 +1,13 @@
-"""NSGF, flow matching and OT-CFM on the 2-D problems, with the same network, gradient steps, learning rate and calls, held against their gates.
+"""NSGF, flow matching and OT-CFM on the 2-D problems, held against their gates.
 
-    python bench/gates.py [--out bench/results/gates.json] [--seeds 0] [--problems moons …] [--jobs 2]
+    python bench/gates.py [--out FILE] [--seeds 0] [--problems moons …] [--jobs 2]
 
-Every row is a fit with the defaults of the class (NSGF(num_steps=10), StraightFlow(), StraightFlow("ot")); pairs are added until the half width of the
-interval is .04, and all methods of a problem and a seed take the same starts and are held against the same targets. Rows that are in the file already are
-kept, so a stopped run goes on; --again makes them anew."""
+All have the same network, gradient steps, learning rate and calls. Every row is a fit with the
+defaults of the class (NSGF(num_steps=10), StraightFlow(), StraightFlow("ot")); pairs are added
+until the half width of the interval is .04, and all methods of a problem and a seed take the same
+starts and are held against the same targets. Rows that are in the file already
+(bench/results/gates.json) are kept, so a stopped run goes on; --again makes them anew.
+"""
 
 import argparse
 import json
@@ -38,9 +41,8 @@ def row(problem, method, seed):
     from nsgf_nb.straight import StraightFlow
 
     torch.set_num_threads(1)
-    code = {
-        k: v for k, v in facts().items() if k in ("revision", "date", "torch")
-    }  # now: the code may change while this runs
+    # now: the code may change while this runs
+    code = {k: v for k, v in facts().items() if k in ("revision", "date", "torch")}
     target, source = PROBLEMS[problem]
     flow = {
         "NSGF": lambda: NSGF(num_steps=10),
@@ -89,9 +91,8 @@ def main():
     p.add_argument("--again", action="store_true", help="make rows anew that are in the file")
     a = p.parse_args()
     before = json.loads(a.out.read_text()) if a.out.exists() else dict(rows=[])
-    rows = [
-        {k: before[k] for k in ("date", "torch")} | r for r in before["rows"]
-    ]  # older rows have them at the top only
+    # older rows have them at the top only
+    rows = [{k: before[k] for k in ("date", "torch")} | r for r in before["rows"]]
     done = set() if a.again else {(r["problem"], r["method"], r["seed"]) for r in rows}
     todo = [
         (q, m, s) for s in a.seeds for m in a.methods for q in a.problems if (q, m, s) not in done

@@ -1,13 +1,15 @@
-"""What the package does on a GPU: agreement, speed, training, images. One script that needs no package index.
+"""What the package does on a GPU: agreement, speed, training, images; no package index is needed.
 
-    python bench/gpu.py --minutes 6                 all parts but the images, as far as the minutes reach
-    python bench/gpu.py --part images --minutes 8   NSGF++, OT-CFM and FM on MNIST, the same seconds each
-    python bench/gpu.py --quick --device cpu        every part to its end on a CPU, small: a test of the script
+    python bench/gpu.py --minutes 6                 all parts but the images, while minutes last
+    python bench/gpu.py --part images --minutes 8   NSGF++, OT-CFM and FM on MNIST, equal seconds
+    python bench/gpu.py --quick --device cpu        every part, small, on a CPU: tests the script
 
-A part gives rows, and each row is written to --out (bench/results/gpu.json) when it is there: a run that is cut off
-loses one row. A part that fails says so in the file, and the next one begins. A part begins only while there is time, and it stops
-between two rows when its share is used up. Seconds are medians between synchronisations. The images are read from $NSGF_DATA
-(else ./data), as torchvision keeps them; `bench/gpu_pack.sh FOLDER` gathers what a machine without a network needs."""
+A part gives rows, and each row is written to --out (bench/results/gpu.json) when it is there: a
+run that is cut off loses one row. A part that fails says so in the file, and the next one begins.
+A part begins only while there is time, and it stops between two rows when its share is used up.
+Seconds are medians between synchronisations. The images are read from $NSGF_DATA (else ./data), as
+torchvision keeps them; `bench/gpu_pack.sh FOLDER` gathers what a machine without a network needs.
+"""
 
 import argparse
 import json
@@ -104,7 +106,7 @@ def clouds(n, m, d, seed, device, shift=1.0):
 
 
 def agreement(device, quick):
-    "The true error of each backend against the plain float64 solution on the CPU, beside the stated one."
+    "The true error of each backend, against plain float64 on the CPU, beside the stated one."
     from nsgf_nb.estimator import SinkhornVelocity
     from nsgf_nb.transport.scale import inner_scale
     from nsgf_nb.velocity import sinkhorn_velocity
@@ -113,10 +115,8 @@ def agreement(device, quick):
     rivals = ["geomloss"] if find_spec("geomloss") else []
     if device.type == "cuda" and find_spec("flash_sinkhorn"):
         rivals.append("flash")
-    for backends in (
-        ("dense", "stream"),
-        rivals,
-    ):  # the rivals last: flash-sinkhorn tunes itself for half a minute a shape
+    # the rivals last: flash-sinkhorn tunes itself for half a minute a shape
+    for backends in (("dense", "stream"), rivals):
         for n, m, d in sizes[:2] if quick else sizes:
             x, y = clouds(n, m, d, seed=n + d, device=device)
             for r in (0.5, 0.2):
@@ -131,10 +131,17 @@ def agreement(device, quick):
                         v, info = velocity(x.to(dtype), y.to(dtype), return_info=True)
                         off = (v.cpu().double() - exact).square().sum(1).mean().sqrt()
                         yield dict(
-                            n=n, m=m, d=d, relative_blur=r, backend=backend, dtype=str(dtype)[6:],
-                            error=(off / unit).item(), stated=info.err_v / unit.item(),
-                            converged=info.converged, passes=info.n_iter,
-                        )  # fmt: skip
+                            n=n,
+                            m=m,
+                            d=d,
+                            relative_blur=r,
+                            backend=backend,
+                            dtype=str(dtype)[6:],
+                            error=(off / unit).item(),
+                            stated=info.err_v / unit.item(),
+                            converged=info.converged,
+                            passes=info.n_iter,
+                        )
 
 
 def batch(device, quick):
@@ -153,16 +160,21 @@ def batch(device, quick):
         )
         off = max((v[i] - velocity(*pairs[i])).abs().max().item() for i in range(few))
         yield dict(
-            problems=count, n=n, blur=blur, seconds=together, seconds_of_one=single,
-            share_of_a_call_each=together / (count * single), difference=off,
-        )  # fmt: skip
+            problems=count,
+            n=n,
+            blur=blur,
+            seconds=together,
+            seconds_of_one=single,
+            share_of_a_call_each=together / (count * single),
+            difference=off,
+        )
 
 
 # --- half iterations: pairs a second ----------------------------------------------------------
 
 
 def limit_of(d, machine_rows):
-    "Pairs a second of a half iteration that this machine's peaks allow, and what binds (gpu.md's count)."
+    "Pairs a second of a half iteration that this machine's peaks allow, and what binds."
     peak = {row["what"]: row["value"] for row in machine_rows}
     exponentials = peak.get("exponentials a second, 16 a clock and multiprocessor")
     products = peak.get("product of matrices, TF32, operations a second")
@@ -189,14 +201,21 @@ def our_pass(x, y, eps, stored):
 
 
 def flash_seconds(x, y, eps, tf32, device, few=5, many=25):
-    "Seconds of one half iteration of flash-sinkhorn: the difference of two runs, so that set-up cancels."
+    "Seconds of one half iteration of flash-sinkhorn: the difference of two runs, without set-up."
     from flash_sinkhorn import SamplesLoss
 
     def run(iterations):
         loss = SamplesLoss(
-            "sinkhorn", backend="alternating", use_epsilon_scaling=False, eps=eps, n_iters=iterations,
-            half_cost=True, allow_tf32=tf32, potentials=True, last_extrapolation=False,
-        )  # fmt: skip
+            "sinkhorn",
+            backend="alternating",
+            use_epsilon_scaling=False,
+            eps=eps,
+            n_iters=iterations,
+            half_cost=True,
+            allow_tf32=tf32,
+            potentials=True,
+            last_extrapolation=False,
+        )
         return lambda: loss(x, y)
 
     short, long = (seconds_of(run(k), device, repeats=3) for k in (few, many))
@@ -204,7 +223,7 @@ def flash_seconds(x, y, eps, tf32, device, few=5, many=25):
 
 
 def pairs(device, quick):
-    "Pairs a second of a half iteration: the package's kernels and flash-sinkhorn's, beside the limit."
+    "Pairs a second of a half iteration: our kernels and flash-sinkhorn's, beside the limit."
     bounds = list(machine(device, True)) if quick else _rows_of("machine")
 
     def row(n, d, method, seconds):
@@ -262,14 +281,23 @@ def converged(device, quick):
                     took = seconds_of(lambda: velocity(x, y), device, repeats=1)
                     info = velocity(x, y, return_info=True)[1]
                 yield dict(
-                    n=n, d=d, relative_blur=r, backend=backend, seconds=took,
-                    converged=info.converged, passes=info.n_iter, stated=info.err_v,
-                )  # fmt: skip
+                    n=n,
+                    d=d,
+                    relative_blur=r,
+                    backend=backend,
+                    seconds=took,
+                    converged=info.converged,
+                    passes=info.n_iter,
+                    stated=info.err_v,
+                )
 
 
 def clustered(device, quick):
-    """Two clustered clouds in the plane, 400 points each, eps = .09: what a fixed number of symmetric iterations leaves of
-    the error of the debiased gradient, beside a solution that states its own."""
+    """Two clustered clouds in the plane, 400 points each, eps = .09.
+
+    What a fixed number of symmetric iterations leaves of the error of the debiased gradient, beside
+    a solution that states its own.
+    """
     from nsgf_nb.estimator import SinkhornVelocity
     from nsgf_nb.velocity import sinkhorn_velocity
 
@@ -297,9 +325,14 @@ def clustered(device, quick):
 
     for iterations in (100, 1000, 10_000):
         loss = SamplesLoss(
-            "sinkhorn", use_epsilon_scaling=False, eps=eps, n_iters=iterations,
-            half_cost=True, debias=True, allow_tf32=False,
-        )  # fmt: skip
+            "sinkhorn",
+            use_epsilon_scaling=False,
+            eps=eps,
+            n_iters=iterations,
+            half_cost=True,
+            debias=True,
+            allow_tf32=False,
+        )
 
         def gradient():
             z = x.clone().requires_grad_(True)
@@ -310,7 +343,7 @@ def clustered(device, quick):
 
 
 def trajectories(device, quick):
-    "Tier 1 of bench/estimator.py: whole flows, time and error of the end point, all solvers at hand."
+    "Tier 1 of bench/estimator.py: whole flows, time and error of the end point, all solvers here."
     from safetensors.torch import load_file
 
     ends = load_file(reference.FILE)
@@ -339,7 +372,7 @@ def trajectories(device, quick):
 
 
 def training(device, quick):
-    "Optimiser steps a second: the MLP of the plane, the U-Nets of the images; float32, bfloat16, compiled."
+    "Optimiser steps a second: the MLP of the plane, U-Nets of images; float32, bfloat16, compiled."
     from nsgf_nb.learning.nets import MLP
     from nsgf_nb.learning.networks import preset_unet
     from nsgf_nb.learning.training import adamw, under
@@ -389,7 +422,7 @@ IMAGE_CALLS = (5, 10, 20, 60)
 
 
 def image_methods(iterations):
-    "Arguments of each method for so many optimiser steps of the U-Net; the same network and batch for all."
+    "Arguments of each method for so many optimiser steps; the same U-Net and batch for all."
     common = dict(iterations=iterations, batch_size=128, lr=1e-3, ema=0.999, precision="bfloat16")
     first = dict(
         num_steps=1, step_size=0.5, relative_blur=0.15, network="mlp", lr=4e-3, batch_size=128
@@ -433,8 +466,11 @@ def fit_seconds(arguments, data, device, iterations):
 
 
 def images(device, quick):
-    """MNIST: each method gets the same seconds, pool included. A short fit tells its steps a second, and the learning rate's
-    schedule is laid out for the steps that the seconds allow. Scores: FID-LeNet of 10 000 samples against the test images."""
+    """MNIST: each method gets the same seconds, pool included.
+
+    A short fit tells its steps a second, and the learning rate's schedule is laid out for the steps
+    that the seconds allow. Scores: FID-LeNet of 10 000 samples against the test images.
+    """
     import mnist
 
     from nsgf_nb.core import make_generator
@@ -470,16 +506,30 @@ def images(device, quick):
             x = x.float().cpu().clamp(-1, 1)
             fid = float(frechet(lenet_features(x), features))
             scores[str(calls)] = {"FID-LeNet": fid, "variance": x.flatten(1).var(0).sum().item()}
-        yield dict(method=method, seconds=took, steps=iterations, steps_a_second=1 / step, n=n, scores=scores,
-                   data_variance=test.flatten(1).var(0).sum().item())  # fmt: skip
+        yield dict(
+            method=method,
+            seconds=took,
+            steps=iterations,
+            steps_a_second=1 / step,
+            n=n,
+            scores=scores,
+            data_variance=test.flatten(1).var(0).sum().item(),
+        )
 
 
 # --- the run ----------------------------------------------------------------------------------
 
 PARTS = dict(
-    machine=machine, agreement=agreement, batch=batch, pairs=pairs, clustered=clustered,
-    converged=converged, trajectories=trajectories, training=training, images=images,
-)  # fmt: skip
+    machine=machine,
+    agreement=agreement,
+    batch=batch,
+    pairs=pairs,
+    clustered=clustered,
+    converged=converged,
+    trajectories=trajectories,
+    training=training,
+    images=images,
+)
 SHARE = dict(
     machine=20,
     agreement=30,

@@ -1,10 +1,10 @@
-"""The loss beside GeomLoss's SamplesLoss: errors of value, gradient and Hessian, CPU time, sizes, batches.
+"""The loss beside GeomLoss's SamplesLoss: errors of value, gradient and Hessian, CPU time, batches.
 
     python bench/loss.py
 
 Times are medians of CPU time on one thread (time.process_time), forward and backward. Errors are
 relative, in float64, against sinkhorn_divergence at tol=1e-13, itself held against the plain
-log-domain solver of 03a. One minute on an idle core.
+log-domain solver of the first lesson on Sinkhorn. One minute on an idle core.
 """
 
 import statistics
@@ -156,7 +156,7 @@ def main():
         reference_against_plain=check,
         sizes=sizes(),
     )
-    write(OUT, facts("geomloss") | dict(modules=modules("loss")) | result)
+    write(OUT, facts("geomloss") | dict(modules=modules("sinkhorn")) | result)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,12 @@
-"""Converged float64 trajectories that bench/estimator.py is held against: inputs by seed, endpoints in bench/reference.safetensors.
+"""Converged float64 trajectories that bench/estimator.py is held against, inputs by seed.
 
     python bench/make_reference.py [--cases 8gaussians-512-0.25 …]
 
-Endpoints that are in the file already, for the same inputs, are kept. Each step is solved to 1e-6 of the first velocity and checked by the mean-velocity
-invariant; with --check, for n <= 512, also by the dense Newton oracle of 04_velocity, another algorithm."""
+The endpoints are in bench/reference.safetensors; those that are in the file already, for the same
+inputs, are kept. Each step is solved to 1e-6 of the first velocity and checked by the
+mean-velocity invariant; with --check, for n <= 512, also by the dense Newton oracle of the lesson
+on the velocity, another algorithm.
+"""
 
 import argparse
 import hashlib
@@ -16,12 +19,13 @@ import torch
 
 HERE = Path(__file__).parent
 FILE = HERE / "reference.safetensors"
+# Euler steps, step size
 STEPS = {
     "8gaussians": (10, 0.5),
     "mnist": (5, 0.2),
     "digits": (5, 0.2),
     "smooth": (5, 0.2),
-}  # Euler steps, step size
+}
 
 
 @lru_cache(1)
@@ -38,7 +42,10 @@ def images():
 
 
 def smooth_images(n, generator):
-    "Random images of 3 × 32 × 32 with the spectrum of photographs, in [-1, 1]: data of CIFAR-10's shape that need no file."
+    """Random images of 3 × 32 × 32 with the spectrum of photographs, in [-1, 1].
+
+    They have the shape of CIFAR-10's and need no file.
+    """
     k = (torch.fft.rfftfreq(32)[None] ** 2 + torch.fft.fftfreq(32)[:, None] ** 2).sqrt()
     z = torch.fft.irfft2(
         torch.fft.rfft2(torch.randn(n, 3, 32, 32, generator=generator)) / (k + 1 / 32) ** 1.5,

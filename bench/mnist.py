@@ -1,18 +1,33 @@
-"""NSGF++ beside flow matching and OT-CFM on images: the choices on digits, the settings and the final runs on MNIST.
+"""NSGF++ beside flow matching and OT-CFM on images: choices on digits, final runs on MNIST.
 
-    python bench/mnist.py --part digits [--seeds 3]      ablations of NSGF++ on the 8 × 8 digits (half an hour on one core)
-    python bench/mnist.py --part trials                  short runs of the settings in TRIALS, the same number for each method (two hours and a half on one core)
-    python bench/mnist.py --part finalists [--folder runs/mnist]   the best of them at full length (an hour on one core)
-    python bench/mnist.py --part final [--folder runs/mnist] [--methods FM OT-CFM NSGF++] [--seed 0]   equal CPU time, scores, samples
-    python bench/mnist.py --part transport [--folder runs/mnist]   digits of MNIST carried to FashionMNIST: scores, and what the transport costs
-    python bench/mnist.py --part extras [--folder runs/mnist]  samples to look at, transition times, a control of the test for mirrored digits
-    nsgf fit mnist --method nsgf++ --seed 0 --out runs/nsgfpp-mnist     the model that comes with the package
-    python bench/mnist.py --part model [--run runs/nsgfpp-mnist]   what 10 000 samples of it say, at ten and at sixty calls (15 minutes on one core)
-    python bench/mnist.py --part ship [--run runs/nsgfpp-mnist]    its weights into the package, in bfloat16
+    python bench/mnist.py --part PART [options]
 
-Each part goes on where it was stopped: rows that bench/results/digits.json or mnist.json hold are kept, an unfinished fit is resumed. Times are CPU seconds of
-one thread, so that other work on the machine does not count. Trials are judged against training images with samples of seed 90, final runs against the test set with
-samples of their own seed. The images are read from $NSGF_DATA (else ./data)."""
+digits [--seeds 3]
+    ablations of NSGF++ on the 8 × 8 digits (half an hour on one core)
+trials
+    short runs of the settings in TRIALS, as many for each method (two hours and a half on one core)
+finalists [--folder runs/mnist]
+    the best of them at full length (an hour on one core)
+final [--folder runs/mnist] [--methods FM OT-CFM NSGF++] [--seed 0]
+    equal CPU time, scores, samples
+transport [--folder runs/mnist]
+    digits of MNIST carried to FashionMNIST: scores, and what the transport costs
+extras [--folder runs/mnist]
+    samples to look at, transition times, a control of the test for mirrored digits
+
+The model that comes with the package is fitted by its own command:
+    nsgf fit mnist --method nsgf++ --seed 0 --out runs/nsgfpp-mnist
+model [--run runs/nsgfpp-mnist]
+    what 10 000 samples of it say, at ten and at sixty calls (15 minutes on one core)
+ship [--run runs/nsgfpp-mnist]
+    its weights into the package, in bfloat16
+
+Each part goes on where it was stopped: rows that bench/results/digits.json or mnist.json hold are
+kept, an unfinished fit is resumed. Times are CPU seconds of one thread, so that other work on the
+machine does not count. Trials are judged against training images with samples of seed 90, final
+runs against the test set with samples of their own seed. The images are read from $NSGF_DATA
+(else ./data).
+"""
 
 import argparse
 import json
@@ -48,7 +63,7 @@ def cpu(f):
 
 
 def calls(flow, nfe, solver):
-    "Arguments of sample for at most so many calls of the velocity networks: a midpoint step takes two"
+    "Arguments of sample for at most so many calls of the networks: a midpoint step takes two"
     first = flow.sinkhorn.num_steps if hasattr(flow, "sinkhorn") else 0
     return dict(num_steps=(nfe - first) // (1 if solver == "euler" else 2), solver=solver)
 
@@ -74,8 +89,9 @@ ABLATIONS = (
         "independent pairs": dict(coupling="independent"),
     }
     | {f"one network, T = {T}": dict(T=T, one=True) for T in (1, 3)}
+    # the batches that one network has of each kind
     | {f"two networks, 2000 steps of 32 and of 96, T = {T}": dict(T=T, small=True) for T in (1, 3)}
-)  # the batches that one network has of each kind
+)
 
 
 def digits_split():
@@ -133,47 +149,59 @@ class Entered(torch.nn.Module):
 
 
 def one_network(flow, data, seed, iterations=2000):
-    """Fit both phases of flow with one network in natural time: below the transition it learns rows of the pool, above it rows of lines, as many of each kind as two networks
-    see. The lines begin at what a first phase of its own makes of the source, which is fitted before and costs extra"""
+    """Fit both phases of flow with one network in natural time.
+
+    Below the transition it learns rows of the pool, above it rows of lines, as many of each kind as
+    two networks see. The lines begin at what a first phase of its own makes of the source, which is
+    fitted before and costs extra.
+    """
+    from nsgf_nb.learning.model import Fit
     from nsgf_nb.learning.nets import Field
     from nsgf_nb.learning.networks import make_network
-    from nsgf_nb.learning.training import train
+    from nsgf_nb.learning.training import Task, TrainingOptions, train
     from nsgf_nb.sets.ends import ends
     from nsgf_nb.transport.clock import natural_time, step_sizes
 
     first, straight = flow.sinkhorn, flow.straight
     tau = natural_time(step_sizes(first.num_steps, first.step_size))[-1]
     straight.start = first.fit(data, seed=seed, progress=False)
-    source, *rest = ends(data, None, seed)
+    both = ends(data, None, seed)
     first.batch_size, straight.batch_size = 32, 96
-    below, knots, units, _ = first._prepare(source, *rest, seed, None, False)
-    above = straight._prepare(straight._start(source), *rest, seed, None, False)[0]
+    run = Fit(seed, progress=False)
+    below = first.task(both, run)
+    above = straight.task(both._replace(source=straight.begin(both.source)), run)
 
-    def rows(s, part=(0, 1)):
-        (x, t, v, _), (z, r, u, _) = below(s), above(s)
+    def rows(step, part, net):
+        x, t, v, _ = below.rows(step, part, net)
+        z, r, u, _ = above.rows(step, part, net)
         return torch.cat([x, z]), torch.cat([t, tau + (1 - tau) * r]), torch.cat([v, u]), None
 
     torch.manual_seed(seed)
-    net, mean, sigma = make_network(None, rest[0].shape), *rest[2:]
-    train(net, rows, iterations, 2e-3, 0.999, seed, show=False)
-    first.velocity = Field(net, mean, sigma, knots, units).eval()
+    net, mean, sigma = make_network(None, both.target.shape), both.mean, both.sigma
+    options = TrainingOptions(iterations=iterations, lr=2e-3, ema=0.999)
+    train(net, Task(rows), options, seed=seed, show=False)
+    first.velocity = Field(net, mean, sigma, below.knots, below.units).eval()
     flow.velocity = straight.velocity = Field(
         Entered(net, tau), mean, sigma, torch.zeros(1), torch.ones(1)
     ).eval()
-    flow.source = source
+    flow.source = both.source
     return flow
 
 
 def energy(x, y):
-    "Energy distance without bias, E 2|x - y| - |x - x'| - |y - y'|: 0 on average for samples of the same law"
+    "Energy distance without bias, E 2|x - y| - |x - x'| - |y - y'|: 0 on average for one law"
     mean = lambda u, v: torch.cdist(u.flatten(1).double(), v.flatten(1).double()).sum().item()
     n, m = len(x), len(y)
     return 2 * mean(x, y) / (n * m) - mean(x, x) / (n * (n - 1)) - mean(y, y) / (m * (m - 1))
 
 
 def digits(seeds, only=""):
-    """W2 of 500 samples and the energy distance to the 500 digits kept aside, and the total variance of the samples, means over five draws. W2 between so few points in 64 dimensions is less for points that are nearer to
-    their mean than the data, whose rows are beside it: the energy distance is not deceived"""
+    """How near 500 samples are to the 500 digits kept aside, means over five draws.
+
+    W2, the energy distance, and the total variance of the samples. W2 between so few points in 64
+    dimensions is less for points that are nearer to their mean than the data, whose rows are beside
+    it: the energy distance is not deceived.
+    """
     from nsgf_nb.core import make_generator
     from nsgf_nb.distances import w2
 
@@ -240,7 +268,10 @@ def digits(seeds, only=""):
 
 
 def two_phases(total, T, step_size, start, coupling, first=600, lr=2e-3, ema=0.99, batch_size=128):
-    "Arguments of NSGFPlusPlus whose straight phase takes so many optimiser steps; the first phase has a small network, whose steps cost a fiftieth"
+    """Arguments of NSGFPlusPlus whose straight phase takes so many optimiser steps.
+
+    The first phase has a small network, whose steps cost a fiftieth.
+    """
     return dict(
         sinkhorn=dict(
             num_steps=T,
@@ -304,7 +335,9 @@ TRIALS = {
         for e, lr, b in ((0.7, 4e-3, 64), (0.5, 2e-3, 64), (0.5, 4e-3, 32), (0.5, 2e-3, 32))
     },
 }
-# two trials of each method at full length: the best of the first eight and the best of all, by the geometric mean over 5, 10 and 20 calls, and what is best on digits; numbers of steps for ten minutes of one core, NSGF++ with its pool
+# Two trials of each method at full length: the best of the first eight and the best of all, by the
+# geometric mean over 5, 10 and 20 calls, and what is best on digits; numbers of steps for ten
+# minutes of one core, NSGF++ with its pool.
 FINALISTS = {
     "FM": {
         "lr 0.004, batches of 32": one_phase(4300, "independent", 4e-3, ema=0.998, batch_size=32),
@@ -326,6 +359,7 @@ FINALISTS = {
         ),
     },
 }
+# the better finalists
 FINAL = {
     m: FINALISTS[m][name]
     for m, name in (
@@ -333,7 +367,7 @@ FINAL = {
         ("OT-CFM", "lr 0.004, batches of 64"),
         ("NSGF++", "T = 1, step 0.5, start sinkhorn, batches of 64"),
     )
-}  # the better finalists
+}
 
 
 def mnist(train=True, name="mnist"):
@@ -398,7 +432,9 @@ def trials(methods, only, folder):
             at.mkdir(parents=True, exist_ok=True)
             if arguments.get("start") != "source":
                 _, seconds = cpu(lambda: flow.fit(mnist(), seed=7, progress=False))
-            else:  # these differ in the first phase only: the straight one, which starts at the source, is fitted once
+            else:
+                # these differ in the first phase only: the straight one, which starts at the
+                # source, is fitted once
                 shutil.rmtree(at / "parts" / "sinkhorn", ignore_errors=True)
                 _, seconds = cpu(
                     lambda: flow.fit(mnist(), seed=7, workdir=at, resume=True, progress=False)
@@ -427,7 +463,7 @@ def fitted(at, arguments, seed, target, source=None):
 
 
 def finalists(methods, folder):
-    "Fits of full length judged as the trials were; that of the setting in FINAL is the final fit of seed 0"
+    "Fits of full length judged as the trials were; the setting in FINAL has its final fit, seed 0"
     for method in methods:
         for i, (name, arguments) in enumerate(FINALISTS[method].items()):
             if name in read(RESULTS / "mnist.json").get("finalists", {}).get(method, {}):
@@ -460,7 +496,7 @@ def final(methods, folder, seed):
                 scores=scores,
                 history=rows,
                 revision=revision(),
-                modules=modules("plusplus", "fid", "floors"),
+                modules=modules("plusplus", "fid", "evaluation.copies"),
             ),
             "final",
             method,
@@ -474,7 +510,10 @@ def final(methods, folder, seed):
 
 
 def transport(folder):
-    "Digits carried to FashionMNIST by a flow that has MNIST as its source: scores of 2000, and mean squares of the way beside those of independent and of optimal pairs"
+    """Digits carried to FashionMNIST by a flow that has MNIST as its source.
+
+    Scores of 2000, and mean squares of the way beside those of independent and of optimal pairs.
+    """
     from nsgf_nb.core import make_generator
     from nsgf_nb.evaluation.classifier import class_shares
     from nsgf_nb.fid import image_scores
@@ -529,12 +568,16 @@ def finals(folder):
 
 
 def extras(folder):
-    "Samples to look at, transition times of particles, and what the test for mirrored digits says where every twentieth sample is mirrored, and where none is"
+    """Samples to look at, transition times of particles, and the test for mirrored digits.
+
+    The test is tried where every twentieth sample is mirrored, and where none is.
+    """
     from nsgf_nb.core import make_generator
     from nsgf_nb.estimator import SinkhornVelocity
     from nsgf_nb.evaluation.copies import mirrored_share
     from nsgf_nb.files import save_tensors
-    from nsgf_nb.learning.training import train
+    from nsgf_nb.learning.model import Fit
+    from nsgf_nb.learning.training import Task, TrainingOptions, train
     from nsgf_nb.matching.phase import PhasePredictor
     from nsgf_nb.particles import particle_flow
     from nsgf_nb.sets.ends import ends, group_clouds
@@ -567,24 +610,23 @@ def extras(folder):
         flush=True,
     )
 
-    source, target, pilot, mean, sigma = ends(mnist(), None, 0)
-    rows = StraightFlow(batch_size=128)._prepare(
-        source, target, pilot, mean, sigma, 0, None, False
-    )[0]
+    both = ends(mnist(), None, 0)
+    pairs = StraightFlow(batch_size=128).task(both, Fit(seed=0))
 
-    def points(s, part=(0, 1)):
-        x, t, *_ = rows(s, part)
+    def points(step, part, net):
+        x, t, *_ = pairs.rows(step, part, net)
         return x, t, t, None
 
-    net = PhasePredictor(target.shape)
-    history = train(net, points, 800, 1e-3, 0.98, 0, show=False)
+    net = PhasePredictor(both.target.shape)
+    options = TrainingOptions(iterations=800, lr=1e-3, ema=0.98)
+    history = train(net, Task(points), options, show=False)
 
     def after(b):
-        x0, y, _ = group_clouds(source, target, 500, 5, b)
+        x0, y, _ = group_clouds(both.source, both.target, 500, 5, b)
         return particle_flow(x0, y, SinkhornVelocity(relative_blur=0.15, tol=1e-2), 5, 0.2)
 
     with torch.no_grad():
-        tau = torch.cat([net((after(b) - mean) / sigma) for b in range(4)])
+        tau = torch.cat([net((after(b) - both.mean) / both.sigma) for b in range(4)])
     note(
         file,
         dict(
@@ -633,7 +675,7 @@ def model(run):
 
 
 def ship(run):
-    "The flow of that run as it comes with the package: weights of the networks in bfloat16, the rest as it is"
+    "The flow of that run as the package ships it: weights of the networks in bfloat16"
     from nsgf_nb.files import load_tensors, save_tensors
 
     tensors, known = load_tensors(run / "model.safetensors", "flow")

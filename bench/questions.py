@@ -1,9 +1,18 @@
-"""What reviewers of the method asked, on 8 Gaussians, with small fits: an MLP 3 × 128, 2000 steps, a pool of 8192 particles in groups of 256.
+"""What reviewers of the method asked, on 8 Gaussians, with small fits.
 
-    python bench/questions.py [--out bench/results/questions.json] [--seeds 70 71 72] [--parts steps eps near along]
+    python bench/questions.py [--out FILE] [--seeds 70 71 72] [--parts steps eps near along]
 
-steps: number of steps × step size. eps: blur, the same at all steps. near: a source near the target. along: matching loss, distance to the particle flow and Grönwall's bound while
-a flow trains for 4000 steps, and the drift of the trained one. One thread; rows that are in the file already are kept, so a stopped run goes on. The seeds are those of no other figure."""
+A fit is an MLP 3 × 128, 2000 steps, and a pool of 8192 particles in groups of 256.
+
+steps   number of steps × step size
+eps     blur, the same at all steps
+near    a source near the target
+along   matching loss, distance to the particle flow and Grönwall's bound while a flow trains for
+        4000 steps, and the drift of the trained one
+
+One thread; rows that are in the file already (bench/results/questions.json) are kept, so a stopped
+run goes on. The seeds are those of no other figure.
+"""
 
 import argparse
 import json
@@ -55,7 +64,10 @@ def make(seed, num_steps, **settings):
 
 
 def judge(flow, target, seed):
-    "The gate, the total variation of the masses, and the mean variance within a cloud (per coordinate) for learned flow and particle flow"
+    """The gate, the total variation of the masses, and the variance within a cloud.
+
+    The variance is a mean over coordinates and clouds, for the learned flow and the particle flow.
+    """
     from nsgf_nb.distances import gate
     from nsgf_nb.runs.report import endless
 
@@ -107,8 +119,12 @@ def rms(u):
 
 
 def gronwall(flow, made, v, unit):
-    """The learned flow beside a group of the particle flow that it has not seen, from the same points. With δ_k = x_k - z_k, e_k the error of the network at (z_k, t_k) and
-    Φ(x) = x + η v_θ(x, t_k): |δ_{k+1}| <= |Φ(x_k) - Φ(z_k)| + η_k |e_k|. The stretch of Φ is measured: the largest over all particles, and in the mean square."""
+    """The learned flow beside a group of the particle flow that it has not seen, from equal points.
+
+    With δ_k = x_k - z_k, e_k the error of the network at (z_k, t_k) and Φ(x) = x + η v_θ(x, t_k):
+    |δ_{k+1}| <= |Φ(x_k) - Φ(z_k)| + η_k |e_k|. The stretch of Φ is measured: the largest over all
+    particles, and in the mean square.
+    """
     from nsgf_nb.distances import w2
 
     z, t, eta = made["x"][0], made["times"][0].tolist(), made["etas"][0].tolist()
@@ -139,15 +155,18 @@ def gronwall(flow, made, v, unit):
 
 
 def drift(flow, sim, made, v, unit):
-    """Step by step: does the learned cloud keep to the law of the pool, and how wrong is the frozen field where it is? error_learned: on the
-    learned cloud, against the converged velocity of that very cloud towards fresh targets; error_fresh: on clouds of the pool, towards fresh targets; error_pool: towards their own."""
+    """Step by step: does the learned cloud keep to the law of the pool, and how wrong is the field?
+
+    error_learned: on the learned cloud, against the converged velocity of that very cloud towards
+    fresh targets; error_fresh: on clouds of the pool, towards fresh targets; error_pool: towards
+    their own.
+    """
     from nsgf_nb.core import make_generator
     from nsgf_nb.distances import w2
 
     T, rows = sim.num_steps, []
-    path = [
-        flow.sample(x0=x0, return_path=True) for x0 in made["x"][:4, 0]
-    ]  # from the same points as the pool's
+    # from the same points as the pool's
+    path = [flow.sample(x0=x0, return_path=True) for x0 in made["x"][:4, 0]]
     y = [sim.target(sim.group, make_generator(sim.seed, "drift target", r)) for r in range(4)]
     t, t0 = made["times"][0].tolist(), None
     for k in range(T + 1):

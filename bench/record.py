@@ -7,7 +7,7 @@ import json
 import os
 import platform
 import subprocess
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import date
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -29,10 +29,8 @@ def facts(*packages, device=None):
 
     have = {}
     for p in packages:
-        try:
+        with suppress(PackageNotFoundError):
             have[p] = version(p)
-        except PackageNotFoundError:
-            pass
     cuda = device is not None and torch.device(device).type == "cuda"
     return dict(
         machine=torch.cuda.get_device_name(device)
@@ -55,7 +53,10 @@ def write(path, result):
 
 @contextmanager
 def locked(path, **empty):
-    "What a JSON file holds, for one process at a time; what is changed inside is written, with the facts"
+    """What a JSON file holds, for one process at a time.
+
+    What is changed inside is written, with the facts.
+    """
     path = Path(path)
     with open(path.with_suffix(".lock"), "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -117,7 +118,7 @@ def _imports(name, tree, at):
 
 
 def modules(*names, at=None):
-    "Hashes of the code of modules of nsgf_nb and of all modules of it that they import, now or at a commit"
+    "Hashes of the code of modules of nsgf_nb and of all that they import, now or at a commit"
     found, todo = {}, list(names)
     while todo:
         name = todo.pop()
@@ -139,14 +140,17 @@ def changed(hashes):
 
 
 class stamp(dict):
-    "What a tutorial says of its recording: facts, seconds and the modules it used. Shown as a line, with the hashes folded below"
+    """What a tutorial says of its recording: facts, seconds and the modules it used.
+
+    It is shown as a line, with the hashes folded below.
+    """
 
     def __init__(self, *names, seconds, at=None, **more):
         super().__init__(facts() | dict(seconds=seconds, modules=modules(*names, at=at)) | more)
 
     @classmethod
     def of(cls, result, seconds):
-        "The stamp of a result that a script has written: facts(), and modules=modules(…) beside them"
+        "The stamp of a result that a script has written: facts(), with modules=modules(…)"
         keys = ("machine", "system", "python", "torch", "date", "revision", "modules", "checked")
         new = cls.__new__(cls)
         dict.update(new, {k: result[k] for k in keys if k in result}, seconds=seconds)
@@ -157,13 +161,14 @@ class stamp(dict):
 
     def _repr_markdown_(self):
         hashes = " ".join(f"`{k}:{v}`" for k, v in (self.get("checked") or self)["modules"].items())
-        again = (
-            f" Checked again at {self['checked']['revision']} on {self['checked']['date']}: "
-            f"{self['checked']['how']}."
-            if "checked" in self
-            else ""
+        line = (
+            f"Recorded at revision {self['revision']} on {self['date']}, {self['machine']}, "
+            f"Python {self['python']}, torch {self['torch']}, in {self['seconds']:.0f} s."
         )
-        return f"""*Recorded at revision {self["revision"]} on {self["date"]}, {self["machine"]}, Python {self["python"]}, torch {self["torch"]}, in {self["seconds"]:.0f} s.{again}*
+        if "checked" in self:
+            c = self["checked"]
+            line += f" Checked again at {c['revision']} on {c['date']}: {c['how']}."
+        return f"""*{line}*
 
 <details><summary>The {hashes.count(":")} modules it used</summary>
 

@@ -1,12 +1,19 @@
-"""The paper's table on the plane: all methods, six problems, 1 to 100 network calls, the same network and the same number of gradient steps.
+"""The paper's table on the plane: all methods, six problems, 1 to 100 network calls.
 
-    python bench/toy2d.py --part trials       four learning rates for each method, on a validation seed (20 minutes on one core)
-    python bench/toy2d.py --part final        the table, with the settings that the trials chose (2 hours on one core, 3 seeds; --seeds 0 1 2 3 4 for 5)
-    python bench/toy2d.py --part compare      the comparison with OT-CFM anew, from the rows that are there
-    python bench/toy2d.py --quick             the table of the networks, small and without a record: 300 gradient steps, one seed (10 minutes on two cores)
+    python bench/toy2d.py --part trials    four learning rates for each method, on a validation
+                                           seed (20 minutes on one core)
+    python bench/toy2d.py --part final     the table, with the settings that the trials chose
+                                           (2 hours on one core, 3 seeds; --seeds 0 1 2 3 4 for 5)
+    python bench/toy2d.py --part compare   the comparison with OT-CFM anew, from the rows here
+    python bench/toy2d.py --quick          the table of the networks, small and without a record:
+                                           300 gradient steps, one seed (10 minutes on two cores)
 
-Each fit is a row of bench/results/toy2d.json, written when it is done; rows that are there are kept, so a stopped run goes on. Flows that others are made from stay in --folder.
-Times are CPU seconds of one thread. Trials draw from seed 90, final runs from --seeds; samples are judged against draws that no fit has seen."""
+All methods have the same network and the same number of gradient steps. Each fit is a row of
+bench/results/toy2d.json, written when it is done; rows that are there are kept, so a stopped run
+goes on. Flows that others are made from stay in --folder. Times are CPU seconds of one thread.
+Trials draw from seed 90, final runs from --seeds; samples are judged against draws that no fit has
+seen.
+"""
 
 import argparse
 import json
@@ -33,10 +40,8 @@ NFES = (1, 2, 5, 10, 100)
 RATES = (1e-3, 3e-3, 9e-3, 2.7e-2)
 TRIED_ON, TRIAL_SEED = ("8gaussians", "checkerboard"), 90
 EMPTY = dict(rows=[], trials=[])
-TRIED = (
-    ("FM", "NSGF", "OT-CFM", "interpolant"),
-    ("2-RF", "one step"),
-)  # the second are made from the first
+# the second are made from the first
+TRIED = (("FM", "NSGF", "OT-CFM", "interpolant"), ("2-RF", "one step"))
 ORDER = [
     "NSGF",
     "NSGF, any steps",
@@ -100,9 +105,8 @@ class Judge:
             | {f"{k}_floor": statistics.mean(v) for k, v in self.floor.items()}
         )
         ratio, tv = math.sqrt(square(out["w2"]) / square(self.floor["w2"])), None
-        if self.target.component and self.target.name.startswith(
-            "8gaussians"
-        ):  # raw W2 counts modes: component by component instead
+        # raw W2 counts modes: component by component instead
+        if self.target.component and self.target.name.startswith("8gaussians"):
             g = component_gate(self.target, x, seed=self.seed)
             ratio, tv = g.ratio, g.tv
         return mean | dict(ratio=ratio if math.isfinite(ratio) else None, tv=tv)
@@ -143,7 +147,8 @@ def fitted(method, problem, seed, rate, steps, folder):
     return flow, seconds
 
 
-# whose trials the learning rates come from, of a method and of the flows that it is made from; of the others their own
+# Whose trials the learning rates come from, of a method and of the flows that it is made from; of
+# the others their own.
 CHAIN = {
     "NSGF, any steps": ("NSGF",),
     "2-RF": ("2-RF", "FM"),
@@ -212,9 +217,8 @@ def networks(problem, seed, steps, folder, chosen, put):
         for kind in (DDIM, DDPM):
             row(kind.__name__, lambda: diffusion(kind))
 
-    def same_time(
-        method, coupling
-    ):  # as many steps as fit into the time that NSGF took, pool included
+    # as many steps as fit into the time that NSGF took, pool included
+    def same_time(method, coupling):
         long, own = (
             fitted(m, problem, seed, rates(r, chosen), steps, folder)[1]
             for m, r in (("NSGF 10", "NSGF"), (method, method))
@@ -238,7 +242,7 @@ def networks(problem, seed, steps, folder, chosen, put):
 
 
 def particles(problem, seed, judge, row):
-    "Flows without a network, 1000 particles to 1000 points: what they know of the target is these points"
+    "Flows without a network: 1000 particles to 1000 points, which are all they know of the target"
     from nsgf_nb.core import make_generator
     from nsgf_nb.estimator import SinkhornVelocity
     from nsgf_nb.motion.functionals import directions, energy_velocity, sliced_wasserstein_velocity
@@ -278,7 +282,7 @@ def particles(problem, seed, judge, row):
 
 
 def trial(problem, method, rate, steps, folder, chosen):
-    "One short look at a learning rate: the ratio to the floor at 10 calls, or at the one that there is"
+    "One short look at a learning rate: the ratio to the floor at 10 calls, or at the one there is"
     nfe, name = (1 if method == "one step" else 10), "NSGF 10" if method == "NSGF" else method
     flow, seconds = fitted(
         name,
@@ -305,7 +309,9 @@ def worker(task):
     def add(kind, r):
         with locked(out, **EMPTY) as table:
             table[kind].append(r)
-            table["modules"] = modules("flow", "baselines", "discrepancies", "distances")
+            table["modules"] = modules(
+                "flow", "matching.interpolants", "motion.functionals", "distances"
+            )
 
     def put(problem, seed, method, make):
         with locked(out, **EMPTY) as table:
@@ -357,18 +363,22 @@ def choose(trials):
     }
 
 
+# 97.5 % quantiles, by degrees of freedom
 STUDENT = {
     1: 12.71,
     2: 4.303,
     3: 3.182,
     4: 2.776,
     5: 2.571,
-}  # 97.5 % quantiles, by degrees of freedom
+}
 
 
 def compare(rows, nfe, leave_out=(), base="OT-CFM"):
-    """Ratio to OT-CFM: method → (geometric mean over problems, low, high, problems). Seeds of one problem are averaged, since they share what the problem
-    does to a method; the 95 % interval is Student's over the problems, which are few and differ."""
+    """Ratio to OT-CFM: method → (geometric mean over problems, low, high, problems).
+
+    Seeds of one problem are averaged, since they share what the problem does to a method; the 95 %
+    interval is Student's over the problems, which are few and differ.
+    """
     out = {}
     for method in ORDER:
         logs = []

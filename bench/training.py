@@ -1,13 +1,20 @@
-"""Training: pool rows per second, steps per second, a pool larger than memory, and the time until the gate holds, beside OT-CFM.
+"""Training: rows and steps per second, a pool larger than memory, the time until the gate holds.
 
-    python bench/training.py [--part speed disk hitting] [--seeds 60 61 62 63 64] [--jobs 1] [--gigabytes 10] [--pairs 5] [--scratch FOLDER] [--out bench/results/training.json]
+    python bench/training.py [--part speed disk hitting] [--seeds 60 61 62 63 64] [--jobs 1]
+                             [--gigabytes 10] [--pairs 5] [--scratch FOLDER] [--out FILE]
 
 speed    rows of a pool and training steps per second, one device.
-disk     rows per second of training from a pool of --gigabytes on disk (in --scratch; random numbers in the shape of CIFAR-10's pool) over those from the same
-         pool in memory, each in a process of its own, with an MLP of 3 × 256: --pairs pairs in turns, the median of their ratios. Wall and CPU time of a step,
-         wall time of its rows; resident memory; how much of the pool the page cache held.
-hitting  seconds (pool included) until the gate holds at two consecutive checks, NSGF(num_steps=10) and StraightFlow("ot"), defaults, same network, same
-         schedule, averaged weights, checks every 10 % of the steps, which are not counted; then the fit ends. Rows that are in the file already are kept."""
+disk     rows per second of training from a pool of --gigabytes on disk (in --scratch; random
+         numbers in the shape of CIFAR-10's pool) over those from the same pool in memory, each in
+         a process of its own, with an MLP of 3 × 256: --pairs pairs in turns, the median of their
+         ratios. Wall and CPU time of a step, wall time of its rows; resident memory; how much of
+         the pool the page cache held.
+hitting  seconds (pool included) until the gate holds at two consecutive checks,
+         NSGF(num_steps=10) beside StraightFlow("ot"), which is OT-CFM: defaults, same network,
+         same schedule, averaged weights, checks every 10 % of the steps, which are not counted;
+         then the fit ends. Rows that are in the file already (bench/results/training.json) are
+         kept.
+"""
 
 import argparse
 import json
@@ -146,7 +153,7 @@ def cached(folder):
 def train_from(folder, memory, steps, warm):
     "Rows per second of training and resident memory; the pool on the disk, or read whole"
     from nsgf_nb.learning.nets import MLP
-    from nsgf_nb.learning.training import train
+    from nsgf_nb.learning.training import Task, TrainingOptions, train
     from nsgf_nb.motion.shards import open_pool
     from nsgf_nb.motion.shuffle import BlockShuffle
     from nsgf_nb.processes import batch_part
@@ -161,7 +168,7 @@ def train_from(folder, memory, steps, warm):
     )
     times, took = {}, {}
 
-    def rows(s, part=(0, 1)):
+    def rows(s, part, net):
         times[s] = time.perf_counter(), time.process_time()
         x, t, v, _ = draw.rows(s, batch_part(256, part))
         took[s] = time.perf_counter() - times[s][0]
@@ -169,10 +176,11 @@ def train_from(folder, memory, steps, warm):
             most[0] = max(most[0], status("RssAnon"))
         return x, t, v, None
 
-    train(net, rows, warm + steps, show=False)
+    train(net, Task(rows), TrainingOptions(iterations=warm + steps), show=False)
+    # seconds a step
     wall, cpu = (
         z / (steps - 1) for z in (q - p for p, q in zip(times[warm], times[warm + steps - 1]))
-    )  # seconds a step
+    )
     return dict(
         rows_per_second=256 / wall,
         milliseconds=dict(
@@ -250,7 +258,11 @@ class Hit(Exception):
 
 
 def hit(problem, method, seed, checks=10):
-    "One fit, until the gate has held twice. Seconds are those of the CPU, one thread, without the checks: other work on the machine does not count."
+    """One fit, until the gate has held twice.
+
+    Seconds are those of the CPU, one thread, without the checks: other work on the machine does not
+    count.
+    """
     from nsgf_nb.data import get_sampler
     from nsgf_nb.distances import gate
     from nsgf_nb.flow import NSGF
@@ -260,21 +272,20 @@ def hit(problem, method, seed, checks=10):
     torch.set_num_threads(1)
     code, target = dict(revision=revision()), get_sampler(problem)
     flow = NSGF(num_steps=10) if method == "NSGF" else StraightFlow("ot")
-    out, start, pool, prepare = [], time.process_time(), [], flow._prepare
+    out, start, pool, task = [], time.process_time(), [], flow.task
 
-    def prepared(*args):
-        rows = prepare(*args)
+    def timed(*args):
+        made = task(*args)
         pool.append(time.process_time() - start)
-        return rows
+        return made
 
     def check(row):  # the flow holds the averaged weights of this moment
         nonlocal start
         if (row["step"] * 100 // flow.iterations) % (100 // checks):
             return
         now = time.process_time()
-        g = gate(
-            target, endless(flow), seed=seed + 2000
-        )  # all checks and both methods from the same starts, against the same targets
+        # all checks and both methods from the same starts, against the same targets
+        g = gate(target, endless(flow), seed=seed + 2000)
         out.append(
             dict(
                 step=row["step"],
@@ -295,7 +306,7 @@ def hit(problem, method, seed, checks=10):
             raise Hit
         start += time.process_time() - now
 
-    flow._prepare = prepared
+    flow.task = timed
     try:
         flow.fit(target, seed=seed, progress=False, callbacks=[check])
         held = None

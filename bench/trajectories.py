@@ -1,9 +1,13 @@
-"""Trajectory inference: cells of five times of a branching process, one time left out, NSGF beside OT-CFM.
+"""Trajectory inference: cells of five times of a branching process, one time left out.
 
-    python bench/trajectories.py [--out bench/results/trajectories.json] [--seeds 80 81 82] [--dims 5 50]
+    python bench/trajectories.py [--out FILE] [--seeds 80 81 82] [--dims 5 50]
 
-For each dimension, seed and inner time j: fit from time j-1 to time j+1 (1000 cells each), and hold the flow's marginal half way against 1000 other cells of time j. Half way is step 5 of
-10 for all: natural time 1/2 for NSGF, time 1/2 for OT-CFM. The same network (MLP 3 × 128), batches of 128 and number of steps for all. One thread; rows that are in the file already are kept."""
+NSGF stands beside OT-CFM. For each dimension, seed and inner time j: fit from time j-1 to time j+1
+(1000 cells each), and hold the flow's marginal half way against 1000 other cells of time j. Half
+way is step 5 of 10 for all: natural time 1/2 for NSGF, time 1/2 for OT-CFM. The same network (MLP
+3 × 128), batches of 128 and number of steps for all. One thread; rows that are in the file already
+(bench/results/trajectories.json) are kept.
+"""
 
 import argparse
 import json
@@ -28,7 +32,10 @@ def centre(s, branch):
 
 
 def cells(n, s, d, generator, frame, noise=0.15):
-    "n cells of time s in d dimensions, and their branches: 30 % go down; noise in all directions, cells of one time differ in age"
+    """n cells of time s in d dimensions, and their branches.
+
+    30 % go down; noise in all directions; cells of one time differ in age.
+    """
     branch = (torch.rand(n, generator=generator) < SMALL).long()
     age = (s + 0.04 * torch.randn(n, generator=generator)).clamp(min=0)
     x = torch.cat(
@@ -56,9 +63,8 @@ def flows(seed, d, iterations):
         num_steps=STEPS, group=500, pool_size=3000, iterations=iterations, batch_size=128
     )
     return {
-        "NSGF": NSGF(
-            network=nets["NSGF"], relative_blur=(0.5, 0.2), **sinkhorn
-        ),  # down to .05, the default, takes a thousand passes and more a step at d = 5
+        # down to .05, the default, takes a thousand passes and more a step at d = 5
+        "NSGF": NSGF(network=nets["NSGF"], relative_blur=(0.5, 0.2), **sinkhorn),
         "OT-CFM": StraightFlow(
             "ot", num_steps=STEPS, network=nets["OT-CFM"], iterations=iterations, batch_size=128
         ),
@@ -109,9 +115,8 @@ def one(d, seed, iterations):
         for method, flow in flows(seed, d, iterations).items():
             start = time.perf_counter()
             with warnings.catch_warnings():
-                warnings.filterwarnings(
-                    "ignore", "the self plan"
-                )  # at d = 50 the flow is transport between minibatches: 06 says so
+                # at d = 50 the flow is transport between minibatches
+                warnings.filterwarnings("ignore", "the self plan")
                 flow.fit(after, before, seed=seed, progress=False)
             seconds = time.perf_counter() - start
             if method.startswith("NSGF"):

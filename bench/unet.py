@@ -2,7 +2,9 @@
 
     python bench/unet.py [--repeats 15] [--out bench/results/unet.json]
 
-One thread, 128 images of 28 × 28, AdamW. The variants take turns, so that what else runs on the machine meets all of them; CPU time, least and median."""
+One thread, 128 images of 28 × 28, AdamW. The variants take turns, so that what else runs on the
+machine meets all of them; CPU time, least and median.
+"""
 
 import argparse
 import time
@@ -76,7 +78,7 @@ def main():
         )
         step(*runs[what])
     m, gemm = torch.randn(1024, 1024), []
-    for k in range(a.repeats):
+    for _ in range(a.repeats):
         for r in rows:
             r["ms"].append(1e3 * seconds(lambda: step(*runs[r["what"]])))
         gemm.append(10 * 2 * 1024**3 / 1e9 / seconds(lambda: [m @ m for _ in range(10)]))

@@ -1,9 +1,13 @@
-"""What the network says, how steps are weighed, step sizes and blurs: variants of NSGF at equal cost, held against the gates.
+"""Variants of NSGF at equal cost, held against the gates.
 
-    python bench/units.py [--out bench/results/units.json] [--seeds 0 1 2 3 4] [--problems 8gaussians checkerboard] [--iterations 6000] [--jobs 1]
+    python bench/units.py [--out FILE] [--seeds 50 51 52 53 54] [--problems 8gaussians checkerboard]
+                          [--iterations 6000] [--jobs 1]
 
-The variants of a problem and seed train with the same number of steps on groups of 1024; those with the same step sizes and blurs on the same pool. Rows that are in the file
-already are kept, so a stopped run goes on. The seeds are not those of any other figure of this repository."""
+They differ in what the network says, how steps are weighed, step sizes and blurs. The variants of
+a problem and seed train with the same number of steps on groups of 1024; those with the same step
+sizes and blurs on the same pool. Rows that are in the file already (bench/results/units.json) are
+kept, so a stopped run goes on. The seeds are not those of any other figure of this repository.
+"""
 
 import argparse
 import json
@@ -51,9 +55,8 @@ def one(problem, seed, iterations):
                     NSGF(num_steps=10, group=1024, iterations=iterations, **settings, **more),
                     time.perf_counter(),
                 )
-                flow.fit(
-                    target, seed=seed, workdir=folder, progress=False
-                )  # the pool in the folder is made once
+                # the pool in the folder is made once
+                flow.fit(target, seed=seed, workdir=folder, progress=False)
                 g, last = gate(target, endless(flow), seed=seed + 2000), flow.history[-1]
                 out.append(
                     dict(

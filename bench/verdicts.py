@@ -1,12 +1,20 @@
-"""The verdicts of recorded gates by today's rule, from the intervals that were recorded with them; nothing is drawn or fitted.
+"""The verdicts of recorded gates by today's rule, from the intervals recorded with them.
 
-    python bench/verdicts.py            prints what it finds and changes, and writes it into bench/results/gates.json, units.json and training.json
+    python bench/verdicts.py            prints what it finds and changes, and writes it into
+                                        gates.json, units.json and training.json
     python bench/verdicts.py --check    exit code 1 where a file would change
 
-A gate of before had no interval of the masses: it is centred at the recorded total variation, and as wide as for 20 000 samples with the true masses.
-Its pairs were 20 (8 repeats of the component gate), from which it was drawn with a variance that is too small by (m-1)/m and without regard to how little 8 or 20 numbers
-know of a variance. So it is judged by an interval that is wider, by sqrt(m/(m-1)) and Student's quantile over that of a normal law: 1.29 for 8, 1.10 for 20 (`widened`). A time until the gate holds is that of the first of two consecutive checks that pass; a fit that ended
-when the earlier rule had passed twice, and has not passed twice by this one, says only that it takes longer than it was watched (`hit` null, `ended` "early")."""
+Nothing is drawn or fitted. A gate of before had no interval of the masses: it is centred at the
+recorded total variation, and as wide as for 20 000 samples with the true masses. Its pairs were 20
+(8 repeats of the component gate), from which it was drawn with a variance that is too small by
+(m-1)/m and without regard to how little 8 or 20 numbers know of a variance. So it is judged by an
+interval that is wider, by sqrt(m/(m-1)) and Student's quantile over that of a normal law: 1.29 for
+8, 1.10 for 20 (`widened`).
+
+A time until the gate holds is that of the first of two consecutive checks that pass. A fit that
+ended when the earlier rule had passed twice, and has not passed twice by this one, says only that
+it takes longer than it was watched (`hit` null, `ended` "early").
+"""
 
 import argparse
 import json

@@ -251,9 +251,8 @@ def sample(
     if self.velocity is None:
         raise ValueError("sample: the flow is not fitted, call fit or load first")
     omega = check_positive(self.step if step is None else step, "step")
+    num_steps = None if num_steps is None else check_count(num_steps, "num_steps")
     check_name(solver, SOLVERS, "solver")
-    if num_steps is not None:
-        check_count(num_steps, "num_steps")
     tolerances = None if rtol is None else (rtol, rtol if atol is None else atol)
     x0 = self.starts(n, x0, seed)
     label = None if label is None else check_labels(label, len(x0))

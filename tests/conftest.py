@@ -4,5 +4,8 @@ import signal
 
 
 def pytest_configure(config):
-    "Ctrl-C interrupts, here and in the processes that tests start: a script's background job inherits that it is ignored"
+    """Ctrl-C interrupts, here and in the processes that tests start.
+
+    A script's background job inherits that it is ignored.
+    """
     signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -313,9 +313,8 @@ def transport(x, y, a, b, eps, origin, masked=False, until=math.inf):
         further = newton(back, sweep(back, st, log_b, log_a), log_b, log_a)
         moved = T if further is None else finish(further.f)[0]
     change = np.sqrt(np.square(moved - T).sum(1)).max()
-    light = (
-        st.worst * np.ptp(y[columns], axis=0).max()
-    )  # a light point whose mass is off shows here
+    # a light point whose mass is off shows here
+    light = st.worst * np.ptp(y[columns], axis=0).max()
     return Solution(T, marginal, max(change, light))
 
 

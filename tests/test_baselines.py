@@ -10,13 +10,14 @@ from nsgf_nb.straight import StraightFlow
 
 def rows(coupling, batch_size=128):
     "A batch of StraightFlow, and the clouds and times that it was made from"
+    from nsgf_nb.learning.model import Fit
     from nsgf_nb.sets.ends import ends, group_clouds
 
-    source, target, pilot, mean, sigma = ends("moons", "8gaussians", 0)
+    both = ends("moons", "8gaussians", 0)
     flow = StraightFlow(coupling, batch_size=batch_size, device="cpu")
-    draw, *_ = flow._prepare(source, target, pilot, mean, sigma, 0, None, False)
-    z, t, u, _ = draw(3)
-    return z * sigma + mean, t, u * sigma, *group_clouds(source, target, batch_size, 0, 3)[:2]
+    z, t, u, _ = flow.task(both, Fit(seed=0)).rows(3, (0, 1), None)
+    x0, y, _ = group_clouds(both.source, both.target, batch_size, 0, 3)
+    return z * both.sigma + both.mean, t, u * both.sigma, x0, y
 
 
 def test_ot_cfm_is_that_of_torchcfm():
@@ -24,9 +25,8 @@ def test_ot_cfm_is_that_of_torchcfm():
     from torchcfm.optimal_transport import OTPlanSampler
 
     xt, t, ut, x0, y = rows("ot")
-    plan = torch.as_tensor(
-        OTPlanSampler(method="exact").get_map(x0, y)
-    )  # theirs: mass 1/n on each pair
+    # theirs: mass 1/n on each pair
+    plan = torch.as_tensor(OTPlanSampler(method="exact").get_map(x0, y))
     assert torch.equal((plan * len(y)).round().sum(0), torch.ones(len(y), dtype=plan.dtype))
     y = y[plan.argmax(1)]
     matcher = cfm.ConditionalFlowMatcher(sigma=0.0)
@@ -56,7 +56,7 @@ def test_the_interpolant_is_that_of_torchcfm():
     )
     t = torch.rand(64, generator=make_generator(0, "t"))
     theirs = cfm.VariancePreservingConditionalFlowMatcher(sigma=0.0)
-    xt, ut = Interpolant()._line(x0, y, t[:, None], 0.0)
+    xt, ut = Interpolant().line(x0, y, t[:, None], 0.0)
     assert (theirs.compute_mu_t(x0, y, t) - xt).abs().max() < 1e-5 and (
         theirs.compute_conditional_flow(x0, y, t, xt) - ut
     ).abs().max() < 1e-5

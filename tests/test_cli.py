@@ -1,4 +1,7 @@
-"The command `nsgf` as a user's shell sees it: files, exit codes, one sentence for what went wrong, and runs that are stopped and go on"
+"""The command `nsgf` as a user's shell sees it.
+
+Files, exit codes, one sentence for what went wrong, and runs that are stopped and go on.
+"""
 
 import csv
 import json
@@ -77,7 +80,10 @@ def done(home):
 
 @pytest.fixture
 def here(home, done, monkeypatch, capsys):
-    "Call main in this process, from the folder that holds the run: exit code, standard output, standard error"
+    """Call main in this process, from the folder that holds the run.
+
+    It gives the exit code, standard output and standard error.
+    """
     monkeypatch.chdir(home)
 
     def call(*words):
@@ -199,7 +205,7 @@ def test_a_finished_run_is_not_fitted_again(here, done):
 
 
 def test_a_run_of_two_phases_goes_on(home, here):
-    "Stopped in its second phase and resumed: the same weights as without, and no second fit when it is done"
+    "Stopped in its second phase and resumed: the same weights, and no second fit when it is done"
     words = (
         "fit",
         "moons",
@@ -504,7 +510,10 @@ def test_points_from_a_file_as_target_and_source(home, here):
 
 def test_help_and_version_are_quick(home):
     "They do not wait for torch"
-    code = "import sys; from nsgf_nb.cli import main; main(sys.argv[1:]); assert 'torch' not in sys.modules"
+    code = (
+        "import sys; from nsgf_nb.cli import main; main(sys.argv[1:]); "
+        "assert 'torch' not in sys.modules"
+    )
     for words in (
         ["--help"],
         ["--version"],

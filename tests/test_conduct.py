@@ -1,5 +1,8 @@
-"""Conduct: each case of bad input gets one clear sentence, before any work is done; the estimator never answers NaN; random states are left alone.
-The table SENTENCES reads from top to bottom as what a user is told. What only the command line can be told is in test_cli.py."""
+"""Conduct: each case of bad input gets one clear sentence, before any work is done.
+
+The estimator never answers NaN, and random states are left alone. The table SENTENCES reads from
+top to bottom as what a user is told. What only the command line can be told is in test_cli.py.
+"""
 
 import os
 import random
@@ -313,8 +316,8 @@ SENTENCES = {
         (
             lambda: small(self_term="two-batch"),
             ValueError,
-            "unknown self_term 'two-batch': did you mean 'two_batch'? known: same, masked, "
-            "two_batch",
+            "unknown self_term 'two-batch': did you mean 'two_batch'? "
+            "known: same, masked, two_batch",
         ),
         (
             lambda: SinkhornVelocity(1.0, backend="desne"),
@@ -565,7 +568,7 @@ def test_ctrl_c_saves_and_a_resumed_fit_equals_a_whole_one(tmp_path):
     "make", [small, lambda **kw: StraightFlow(**dict(batch_size=8) | kw)], ids=["nsgf", "fm"]
 )
 def test_a_resumed_fit_remembers_the_best_row(tmp_path, make):
-    "With patience, decay, clipping, bfloat16 and parts: the same bits, and the same row at which training stops"
+    "With patience, decay, clipping, bfloat16 and parts: the same bits, training stops at one row"
     new, kw = (
         lambda: make(
             iterations=300,
@@ -593,7 +596,7 @@ def test_a_resumed_fit_remembers_the_best_row(tmp_path, make):
 
 
 def test_a_pool_that_moves_is_the_same_after_a_stop(tmp_path):
-    "Groups that fresh ones replaced before the stop are simulated again, those after it as they would have been"
+    "Groups replaced before the stop are simulated again, those after it as they would have been"
     new, kw = lambda: small(online=0.5, iterations=100, batch_size=16), dict(seed=3, progress=False)
     whole = new().fit("moons", **kw)
     stop = lambda row: row["step"] == 57 and signal.raise_signal(signal.SIGINT)

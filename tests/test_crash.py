@@ -1,4 +1,7 @@
-"Killed at random moments of building and training, resumed, the same bits; damaged pools; folders that cannot be written"
+"""Killed at random moments of building and training, and resumed: the same bits.
+
+Also damaged pools, and folders that cannot be written.
+"""
 
 import json
 import os
@@ -88,13 +91,8 @@ def killed(home, whole, kills, seed):
 
 def test_killed_three_times(tmp_path, whole):
     folder, seconds = whole
-    for sooner in (
-        1,
-        2,
-        4,
-        8,
-        16,
-    ):  # a machine that has become faster since `whole` is done before it is killed
+    # a machine that has become faster since `whole` is done before it is killed
+    for sooner in (1, 2, 4, 8, 16):
         home = tmp_path / str(sooner)
         home.mkdir()
         if set(killed(home, (folder, seconds / sooner), 3, seed=1)) - {"done"}:
@@ -166,10 +164,9 @@ def test_a_manifest_that_is_gone(pool):
     folder, call, build = pool
     (folder / "manifest.json").unlink()
     rc, said = call("pool", "info", "run")
-    assert (
-        rc == 2
-        and said.strip()
-        == "nsgf: run/pool: no pool here, or one that is not complete (no manifest.json): build it with its settings, shards that are there are kept"
+    assert rc == 2 and said.strip() == (
+        "nsgf: run/pool: no pool here, or one that is not complete (no manifest.json): "
+        "build it with its settings, shards that are there are kept"
     )
     others = {p: p.stat().st_mtime_ns for p in folder.glob("shard-*")}
     assert call(*build)[0] == 0 and all(p.stat().st_mtime_ns == t for p, t in others.items())

@@ -1,4 +1,4 @@
-"FID against files: the real MNIST sets where they are, and Inception's extractor with weights that are put in its place"
+"FID against files: the real MNIST sets where they are, and Inception with other weights"
 
 import hashlib
 import os
@@ -24,14 +24,13 @@ def test_accuracy_is_what_the_file_says(name):
         pytest.skip(str(e))
     x, label = s(s.num_points, make_generator(0, name))
     accuracy = (classify(x, name, "cpu")[0] == label).double().mean().item()
-    assert (
-        abs(accuracy - facts["test_accuracy"]) <= 2e-4
-    )  # another machine may round an image across the border
+    # another machine may round an image across the border
+    assert abs(accuracy - facts["test_accuracy"]) <= 2e-4
     assert accuracy >= {"mnist": 0.992, "fashionmnist": 0.91}[facts["data"]]
 
 
 def test_inception_is_used_where_its_weights_are(tmp_path, monkeypatch):
-    "Random weights under the name of the real ones: grey images go through, the scores are called FID, nothing is fetched"
+    "Random weights under the name of the real ones: the scores are called FID, nothing is fetched"
     from torch_fidelity import feature_extractor_inceptionv3 as inception
 
     import nsgf_nb.fid as fid

@@ -1,4 +1,7 @@
-"Every kind of file, changed in hundreds of ways: one sentence with its name, nothing executed, nothing fetched, nothing accepted that a checksum covers"
+"""Every kind of file, changed in hundreds of ways: one sentence with its name.
+
+Nothing is executed, nothing fetched, nothing accepted that a checksum covers.
+"""
 
 import json
 import pickle
@@ -369,9 +372,8 @@ def mutate(home, kind, path, rng):
             facts = edited(facts, rng)
         else:
             tensors = changed_tensor(tensors, rng)
-        path.write_bytes(
-            old_style(tensors, facts)
-        )  # without checksums: it comes to what stands in it
+        # without checksums: it comes to what stands in it
+        path.write_bytes(old_style(tensors, facts))
     return how
 
 
@@ -566,9 +568,9 @@ def test_a_phase_that_is_done_is_of_the_same_data(tmp_path):
         NSGF(**SMALL, network=tiny()), StraightFlow(**LINES, network=tiny())
     )
     stopped(make(), tmp_path, points(seed=1), step=76)
+    file = "parts/sinkhorn/model.safetensors"
     with pytest.raises(
-        ValueError,
-        match="parts/sinkhorn/model.safetensors: cannot resume, the data of the target have changed",
+        ValueError, match=f"{file}: cannot resume, the data of the target have changed"
     ):
         make().fit(points(seed=2), seed=0, workdir=tmp_path, resume=True, progress=False)
     assert (
@@ -594,7 +596,8 @@ def test_a_reflow_says_what_it_came_from(tmp_path):
     back = Flow.load(lines.save(tmp_path / "lines.safetensors"))
     with pytest.raises(
         ValueError,
-        match="the lines of this flow begin at samples of another, StraightFlow of seed 7, which is not in the file",
+        match="the lines of this flow begin at samples of another, StraightFlow of seed 7, "
+        "which is not in the file",
     ):
         back.sample(3)
     assert back.sample(x0=first.sample(3)).shape == (3, 2)

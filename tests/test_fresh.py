@@ -15,9 +15,8 @@ import pytest
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
-TUTORIALS = sorted(
-    (ROOT / "nbs" / "tutorials").glob("*.ipynb")
-)  # they record runs of hours, and carry a stamp
+# they record runs of hours, and carry a stamp
+TUTORIALS = sorted((ROOT / "nbs" / "tutorials").glob("*.ipynb"))
 NOTEBOOKS = sorted(
     p
     for p in (ROOT / "nbs").rglob("*.ipynb")
@@ -58,7 +57,10 @@ def drawn(cell):
 
 
 def tolerance(source):
-    "Of the numbers of a cell, relative: two digits, what `#| tol:` says, none for `#| deterministic`; any for seconds"
+    """Of the numbers of a cell, relative: two digits unless the cell says otherwise.
+
+    `#| tol:` gives another, `#| deterministic` none; seconds may be anything.
+    """
     if re.search(r"^#\| *deterministic\b", source, re.M):
         return 0.0
     if m := re.search(r"^#\| *tol: *(\S+)", source, re.M):
@@ -166,7 +168,8 @@ def stamped(path):
         if c["cell_type"] == "code"
     )
     facts = re.search(
-        r"Recorded at revision (?P<revision>\w+)\+? on (?P<date>[\d-]+), (?P<machine>[^*]+?), Python .*? in (?P<seconds>\d+) s",
+        r"Recorded at revision (?P<revision>\w+)\+? on (?P<date>[\d-]+), (?P<machine>[^*]+?), "
+        r"Python .*? in (?P<seconds>\d+) s",
         text,
     )
     return facts and facts.groupdict() | dict(
@@ -184,7 +187,10 @@ def test_tutorials_carry_their_stamp(path):
 @pytest.mark.slow
 @pytest.mark.parametrize("path", TUTORIALS, ids=lambda p: p.name)
 def test_tutorials_are_of_the_present_code(path):
-    "Comments and docstrings may change; after any other change a tutorial is recorded again, or its result confirmed (bench/record.py)"
+    """Comments and docstrings may change.
+
+    After any other change a tutorial is recorded again, or its result confirmed (bench/record.py).
+    """
     from record import changed
 
     facts = stamped(path)

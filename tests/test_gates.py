@@ -1,4 +1,4 @@
-"Gates cannot be passed by knowing less: what is no lesson of 05f and 05g, and the verdict as the command gives it"
+"Gates cannot be passed by knowing less, and the verdict is as the command gives it"
 
 import json
 import re
@@ -48,7 +48,7 @@ def test_pairs_are_added_until_the_half_width_is_reached():
 
 
 def test_a_bad_model_passes_no_more_often_with_fewer_pairs():
-    "A bound just under the ratio, which is 1.4: the lower end is under it with 20 pairs, and nothing passes"
+    "A bound just under the ratio, which is 1.4: the lower end is under it, and nothing passes"
     gates = [
         distribution_gate(MOONS, shifted(0.28), bound=1.3, seed=s, n=100, most=20) for s in range(8)
     ]
@@ -104,7 +104,7 @@ def test_a_function_has_to_draw_what_is_asked_for():
 
 
 def test_methods_are_judged_from_the_same_starts():
-    "NSGF, straight flows and diffusion, fitted with one seed, draw the same starts, and their gates the same floor"
+    "Fitted with one seed, NSGF, straight flows and diffusion draw the same starts and floor"
     small = dict(iterations=3, batch_size=16, num_steps=2)
     flows = [NSGF(pool_size=192, group=64, **small), StraightFlow("ot", **small), DDIM(**small)]
     for flow in flows:

@@ -1,4 +1,7 @@
-"""Data as people have it: each form works, or one sentence says how. `SENTENCES` reads as what a user is told."""
+"""Data as people have it: each form works, or one sentence says how.
+
+`SENTENCES` reads as what a user is told.
+"""
 
 import builtins
 from collections import UserDict
@@ -136,9 +139,8 @@ def test_a_table_of_columns():
     a, b = X.T.numpy()
     same_points(Table(a=a, b=b), labels=False)
     same_points((Table(a=a, b=b), Column(LABEL.numpy())))
-    assert (
-        get_sampler(Table(a=[1, 2, 3], b=[4, 5, 6]))(3).dtype == torch.float32
-    )  # whole numbers are numbers in a table
+    # whole numbers are numbers in a table
+    assert get_sampler(Table(a=[1, 2, 3], b=[4, 5, 6]))(3).dtype == torch.float32
 
 
 @pytest.mark.parametrize(
@@ -376,9 +378,8 @@ def test_a_folder_without_permission_is_named_as_the_user_knows_it(tmp_path):
     def refused(tmp):
         raise PermissionError(13, "Permission denied", str(tmp))
 
-    with pytest.raises(PermissionError) as e:
-        with atomic_path(tmp_path / "picture.png") as tmp:
-            refused(tmp)
+    with pytest.raises(PermissionError) as e, atomic_path(tmp_path / "picture.png") as tmp:
+        refused(tmp)
     assert str(e.value) == f"[Errno 13] Permission denied: '{tmp_path}/picture.png'"
 
 
@@ -517,8 +518,8 @@ SENTENCES = [
     (
         lambda p: get_sampler([1.0, 2.0, 3.0]),
         ValueError,
-        "list: expected points of shape (n, *shape), got shape (3,): a line of numbers needs [:, "
-        "None]",
+        "list: expected points of shape (n, *shape), got shape (3,): "
+        "a line of numbers needs [:, None]",
     ),
     (
         lambda p: get_sampler([X, X[:, :1]]),

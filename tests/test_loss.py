@@ -1,4 +1,4 @@
-"The loss: twice differentiable, the same for every way of calling it, and quiet only where it has converged."
+"The loss: twice differentiable, one value for every call, quiet only where it has converged."
 
 import warnings
 

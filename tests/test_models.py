@@ -1,4 +1,7 @@
-"""Models as people have them: copied, pickled, fitted again, shared, and called under settings that are not torch's own."""
+"""Models as people have them: copied, pickled, fitted again, shared.
+
+They are called under settings that are not torch's own.
+"""
 
 import copy
 import inspect
@@ -422,15 +425,20 @@ def test_what_is_shown_runs_as_pasted(page, read, quick, tmp_path, monkeypatch):
 WITHOUT_FCNTL = """
 import sys, warnings
 sys.modules["fcntl"] = None                             # as on Windows
-import nsgf_nb.matching.interpolants, nsgf_nb.cli, nsgf_nb.flow, nsgf_nb.plusplus, nsgf_nb.runs.run, nsgf_nb.motion.shards
+import nsgf_nb.matching.interpolants, nsgf_nb.motion.shards, nsgf_nb.runs.run
+import nsgf_nb.cli, nsgf_nb.flow, nsgf_nb.plusplus
 from nsgf_nb.processes import locked
 small = dict(num_steps=2, pool_size=96, group=32, iterations=4, batch_size=8)
 with warnings.catch_warnings(record=True) as said:
     warnings.simplefilter("always")
     flow = nsgf_nb.flow.NSGF(**small).fit("moons", seed=0, workdir=sys.argv[1], progress=False)
-    with locked(sys.argv[1]) as one, locked(sys.argv[1]) as other: assert one is None and other is None
+    with locked(sys.argv[1]) as one, locked(sys.argv[1]) as other:
+        assert one is None and other is None
 said = [str(w.message) for w in said if "fcntl" in str(w.message)]
-assert said == ["this platform has no fcntl: nothing keeps two processes from writing to one folder, see to it that there is one"], said
+assert said == [
+    "this platform has no fcntl: nothing keeps two processes from writing to one folder, "
+    "see to it that there is one"
+], said
 print(flow.sample(3).shape)
 """
 

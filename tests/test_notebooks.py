@@ -51,11 +51,12 @@ def test_figures_are_described(path):
         for c in cells(path, "code")
         if any(k.startswith("image/") for o in c["outputs"] for k in o.get("data", {}))
     ]
+    # YAML: a colon in the text needs quotes around it
     alt = lambda s: (
         yaml.safe_load("alt: " + m[1])
         if (m := re.search(r"^#\| *fig-alt: *(.+)$", s, re.M))
         else {}
-    )  # YAML: a colon in the text needs quotes around it
+    )
     silent = [s for s in drawn if not isinstance(alt(s).get("alt"), str)]
     text = "\n".join(c["source"] for c in cells(path, "markdown"))
     bare = re.findall(r"!\[\]\([^)]*\)", text) + [
@@ -83,9 +84,8 @@ def test_recorded_outputs_are_quiet(path):
     "No error, no warning, no progress bar in what is recorded"
     outputs = [o for c in cells(path, "code") for o in c["outputs"]]
     assert not [o for o in outputs if o["output_type"] == "error" or o.get("name") == "stderr"]
-    assert not [
-        o for o in outputs if any("widget" in k for k in o.get("data", {}))
-    ]  # a widget that is stored is a hole in the page
+    # a widget that is stored is a hole in the page
+    assert not [o for o in outputs if any("widget" in k for k in o.get("data", {}))]
 
 
 @every_notebook
@@ -111,7 +111,7 @@ def test_links_to_notebooks(path):
 
 @every_notebook
 def test_imports_have_cells_of_their_own(path):
-    "nbdev runs every cell with an import, however deep, when it builds the docs, and no other cell that is not exported"
+    "nbdev runs cells with imports when it builds the docs, however deep, and no other code"
     for source in (c["source"] for c in cells(path, "code")):
         if (
             re.search(r"^#\| *(?:exports?|eval: *false)\b", source, re.M)
@@ -167,7 +167,7 @@ def test_two_exercises_with_folded_answers(path):
 
 
 def test_way_through_is_short():
-    "With optimal transport in hand: from the landing page to the learned flow in three quarters of an hour"
+    "With optimal transport in hand: from the landing page to the learned flow in 45 minutes"
     read = runpy.run_path(str(ROOT / "tools/nbread.py"))["read"]
     assert (
         sum(

@@ -25,18 +25,28 @@ SETTINGS.read(ROOT / "settings.ini", encoding="utf-8")
 SETTINGS = SETTINGS["DEFAULT"]
 
 
-IMPORT = """if True:
-    import importlib, json, random, socket, sys, time, numpy, torch
-    def refuse(*args, **kwargs): raise AssertionError(f"network: {args}")
-    socket.socket.connect = socket.socket.connect_ex = socket.getaddrinfo = refuse
-    state = lambda: (random.getstate(), str(numpy.random.get_state()), torch.get_rng_state().tolist(), torch.get_default_dtype(), torch.is_grad_enabled())
-    before, loaded, start = state(), set(sys.modules), time.process_time()
-    for m in sys.argv[1:]: importlib.import_module("nsgf_nb." + m)
-    print(json.dumps({"seconds": time.process_time() - start, "loaded": sorted(set(sys.modules) - loaded), "cuda": torch.cuda.is_initialized(), "same": before == state()}))"""
+IMPORT = """
+import importlib, json, random, socket, sys, time, numpy, torch
+
+def refuse(*args, **kwargs):
+    raise AssertionError(f"network: {args}")
+
+def state():
+    generators = random.getstate(), str(numpy.random.get_state()), torch.get_rng_state().tolist()
+    return *generators, torch.get_default_dtype(), torch.is_grad_enabled()
+
+socket.socket.connect = socket.socket.connect_ex = socket.getaddrinfo = refuse
+before, loaded, start = state(), set(sys.modules), time.process_time()
+for m in sys.argv[1:]:
+    importlib.import_module("nsgf_nb." + m)
+said = {"seconds": time.process_time() - start, "loaded": sorted(set(sys.modules) - loaded)}
+said |= {"cuda": torch.cuda.is_initialized(), "same": before == state()}
+print(json.dumps(said))
+"""
 
 
 def import_all():
-    "All modules imported by a fresh interpreter that has imported torch, without a network: what that did"
+    "What the import of all modules did, in a fresh interpreter with torch and without a network"
     p = subprocess.run(
         [sys.executable, "-c", IMPORT, *MODULES], cwd=ROOT, text=True, capture_output=True
     )
@@ -169,9 +179,8 @@ def test_wheel_holds_the_package_and_nothing_else(wheel):
 def test_wheel_says_what_settings_say(wheel):
     info = f"nsgf_nb-{SETTINGS['version']}.dist-info"
     meta = email.message_from_bytes(wheel.read(f"{info}/METADATA"))
-    name = meta["Name"].replace(
-        "-", "_"
-    )  # older versions of setuptools write the one, newer ones the other
+    # older versions of setuptools write the one, newer ones the other
+    name = meta["Name"].replace("-", "_")
     assert (name, meta["Version"], meta["Requires-Python"]) == (
         "nsgf_nb",
         SETTINGS["version"],

@@ -1,4 +1,7 @@
-"Two processes, joined by Gloo on one machine, make one fit: that of one process up to rounding, stopped together, resumed to the same bits"
+"""Two processes, joined by Gloo on one machine, make one fit.
+
+It is that of one process up to rounding, is stopped together and resumed to the same bits.
+"""
 
 import json
 import signal
@@ -6,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +20,7 @@ from waiting import ENV, HANGS
 from nsgf_nb.core import keep_random_state, make_generator
 from nsgf_nb.files import load_tensors, save_tensors
 from nsgf_nb.learning.nets import MLP
-from nsgf_nb.learning.training import train
+from nsgf_nb.learning.training import Task, TrainingOptions, train
 from nsgf_nb.processes import batch_part, shared, together, world
 
 COMMAND = [sys.executable, "-c", "import sys; from nsgf_nb.cli import main; sys.exit(main())"]
@@ -33,7 +37,7 @@ FIT = [
 ]
 
 
-def rows(s, part):
+def rows(s, part, net):
     x = torch.randn(64, 2, generator=make_generator(0, "x", s))[batch_part(64, part)]
     return x, torch.full((len(x),), 0.5), x.sin(), None
 
@@ -41,7 +45,10 @@ def rows(s, part):
 def fitted(rows=rows, **kw):
     with keep_random_state(world()[0]):
         net = MLP((2,), hidden=32)  # other weights on other ranks: those of rank 0 count
-    return net, train(net, rows, 50, lr=0.01, warmup=5, show=False, **kw)
+    names = [f.name for f in fields(TrainingOptions)]
+    named = {name: kw.pop(name) for name in names if name in kw}
+    options = TrainingOptions(iterations=50, lr=0.01, warmup=5, **named)
+    return net, train(net, Task(rows), options, show=False, **kw)
 
 
 def keep(path, result):
@@ -49,7 +56,11 @@ def keep(path, result):
 
 
 def one_of_two(home):
-    "What a process of `two` does: a whole run, one in 2 x 2 parts, one that rank 1 is interrupted in at step 20, and its resumption"
+    """What a process of `two` does.
+
+    A whole run, one in 2 x 2 parts, one that rank 1 is interrupted in at step 20, and its
+    resumption.
+    """
     with together("cpu"):
         rank, many = world()
         assert many == 2 and shared(lambda: [rank, "é"]) == [0, "é"]
@@ -121,9 +132,8 @@ def test_two_processes_are_one_up_to_rounding(home, run):
     assert [r["step"] for r in two] == list(range(1, 51)) and history[-1]["loss"] < 0.6 * history[
         0
     ]["loss"]
-    rounding = (
-        50 * torch.finfo(torch.float32).eps
-    )  # sums in another order, once in each of 50 steps
+    # sums in another order, once in each of 50 steps
+    rounding = 50 * torch.finfo(torch.float32).eps
     assert all(abs(a["loss"] / b["loss"] - 1) < rounding for a, b in zip(history, two))
     assert all(
         (p - weights[k]).abs().max() < rounding * p.abs().max() for k, p in net.state_dict().items()

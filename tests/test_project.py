@@ -29,6 +29,7 @@ def files():
         hidden = any(x[0] == "." or x.endswith(".egg-info") for x in parts[:-1])
         if (
             p.is_file()
+            and p.name != ".git"  # a file in a linked worktree
             and p.suffix in TEXT
             and not hidden
             and not anywhere & set(parts)
@@ -105,8 +106,19 @@ def test_every_target_of_the_makefile_is_explained():
         "docs",
         "docs-check",
         "readme",
+        "format",
+        "hooks",
     } <= set(targets)
     assert not [t for t in targets if not re.search(rf"^{t}:.*## \S", make, re.M)]
+
+
+def test_hooks_need_no_network():
+    "They are commands of this environment, the ones that the gates run"
+    repos = yaml.safe_load(read(".pre-commit-config.yaml"))["repos"]
+    assert [r["repo"] for r in repos] == ["local"]
+    assert all(h["language"] == "system" for h in repos[0]["hooks"])
+    entries = " ".join(h["entry"] for h in repos[0]["hooks"])
+    assert all(tool in entries for tool in ("nbdev_clean", "ruff format", "ruff check"))
 
 
 def test_shell_script_parses():
@@ -115,11 +127,8 @@ def test_shell_script_parses():
 
 def test_documented_files_exist():
     "Every path that CONTRIBUTING.md names in code font is there"
-    named = set(
-        re.findall(
-            r"`((?:nbs|tools|tests|nsgf_nb|\.ci|\.github)/[\w./-]*)`", read("CONTRIBUTING.md")
-        )
-    )
+    path = r"`((?:nbs|tools|tests|bench|nsgf_nb|\.ci|\.github)/[\w./-]*)`"
+    named = set(re.findall(path, read("CONTRIBUTING.md")))
     assert named and not [n for n in named if not (ROOT / n).exists()]
 
 

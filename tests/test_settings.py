@@ -1,4 +1,4 @@
-"The suite under six settings: which they are, which are run again, what is said at the end, and that GitHub runs them"
+"The suite under six settings: which they are, which run again, what is said at the end"
 
 import os
 import re
@@ -20,7 +20,7 @@ NAMES = ["native", "compatible", "avx2", "threads-2", "threads-4", "oldest"]
 
 @pytest.fixture
 def suite(monkeypatch, tmp_path):
-    "The driver with a suite that takes no time: settings that ran, and what the suite and git answer"
+    "The driver with a suite that takes no time: settings that ran, and what suite and git answer"
     answers = SimpleNamespace(ran=[], failing=(), missing=(), revision="1")
 
     def run_suite(interpreter, setting, log):
@@ -113,7 +113,10 @@ def test_a_name_that_is_no_setting(suite, capsys):
 
 def test_the_suite_gets_its_setting_and_its_last_line_is_read(monkeypatch, tmp_path):
     (tmp_path / "tools").mkdir()
-    program = "import os; print(os.environ.get('ATEN_CPU_CAPABILITY'), os.environ['TEST_THREADS'], os.environ.get('MKL_CBWR'))"
+    program = (
+        "import os; print(os.environ.get('ATEN_CPU_CAPABILITY'), os.environ['TEST_THREADS'], "
+        "os.environ.get('MKL_CBWR'))"
+    )
     suite, log = tmp_path / "tools/test_all.py", tmp_path / "log"
     setting = portable.Setting(
         "some", "says", threads=3, environment={"ATEN_CPU_CAPABILITY": "avx2"}
@@ -160,7 +163,10 @@ def test_records_are_ignored_by_git():
 
 def test_threads_of_the_runner():
     "One unless TEST_THREADS says otherwise, and nonsense is refused"
-    ask = "import sys; sys.path.insert(0, 'tools'); import test_all; print(test_all.environment('.')['OMP_NUM_THREADS'], test_all.WORKERS)"
+    ask = (
+        "import sys; sys.path.insert(0, 'tools'); import test_all; "
+        "print(test_all.environment('.')['OMP_NUM_THREADS'], test_all.WORKERS)"
+    )
     for threads, answer in ((None, "1 2"), ("1", "1 2"), ("4", "4 1")):
         env = {k: v for k, v in os.environ.items() if k != "TEST_THREADS"} | (
             {"TEST_THREADS": threads} if threads else {}
@@ -185,8 +191,7 @@ def test_threads_of_the_runner():
 def test_the_workflow_runs_every_setting():
     jobs = yaml.safe_load((ROOT / ".github/workflows/test.yaml").read_text())["jobs"]
     matrix = jobs["portable"]["strategy"]["matrix"]["include"]
-    assert sorted(row["setting"] for row in matrix) == sorted(
-        set(NAMES) - {"native"}
-    )  # the job `test` is native
+    # the job `test` is native
+    assert sorted(row["setting"] for row in matrix) == sorted(set(NAMES) - {"native"})
     python = {row["setting"]: row["python"] for row in matrix}
     assert python["oldest"] == portable.required()[0]

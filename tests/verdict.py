@@ -11,13 +11,8 @@ import torch
 
 from nsgf_nb.estimator import SinkhornVelocity
 
-NUMBERS = (
-    "err_v",
-    "err_marginal",
-    "gap",
-    "self_diag",
-    "cross_perplexity",
-)  # of VelocityInfo, never NaN
+# of VelocityInfo, never NaN
+NUMBERS = ("err_v", "err_marginal", "gap", "self_diag", "cross_perplexity")
 
 
 @dataclass

@@ -10,14 +10,9 @@ import torch
 from torch import Tensor
 
 from ..core import check_pair, check_points
+from ..transport.gaussian import matrix_root
 
 # %% ../../nbs/8_evaluation/04_frechet.ipynb #fre-fre
-def _root(A):
-    "Square root of a covariance."
-    w, U = torch.linalg.eigh(A)
-    return (U * w.clamp(min=0).sqrt()) @ U.mT
-
-
 def frechet_distance(
     m1: Tensor,  # mean of the first Gaussian, (d,)
     C1: Tensor,  # its covariance, (d, d)
@@ -26,7 +21,7 @@ def frechet_distance(
 ) -> float:  # a squared length, in the square of the units of m
     "Squared W2 between two Gaussians."
     m1, C1, m2, C2 = (z.double() for z in (m1, C1, m2, C2))
-    R = _root(C1)
+    R = matrix_root(C1)
     cross = torch.linalg.eigvalsh(R @ C2 @ R).clamp(min=0).sqrt().sum()
     return ((m1 - m2).square().sum() + C1.trace() + C2.trace() - 2 * cross).item()
 

@@ -7,13 +7,16 @@ __all__ = ['straightness', 'OneStep', 'quarter_turn', 'Interpolant', 'DDIM', 'DD
 
 # %% ../../nbs/6_matching/11_interpolants.ipynb #bsl-imports
 import math
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
-from ..core import check_points
-from ..learning.model import Model
-from ..sets.ends import normal_moments
+from ..core import check_points, patch
+from ..data import Sampler
+from ..learning.model import Fit, Model
+from ..learning.training import Task
+from ..sets.ends import Ends, normal_moments
 from ..straight import PairFlow
 
 # %% ../../nbs/6_matching/11_interpolants.ipynb #bsl-straight
@@ -33,21 +36,50 @@ class OneStep(PairFlow):
 
     any_grid = False
 
-    def begin(self, source):
-        if not isinstance(self.coupling, Model):
-            raise ValueError(f"coupling: expected a fitted flow to distil, got {self.coupling!r}")
-        return super().begin(source)
 
-    def times(self, n, generator):
-        return torch.zeros(n)
+@patch
+def begin(
+    self: OneStep,
+    source: Sampler,  # of the fit; the pairs begin at the source of the other flow
+) -> Sampler:
+    "Where the other flow begins."
+    if not isinstance(self.coupling, Model):
+        raise ValueError(f"coupling: expected a fitted flow to distil, got {self.coupling!r}")
+    return self.coupling.source
 
-    def line(self, x0, y, t, mean):
-        return torch.lerp(x0, y, t), y - x0
 
-    def grid(self, num_steps, solver):
-        if (num_steps or 1) != 1 or solver != "euler":
-            raise ValueError("num_steps and solver: this flow knows one step of Euler only")
-        return [0.0, 1.0]
+@patch
+def times(
+    self: OneStep,
+    n: int,  # of pairs
+    generator: torch.Generator,  # not asked
+) -> Tensor:  # (n,)
+    "Pairs are looked at where they begin."
+    return torch.zeros(n)
+
+
+@patch
+def line(
+    self: OneStep,
+    x0: Tensor,  # points of the source, (n, *shape)
+    y: Tensor,  # where the other flow takes them, (n, *shape)
+    t: Tensor,  # times, all 0
+    mean: Tensor,  # not looked at
+) -> tuple[Tensor, Tensor]:
+    "At the beginning, and the whole way to go."
+    return x0, y - x0
+
+
+@patch
+def grid(
+    self: OneStep,
+    num_steps: int | None,  # 1 or None
+    solver: str,  # "euler"
+) -> list[float]:
+    "One step."
+    if (num_steps or 1) != 1 or solver != "euler":
+        raise ValueError("num_steps and solver: this flow knows one step of Euler only")
+    return [0.0, 1.0]
 
 # %% ../../nbs/6_matching/11_interpolants.ipynb #bsl-int
 def quarter_turn(
@@ -103,26 +135,40 @@ def _diffuse(field, f, x, times, solver, noise, fresh):
 class DDIM(PairFlow):
     "Diffusion without noise on the way (arXiv 2010.02502), from N(m, σ²I) only."
 
-    any_grid = False
+    any_grid, fresh = False, 0.0  # fresh: the share of the variance s² that is drawn anew
     line = staticmethod(quarter_turn)
-
-    def task(self, ends, run):
-        _check_noise(ends)
-        return super().task(ends, run)
-
-    def walk(self, f, x, times, solver, noise):
-        return _diffuse(self.velocity, f, x, times, solver, noise, fresh=0.0)
 
 
 class DDPM(PairFlow):
     "Diffusion with its noise (arXiv 2006.11239), from N(m, σ²I) only."
 
-    any_grid = False
+    any_grid, fresh = False, 1.0
     line = staticmethod(quarter_turn)
 
-    def task(self, ends, run):
-        _check_noise(ends)
-        return super().task(ends, run)
 
-    def walk(self, f, x, times, solver, noise):
-        return _diffuse(self.velocity, f, x, times, solver, noise, fresh=1.0)
+@patch
+def task(
+    self: DDIM,
+    ends: Ends,  # the source must be the default one
+    run: Fit,  # the seed
+) -> Task:
+    "Pairs of noise and data."
+    _check_noise(ends)
+    return PairFlow.task(self, ends, run)
+
+
+@patch
+def walk(
+    self: DDIM,
+    f: Callable,  # dx/dt = f(x, t)
+    x: Tensor,  # where it begins, (n, *shape)
+    times: Sequence[float],  # of the grid
+    solver: str,  # "euler"
+    noise: torch.Generator,  # of what is drawn anew
+) -> tuple[list[Tensor], int]:  # positions at the times, calls of f
+    "Steps of a diffusion."
+    return _diffuse(self.velocity, f, x, times, solver, noise, self.fresh)
+
+
+DDPM.task = DDIM.task
+DDPM.walk = DDIM.walk

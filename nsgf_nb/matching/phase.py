@@ -18,7 +18,7 @@ from ..learning.model import integrate
 # %% ../../nbs/6_matching/07_phase.ipynb #pha-net
 def _conv_body(shape):
     "Four convolutions; halved as long as there is something to halve."
-    widths, side = (shape[0], 32, 64, 128, 256), min(shape[1:])
+    side, widths = min(shape[1:]), (shape[0], 32, 64, 128, 256)
     for i, (a, b) in enumerate(zip(widths, widths[1:])):
         yield nn.Conv2d(a, b, 3, padding=1)
         yield nn.SiLU()
@@ -28,32 +28,26 @@ def _conv_body(shape):
     yield nn.Flatten()
 
 
+def _dense_body(shape):
+    "Three layers."
+    yield nn.Flatten()
+    for width in (math.prod(shape), 256, 256):
+        yield nn.Linear(width, 256)
+        yield nn.SiLU()
+
+# %% ../../nbs/6_matching/07_phase.ipynb #pha-class
 class PhasePredictor(nn.Module):
-    "t(x), the time of the straight flow that a point looks like (arXiv 2401.14069, section 4.3)."
+    "t(x), the time of the straight flow that a point looks like (arXiv 2401.14069, 4.3)."
 
     def __init__(
         self,
         shape: Iterable[int],  # of one point; (C, H, W): convolutions
     ):
         super().__init__()
-        self.config = dict(shape=tuple(shape))
-        shape = self.config["shape"]
-        if len(shape) == 3:
-            body, out = list(_conv_body(shape)), 256
-        else:
-            body, out = (
-                [
-                    nn.Flatten(),
-                    nn.Linear(math.prod(shape), 256),
-                    nn.SiLU(),
-                    nn.Linear(256, 256),
-                    nn.SiLU(),
-                    nn.Linear(256, 256),
-                    nn.SiLU(),
-                ],
-                256,
-            )
-        self.body = nn.Sequential(*body, nn.Linear(out, 1), nn.Sigmoid())
+        shape = tuple(shape)
+        self.config = dict(shape=shape)
+        body = _conv_body(shape) if len(shape) == 3 else _dense_body(shape)
+        self.body = nn.Sequential(*body, nn.Linear(256, 1), nn.Sigmoid())
 
     def forward(
         self,

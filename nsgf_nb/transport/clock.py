@@ -17,11 +17,10 @@ def per_step(
     name: str,  # what the caller calls it
 ) -> list[float]:  # T numbers > 0
     "One positive number per step."
-    values = (
-        [value] * num_steps
-        if isinstance(value, str) or not hasattr(value, "__len__")
-        else list(value)
-    )
+    if isinstance(value, str) or not hasattr(value, "__len__"):
+        values = [value] * num_steps
+    else:
+        values = list(value)
     if len(values) != num_steps:
         raise ValueError(
             f"{name}: expected one number or {num_steps}, one per step, got {len(values)}"
@@ -35,11 +34,9 @@ def step_sizes(
 ) -> list[float]:  # η_k in (0, 1], T of them
     "Step sizes of a flow; by default equal steps of natural time."
     T = check_count(num_steps, "num_steps")
-    etas = (
-        [1 / (T - k) for k in range(T)]
-        if step_size is None
-        else per_step(step_size, T, "step_size")
-    )
+    if step_size is None:
+        return [1 / (T - k) for k in range(T)]
+    etas = per_step(step_size, T, "step_size")
     if max(etas) > 1:
         raise ValueError(f"step_size: expected 0 < η <= 1, got {max(etas):g}")
     return etas

@@ -36,7 +36,7 @@ def plain_divergence(
     yy = self_potentials(y, blur, b, tol=tol, max_iter=max_iter)
     return _weights(a, x, "a") @ (xy.f - xx.f) + _weights(b, y, "b") @ (xy.g - yy.f)
 
-
+# %% ../../nbs/2_transport/02_divergence.ipynb #div-grad
 def _pull(P, x, y):
     "Gradient of W in x, the plan held fixed."
     return P.sum(1)[:, None] * x - P @ y
@@ -49,20 +49,20 @@ def plain_gradient(
     a: Tensor | None = None,  # weights of x, (n,); None: uniform
     b: Tensor | None = None,  # weights of y, (m,); None: uniform
     tol: float = 1e-8,  # L1 marginal error of the three problems
-) -> tuple[
-    Tensor, Tensor, Tensor, Tensor
-]:  # in x, y, a, b; float64; those in weights have weighted mean 0
-    "Gradient of the divergence from the three plans."
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # in x, y, a, b; float64
+    "Gradient of the divergence from the three plans; those in weights have weighted mean 0."
     check_pair(x, y)
     xy = sinkhorn_potentials(x, y, blur, a, b, tol)
-    xx, yy = self_potentials(x, blur, a, tol=tol), self_potentials(y, blur, b, tol=tol)
+    xx = self_potentials(x, blur, a, tol=tol)
+    yy = self_potentials(y, blur, b, tol=tol)
     P = transport_plan(x, y, xy, a, b)
-    Px, Py = transport_plan(x, x, xx, a, a), transport_plan(y, y, yy, b, b)
-    x, y, a, b = x.double(), y.double(), _weights(a, x, "a"), _weights(b, y, "b")
-    in_a, in_b = xy.f - xx.f, xy.g - yy.f
-    return (
-        _pull(P, x, y) - _pull(Px, x, x),
-        _pull(P.T, y, x) - _pull(Py, y, y),
-        in_a - a @ in_a,
-        in_b - b @ in_b,
-    )
+    Px = transport_plan(x, x, xx, a, a)
+    Py = transport_plan(y, y, yy, b, b)
+    x, y = x.double(), y.double()
+    in_x = _pull(P, x, y) - _pull(Px, x, x)
+    in_y = _pull(P.T, y, x) - _pull(Py, y, y)
+    in_a = xy.f - xx.f
+    in_b = xy.g - yy.f
+    in_a = in_a - _weights(a, x, "a") @ in_a
+    in_b = in_b - _weights(b, y, "b") @ in_b
+    return in_x, in_y, in_a, in_b

@@ -13,15 +13,7 @@ from torch import Tensor
 
 from ..core import check_pair, check_weights
 
-# %% ../../nbs/2_transport/05_scale.ipynb #trm-scale
-def _inner(x, y, a, b):
-    "Mean square of the centred inner products under the weights, by the smaller of two products of matrices."
-    x, y = x - a @ x, y - b @ y
-    if x.shape[1] <= max(len(x), len(y)):
-        return ((x.T * a) @ x).mul((y.T * b) @ y).sum().item()
-    return (a @ (x @ y.T).square() @ b).item()
-
-
+# %% ../../nbs/2_transport/05_scale.ipynb #scale-weights
 def weights_of(
     w: Tensor | None,  # weights, (n,); None: uniform
     z: Tensor,  # the points that they belong to, (n, *shape)
@@ -33,33 +25,46 @@ def weights_of(
     precise = torch.float32 if z.device.type == "mps" else torch.float64
     return torch.full((len(z),), 1 / len(z), dtype=precise, device=z.device)
 
+# %% ../../nbs/2_transport/05_scale.ipynb #trm-scale
+def _inner(x, y, a, b):
+    "Mean square of the centred inner products under the weights."
+    x, y = x - a @ x, y - b @ y
+    if x.shape[1] <= max(len(x), len(y)):
+        return ((x.T * a) @ x).mul((y.T * b) @ y).sum().item()
+    return (a @ (x @ y.T).square() @ b).item()
 
+
+def _unit_cloud(z, w, name):
+    "Points of positive weight from the first one, with entries up to 1, and their size."
+    z = z.detach().flatten(1).to(w)[w > 0]
+    noise = 1e-15 * z.abs().max().item()
+    z = z - z[0]
+    size = z.abs().max().item()
+    if size <= noise:
+        raise ValueError(
+            f"{name}: expected spread-out points for a relative blur, got all at one place"
+        )
+    return z / size, size
+
+# %% ../../nbs/2_transport/05_scale.ipynb #scale-inner-length
 def inner_length(
     x: Tensor,  # points, (n, *shape)
     y: Tensor,  # points, (m, *shape)
     a: Tensor | None = None,  # weights of x, (n,); None: uniform
     b: Tensor | None = None,  # weights of y, (m,); None: uniform
 ) -> float:  # in units of x
-    """√s of s = sqrt(tr(Σx Σy)), the standard deviation of the centred inner products under the weights.
+    """√s of s = sqrt(tr(Σx Σy)), the deviation of the centred inner products under the weights.
 
-    s is at least a hundredth of what it would be if both clouds had the same directions: perpendicular lines would have s = 0.
+    s is at least a hundredth of what it would be if both clouds had the same directions.
     Raises ValueError where all points of one cloud that have weight are at one place."""
     check_pair(x, y)
     a, b = weights_of(a, x, "a"), weights_of(b, y, "b")
-    clouds, sizes = [], []
-    for name, z, w in (("x", x, a), ("y", y, b)):
-        z = z.detach().flatten(1).to(w)[w > 0]
-        z, noise = z - z[0], 1e-15 * z.abs().max().item()
-        size = z.abs().max().item()
-        if size <= noise:
-            raise ValueError(
-                f"{name}: expected spread-out points for a relative blur, got all at one place"
-            )
-        clouds.append(z / size)
-        sizes.append(size)
-    (x, y), a, b = clouds, a[a > 0], b[b > 0]
-    same, alike = _inner(x, y, a, b), math.sqrt(_inner(x, x, a, a) * _inner(y, y, b, b))
-    return max(same, 1e-4 * alike) ** 0.25 * math.sqrt(sizes[0]) * math.sqrt(sizes[1])
+    x, x_size = _unit_cloud(x, a, "x")
+    y, y_size = _unit_cloud(y, b, "y")
+    a, b = a[a > 0], b[b > 0]
+    same = _inner(x, y, a, b)
+    alike = math.sqrt(_inner(x, x, a, a) * _inner(y, y, b, b))
+    return max(same, 1e-4 * alike) ** 0.25 * math.sqrt(x_size) * math.sqrt(y_size)
 
 
 def inner_scale(
