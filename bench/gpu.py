@@ -375,7 +375,7 @@ def training(device, quick):
     "Optimiser steps a second: the MLP of the plane, U-Nets of images; float32, bfloat16, compiled."
     from nsgf_nb.learning.nets import MLP
     from nsgf_nb.learning.networks import preset_unet
-    from nsgf_nb.learning.training import adamw, under
+    from nsgf_nb.learning.training import adamw, autocast
 
     makers = {
         "MLP 3 × 256, 256 rows": (lambda: MLP((2,)), 256),
@@ -392,7 +392,7 @@ def training(device, quick):
                 net = make().to(device)
                 if compiled:
                     net.compile()
-                call, optimiser = under(net, precision), adamw(net, 1e-3)
+                call, optimiser = autocast(net, precision), adamw(net, 1e-3)
 
                 def step():
                     optimiser.zero_grad()

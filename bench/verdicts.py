@@ -30,10 +30,10 @@ WIDENED = {8: 2.365 / 1.960 * (8 / 7) ** 0.5, 20: 2.093 / 1.960 * (20 / 19) ** 0
 def mass_reach(problem):
     "Half width of the interval of the total variation"
     from nsgf_nb.data import get_sampler
-    from nsgf_nb.distances import _mass_interval
+    from nsgf_nb.distances import mass_interval
 
     weights = get_sampler(problem.split(" → ")[-1]).weights.double()
-    tv, low, high = _mass_interval(20_000 * weights, weights, seed=0)
+    tv, low, high = mass_interval(20_000 * weights, weights, seed=0)
     return high - tv
 
 

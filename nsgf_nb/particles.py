@@ -13,7 +13,8 @@ from torch import Tensor
 
 from .core import check_pair
 from .estimator import SinkhornVelocity, VelocityInfo
-from .transport.clock import natural_time, per_step, step_sizes
+from .transport.clock import natural_time as natural_time  # users find it here
+from .transport.clock import step_sizes
 
 # %% ../nbs/4_particles/01_particles.ipynb #prt-plumb
 def _velocities(velocity, num_steps, two, weighted):
@@ -24,17 +25,43 @@ def _velocities(velocity, num_steps, two, weighted):
     for v in vels:
         if not callable(v):
             raise TypeError(
-                f"velocity: expected a SinkhornVelocity or a function v(x, y), got {type(v).__name__}"
+                "velocity: expected a SinkhornVelocity or a function v(x, y),"
+                f" got {type(v).__name__}"
             )
         if two != (getattr(v, "self_term", "same") == "two_batch"):
             raise ValueError("x0_self: expected with self_term='two_batch', and only there")
         if weighted and not isinstance(v, SinkhornVelocity):
             raise ValueError(
-                "a and b: expected with a SinkhornVelocity only, a function v(x, y) takes no weights"
+                "a and b: expected with a SinkhornVelocity only,"
+                " a function v(x, y) takes no weights"
             )
     return vels
 
 
+def _steps(num_steps, step_size, B, like):
+    "Step sizes (B, T): the same for all clouds, or a row for each."
+    if isinstance(step_size, Tensor) and step_size.ndim == 2:
+        rows = [list(map(float, r)) for r in step_size]
+    else:
+        rows = [step_size] * B
+    return torch.tensor([step_sizes(num_steps, r) for r in rows], dtype=torch.float64).to(like)
+
+
+def _starts(x0, y, x0_self, a):
+    "The clouds that flow, checked: one, or two with a second cloud in the self term."
+    check_pair(x0, y, ("x0", "y"))
+    if x0_self is None:
+        return [x0.detach()]
+    if a is not None:
+        raise ValueError("a: expected no weights with x0_self, whose points have none")
+    check_pair(x0_self, y, ("x0_self", "y"))
+    return [x0.detach(), x0_self.detach()]
+
+
+def _batch_of_one(z):
+    return None if z is None else z[None]
+
+# %% ../nbs/4_particles/01_particles.ipynb #prt-plumb2
 def _evaluate(vel, x, y, x_self, info, scale, a, b):
     "Velocities of B clouds, and what is known about them."
     if isinstance(vel, SinkhornVelocity):
@@ -47,6 +74,16 @@ def _evaluate(vel, x, y, x_self, info, scale, a, b):
     return torch.stack(vs), None
 
 
+def _evaluate_all(vel, clouds, y, infos, scale, a, b):
+    "Velocities of one cloud or of two: of two each is the self term of the other."
+    others = clouds[::-1] if len(clouds) == 2 else [None]
+    found = [
+        _evaluate(vel, x, y, other, info, scale, a, b)
+        for x, other, info in zip(clouds, others, infos)
+    ]
+    return [v for v, _ in found], [info for _, info in found]
+
+
 def _speed(v, a):
     "Rms speed of B clouds, under the weights."
     square = v.flatten(2).square().sum(-1)
@@ -54,57 +91,32 @@ def _speed(v, a):
         return square.mean(-1).sqrt().tolist()
     return ((a * square).sum(-1) / a.sum(-1)).sqrt().tolist()
 
-
-def _steps(num_steps, step_size, B, like):
-    "Step sizes (B, T): the same for all clouds, or a row for each."
-    if isinstance(step_size, Tensor) and step_size.ndim == 2:
-        rows = [list(map(float, r)) for r in step_size]
-    else:
-        rows = [step_size] * B
-    return torch.tensor([step_sizes(num_steps, r) for r in rows], dtype=torch.float64).to(like)
-
 # %% ../nbs/4_particles/01_particles.ipynb #prt-flow
 def particle_flow(
     x0: Tensor,  # particles, (n, *shape), or (B, n, *shape) when batched
     y: Tensor,  # target points, (m, *shape), or (B, m, *shape)
-    velocity: SinkhornVelocity
-    | Sequence
-    | Callable,  # one for all steps, or one per step; or any function v(x, y)
+    velocity: SinkhornVelocity | Sequence | Callable,  # or any v(x, y); one, or one per step
     num_steps: int,  # number of Euler steps T
-    step_size: float
-    | Sequence[float]
-    | Tensor
-    | None = None,  # η, or one per step; None: 1/(T-k); when batched also (B, T)
-    x0_self: Tensor
-    | None = None,  # second cloud of "two_batch", (n', *shape) or (B, n', *shape); it flows as well
+    step_size: float | Sequence[float] | Tensor | None = None,  # η, (T,) or (B, T); None: 1/(T-k)
+    x0_self: Tensor | None = None,  # second cloud of "two_batch", (n', *shape); it flows as well
     batched: bool = False,  # B clouds at once, each on its own
     return_path: bool = False,  # all positions instead of the last
     return_info: bool = False,  # also one VelocityInfo per step (None for a function)
-    a: Tensor
-    | None = None,  # weights of the particles, (n,) or (B, n); None: uniform; not with x0_self
-    b: Tensor | None = None,  # weights of the target points, (m,) or (B, m); None: uniform
-) -> (
-    Tensor | tuple[Tensor, list[VelocityInfo]]
-):  # (n, *shape) or (T+1, n, *shape); when batched with B in front
+    a: Tensor | None = None,  # weights of particles, (n,) or (B, n); not with x0_self
+    b: Tensor | None = None,  # weights of target points, (m,) or (B, m)
+) -> Tensor | tuple[Tensor, list[VelocityInfo]]:  # (n, *shape); the path is (T+1, n, *shape)
     "Euler flow of a cloud: x ← x + η_k v(x)."
-
-    def one(z):
-        return z if batched or z is None else z[None]
-
-    check_pair(x0, y, ("x0", "y"))
-    if x0_self is not None and a is not None:
-        raise ValueError("a: expected no weights with x0_self, whose points have none")
-    starts = [x0] if x0_self is None else [x0, check_pair(x0_self, y, ("x0_self", "y"))[0]]
-    clouds, y, a, b = [one(z.detach()) for z in starts], one(y), one(a), one(b)
+    clouds = _starts(x0, y, x0_self, a)
+    if not batched:
+        clouds = [z[None] for z in clouds]
+        y, a, b = _batch_of_one(y), _batch_of_one(a), _batch_of_one(b)
     etas = _steps(num_steps, step_size, len(y), y)
-    vels = _velocities(velocity, num_steps, x0_self is not None, a is not None or b is not None)
-    path, infos, warm, scale = [clouds[0]], [], [None] * len(clouds), None
+    weighted = a is not None or b is not None
+    vels = _velocities(velocity, num_steps, two=x0_self is not None, weighted=weighted)
+    path, infos = [clouds[0]], []
+    warm, scale = [None] * len(clouds), None
     for eta, vel in zip(etas.T, vels):
-        others = clouds[::-1] if x0_self is not None else [None]
-        pairs = zip(clouds, others, warm)
-        vs, warm = zip(
-            *[_evaluate(vel, x, y, other, info, scale, a, b) for x, other, info in pairs]
-        )
+        vs, warm = _evaluate_all(vel, clouds, y, warm, scale, a, b)
         scale = scale or _speed(vs[0], a)  # the tolerance is in units of the first step's speed
         clouds = [x + eta.view(-1, *[1] * (x.ndim - 1)) * v for x, v in zip(clouds, vs)]
         if return_path:
@@ -132,15 +144,14 @@ def gaussian_flow(
     B: Tensor,  # its covariance, (d, d)
     blur: float | Sequence[float],  # length, eps = blur²; one for all steps, or one per step
     etas: Sequence[float],  # step sizes, T of them
-) -> tuple[
-    Tensor, Tensor, Tensor
-]:  # means a_k (T+1, d), covariances A_k and maps P_k (T+1, d, d): x_k = a_k + P_k (x_0 - a)
+) -> tuple[Tensor, Tensor, Tensor]:  # means (T+1, d), covariances and maps (T+1, d, d)
     "The Euler flow of infinitely many particles between Gaussians."
     etas = step_sizes(len(etas), etas)
-    path = [(a, A, torch.eye(len(a)).to(A))]
+    eye = torch.eye(len(a)).to(A)
+    path = [(a, A, eye)]
     for eta, s in zip(etas, per_step(blur, len(etas), "blur")):
         a, A, P = path[-1]
-        c, L = gaussian_velocity(a, A, b, B, s**2)
-        L = torch.eye(len(a)).to(A) + eta * L
+        c, M = gaussian_velocity(a, A, b, B, s**2)
+        L = eye + eta * M
         path.append((a + eta * c, L @ A @ L, L @ P))
     return tuple(torch.stack(z) for z in zip(*path))

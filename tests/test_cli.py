@@ -17,8 +17,9 @@ from PIL import Image
 from waiting import ENV, HANGS
 
 from nsgf_nb.cli import FILES, main
+from nsgf_nb.family.members import MEMBERS
 from nsgf_nb.files import load_tensors
-from nsgf_nb.runs.run import alone
+from nsgf_nb.processes import folder_lock
 
 TINY = ["--set", "num_steps=3", "pool_size=384", "group=128", "iterations=60", "batch_size=32"]
 COMMAND = [sys.executable, "-c", "import sys; from nsgf_nb.cli import main; sys.exit(main())"]
@@ -297,7 +298,7 @@ WRONG = [  # words after nsgf, exit code, what standard error says
     (
         "fit moons --method otcfm",
         2,
-        "nsgf: unknown method 'otcfm': did you mean 'ot-cfm'? known: nsgf, nsgf++, ot-cfm, fm, "
+        "nsgf: unknown method 'otcfm': did you mean 'ot-cfm'? known: nsgf, nsgf++, fm, ot-cfm, "
         "si, ddim, ddpm",
     ),
     (
@@ -306,6 +307,33 @@ WRONG = [  # words after nsgf, exit code, what standard error says
         "nsgf: unknown option 'itertions': did you mean 'iterations'?",
     ),
     ("fit moons --method fm --set pool_size=512", 2, "nsgf: unknown option 'pool_size'"),
+    (
+        "fit moons --method absent:Lines",
+        2,
+        "nsgf: method 'absent:Lines': cannot be imported (No module named 'absent')",
+    ),
+    (
+        "fit moons --method broken:Lines",
+        2,
+        "nsgf: method 'broken:Lines': cannot be imported (division by zero)",
+    ),
+    (
+        "fit moons --method json:Lines",
+        2,
+        "nsgf: method 'json:Lines': expected a subclass of nsgf_nb.Flow, json has no Lines",
+    ),
+    (
+        "fit moons --method json:JSONDecoder",
+        2,
+        "nsgf: method 'json:JSONDecoder': expected a subclass of nsgf_nb.Flow, got <class",
+    ),
+    ("fit moons --method nsgf_nb:Flow", 2, "nsgf: method 'nsgf_nb:Flow': expected a subclass of"),
+    ("fit moons --method :Lines", 2, "nsgf: method ':Lines': expected package.module:Class"),
+    (
+        "sample runs/8gaussians-nsgf -n 5 --method fm",
+        2,
+        "nsgf: --method: expected nsgf, as in runs/8gaussians-nsgf, got fm",
+    ),
     ("fit moons --set iterations", 2, "nsgf: --set: expected key=value, got 'iterations'"),
     ("fit moons --set iterations=many", 2, "nsgf: iterations: expected an integer, got 'many'"),
     ("fit moons --set jitter=no", 2, "nsgf: jitter: expected true or false, got 'no'"),
@@ -336,8 +364,7 @@ WRONG = [  # words after nsgf, exit code, what standard error says
     (
         "fit 8gaussians",
         2,
-        "nsgf: runs/8gaussians-nsgf: not empty, expected a new or empty folder, "
-        "or --resume to go on with the run in it",
+        "nsgf: runs/8gaussians-nsgf: not empty, expected a new or empty folder, or --resume to go on with the run in it",
     ),
     (
         "fit 8gaussians --resume --seed 1",
@@ -377,8 +404,7 @@ WRONG = [  # words after nsgf, exit code, what standard error says
     (
         "plot unfitted",
         2,
-        "nsgf: unfitted: not fitted to its end (no model.safetensors), go on with: "
-        "nsgf fit 8gaussians --out unfitted --resume",
+        "nsgf: unfitted: not fitted to its end (no model.safetensors), go on with: nsgf fit 8gaussians --out unfitted --resume",
     ),
     ("train moons", 2, "nsgf: argument COMMAND: invalid choice: 'train'"),
     ("", 2, "nsgf: the following arguments are required: COMMAND (see nsgf --help)"),
@@ -390,6 +416,7 @@ def litter(home, done):
     "Files and folders that something is wrong with"
     (home / "bad.json").write_text("{")
     (home / "bad.npy").write_text("hello")
+    (home / "broken.py").write_text("1 / 0")
     x = np.ones((6, 2), np.float32)
     np.save(home / "same.npy", x)
     x[0, 0] = np.nan
@@ -414,6 +441,72 @@ def test_bad_input_is_one_sentence(here, litter, words, code, sentence):
     assert len([line for line in err.splitlines() if " → " not in line]) == 1
 
 
+OWN = """
+from nsgf_nb.straight import StraightFlow
+
+
+class Lines(StraightFlow):
+    "Straight lines by another name"
+"""
+
+
+@pytest.fixture(scope="module")
+def own(home):
+    "A run that was fitted by a class of the user's own, by the command as a shell finds it"
+    (home / "shop").mkdir()
+    (home / "shop/lines.py").write_text(OWN)
+    few = ("--set", "iterations=5", "batch_size=16", "network=mlp")
+    p = nsgf("fit", "moons", "--method", "shop.lines:Lines", *few, cwd=home)
+    assert p.returncode == 0, p.stderr
+    return home / "runs/moons-Lines"
+
+
+def test_a_class_of_the_users_own(home, own):
+    config = read(own / "config.json")
+    assert config["method"] == "shop.lines:Lines"
+    assert config["parameters"]["iterations"] == 5
+    assert config["parameters"]["coupling"] == "independent"  # nothing is settled
+    named = ("--method", "shop.lines:Lines")
+    assert nsgf("sample", own, "-n", 5, *named, "--out", "own.npy", cwd=home).returncode == 0
+    assert np.load(home / "own.npy").shape == (5, 2)
+    before = (own / "model.safetensors").read_bytes()
+    assert nsgf("fit", "moons", *named, "--resume", cwd=home).returncode == 0
+    assert (own / "model.safetensors").read_bytes() == before
+
+
+def test_the_current_folder_is_searched(home, own, here, monkeypatch):
+    monkeypatch.setattr(sys, "path", [folder for folder in sys.path if folder])
+    for name in ("shop", "shop.lines"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    rc, out, err = here("info", own, "--method", "shop.lines:Lines")
+    assert rc == 0 and "by shop.lines:Lines, seed 0" in out, err
+
+
+@pytest.mark.parametrize(
+    "words", ["sample {} -n 5", "eval {}", "plot {}", "info {}", "fit moons --out {} --resume"]
+)
+def test_what_a_file_names_is_not_imported(home, own, here, words, monkeypatch):
+    "A module is code: one that lies beside a run is not executed because the run names it"
+    monkeypatch.setattr(sys, "path", [str(home), *sys.path])
+    (home / "trap.py").write_text(f"open({str(home / 'executed')!r}, 'w')")
+    (home / "foreign").mkdir(exist_ok=True)
+    for file in own.iterdir():
+        (home / "foreign" / file.name).write_bytes(file.read_bytes())
+    config = read(own / "config.json") | dict(method="trap:Lines")
+    (home / "foreign/config.json").write_text(json.dumps(config))
+    rc, out, err = here(*words.format("foreign").split())
+    assert rc == 2 and out == "" and not (home / "executed").exists()
+    assert err == (
+        "nsgf: method 'trap:Lines': what a file names is not imported:"
+        " import trap before, or say --method trap:Lines\n"
+    )
+
+
+def test_help_names_the_methods(here):
+    out = " ".join(here("fit", "--help")[1].split())
+    assert f"--method M {', '.join(MEMBERS)}, or package.module:Class" in out
+
+
 def test_a_refused_fit_leaves_nothing(home, here, litter):
     here("fit", "same.npy", "--out", "same2")
     assert (
@@ -426,7 +519,7 @@ def test_a_refused_fit_leaves_nothing(home, here, litter):
 def test_one_process_at_a_time(home, here):
     "The lock of a process that was killed is gone: test_ctrl_c_and_kill_lose_nothing"
     (home / "two").mkdir()
-    with alone(home / "two"):
+    with folder_lock(home / "two"):
         rc, _, err = here("fit", "8gaussians", "--out", "two")
     assert (
         rc == 2
@@ -510,10 +603,7 @@ def test_points_from_a_file_as_target_and_source(home, here):
 
 def test_help_and_version_are_quick(home):
     "They do not wait for torch"
-    code = (
-        "import sys; from nsgf_nb.cli import main; main(sys.argv[1:]); "
-        "assert 'torch' not in sys.modules"
-    )
+    code = "import sys; from nsgf_nb.cli import main; main(sys.argv[1:]); assert 'torch' not in sys.modules"
     for words in (
         ["--help"],
         ["--version"],

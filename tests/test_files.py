@@ -31,14 +31,8 @@ from nsgf_nb.motion.shards import build_shards, describe_pool, open_pool, verify
 from nsgf_nb.motion.simulation import Simulation
 from nsgf_nb.plusplus import NSGFPlusPlus
 from nsgf_nb.runs.report import summary
-from nsgf_nb.runs.run import (
-    _read_history,
-    fit_run,
-    load_run,
-    make_settings,
-    open_data,
-    read_settings,
-)
+from nsgf_nb.runs.run import fit_run, load_run, read_history
+from nsgf_nb.runs.settings import make_settings, open_data, read_settings
 from nsgf_nb.straight import StraightFlow
 
 SMALL = dict(num_steps=2, group=64, pool_size=256, iterations=40, batch_size=32)
@@ -163,7 +157,7 @@ FILES = {  # name -> where it stands in the shop, how it is read
     "manifest": ("pool/manifest.json", lambda p: verified(p.parent)),
     "config": ("run/config.json", lambda p: load_run(p.parent, "cpu")),
     "metrics": ("run/metrics.json", shown),
-    "history": ("run/history.csv", _read_history),
+    "history": ("run/history.csv", read_history),
     "points": ("points.npy", lambda p: open_data(str(p))(3)),
     "image": ("images/1.png", lambda p: get_sampler(p.parent)(3)),
 }

@@ -21,7 +21,7 @@ from nsgf_nb.core import keep_random_state, make_generator
 from nsgf_nb.files import load_tensors, save_tensors
 from nsgf_nb.learning.nets import MLP
 from nsgf_nb.learning.training import Task, TrainingOptions, train
-from nsgf_nb.processes import batch_part, shared, together, world
+from nsgf_nb.processes import batch_part, on_rank_0, process_group, world
 
 COMMAND = [sys.executable, "-c", "import sys; from nsgf_nb.cli import main; sys.exit(main())"]
 FIT = [
@@ -61,11 +61,11 @@ def one_of_two(home):
     A whole run, one in 2 x 2 parts, one that rank 1 is interrupted in at step 20, and its
     resumption.
     """
-    with together("cpu"):
+    with process_group("cpu"):
         rank, many = world()
-        assert many == 2 and shared(lambda: [rank, "é"]) == [0, "é"]
+        assert many == 2 and on_rank_0(lambda: [rank, "é"]) == [0, "é"]
         try:
-            shared(lambda: int("x"))
+            on_rank_0(lambda: int("x"))
         except ValueError as e:
             assert "invalid literal" in str(e)
         keep(home / f"whole{rank}", fitted())

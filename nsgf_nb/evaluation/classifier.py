@@ -18,21 +18,25 @@ from ..core import check_name, check_points, pick_device
 from ..files import check_finite, load_tensors, reading
 
 # %% ../../nbs/8_evaluation/05_classifier.ipynb #clf-net
+def _conv_block(inputs, outputs, size):
+    "Layers that take `inputs` channels to `outputs` and halve the sides of the image."
+    return (
+        nn.Conv2d(inputs, outputs, size, padding=size // 2, bias=False),
+        nn.BatchNorm2d(outputs),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+    )
+
+
 class LeNet(nn.Module):
     "Three convolutions and two linear layers, for grey images of 28 × 28 pixels and ten classes."
 
     def __init__(self):
         super().__init__()
-        block = lambda i, o, k: (
-            nn.Conv2d(i, o, k, padding=k // 2, bias=False),
-            nn.BatchNorm2d(o),
-            nn.ReLU(),
-            nn.MaxPool2d(2),
-        )
         self.body = nn.Sequential(
-            *block(1, 16, 5),
-            *block(16, 48, 3),
-            *block(48, 96, 3),
+            *_conv_block(1, 16, size=5),
+            *_conv_block(16, 48, size=3),
+            *_conv_block(48, 96, size=3),
             nn.Flatten(),
             nn.Linear(864, 128, bias=False),
             nn.BatchNorm1d(128),
@@ -60,16 +64,14 @@ CLASSIFIERS = ("lenet-mnist", "lenet-fashionmnist")
 
 @lru_cache
 def _load(name):
-    path = (
-        files("nsgf_nb") / "weights" / f"{check_name(name, CLASSIFIERS, 'classifier')}.safetensors"
-    )
+    "Network and facts of a file of the package, read once."
+    check_name(name, CLASSIFIERS, "classifier")
+    path = files("nsgf_nb") / "weights" / f"{name}.safetensors"
     tensors, facts = load_tensors(path, "lenet")
     check_finite(path, tensors)
     net = LeNet()
-    with reading(path):
-        missing, extra = net.load_state_dict(
-            tensors, strict=False
-        )  # 16 bits in the file, 32 in the network
+    with reading(path):  # 16 bits in the file become 32 in the network
+        missing, extra = net.load_state_dict(tensors, strict=False)
     if extra or any(not k.endswith("num_batches_tracked") for k in missing):
         raise ValueError(f"{path}: the weights are of another network")
     return net.eval().requires_grad_(False), facts
@@ -97,23 +99,26 @@ def check_images(
         )
     if shape is not None and tuple(x.shape[1:]) != shape:
         raise ValueError(
-            f"{name}: this classifier reads images of shape {shape}, got {tuple(x.shape[1:])}: enlarge(x) fits small ones in"
+            f"{name}: this classifier reads images of shape {shape}, "
+            f"got {tuple(x.shape[1:])}: enlarge(x) fits small ones in"
         )
     if x.min() >= 0 or x.abs().max() > 20:
         raise ValueError(
-            f"{name}: expected images with values in [-1, 1], got values from {x.min():g} to {x.max():g}"
+            f"{name}: expected images with values in [-1, 1], "
+            f"got values from {x.min():g} to {x.max():g}"
         )
     return x.clamp(-1, 1)
 
-
+# %% ../../nbs/8_evaluation/05_classifier.ipynb #clf-enlarge
 def enlarge(
     x: Tensor,  # grey images in [-1, 1], (n, 1, H, W)
     size: int = 20,  # pixels of the longer side
 ) -> Tensor:  # (n, 1, 28, 28)
-    "Scale images and set them in the middle of a dark square of 28 × 28 pixels, as MNIST's digits are."
+    "Scale images and set them in the middle of a dark square of 28 × 28 pixels, as MNIST does."
     if check_images(x).shape[1] != 1 or not 1 <= size <= 28:
         raise ValueError(
-            f"enlarge: expected grey images and a size of 1 to 28, got {x.shape[1]} channels and size {size}"
+            "enlarge: expected grey images and a size of 1 to 28, "
+            f"got {x.shape[1]} channels and size {size}"
         )
     h, w = (round(size * k / max(x.shape[2:])) for k in x.shape[2:])
     x = F.interpolate(x, (h, w), mode="bicubic").clamp(-1, 1)
@@ -122,7 +127,8 @@ def enlarge(
 
 # %% ../../nbs/8_evaluation/05_classifier.ipynb #clf-classify
 @torch.no_grad()
-def _rows(fn, x, device, batch=1000):
+def _in_batches(fn, x, device, batch=1000):
+    "fn of all rows of x, a batch at a time, on the CPU."
     return torch.cat([fn(z.to(device, torch.float32)).cpu() for z in x.split(batch)])
 
 
@@ -133,7 +139,7 @@ def lenet_features(
 ) -> Tensor:  # (n, 128), on the CPU
     "Features of a classifier that comes with the package."
     net, _ = load_classifier(name, device)
-    return _rows(net.features, check_images(x, (1, 28, 28)), pick_device(device))
+    return _in_batches(net.features, check_images(x, (1, 28, 28)), pick_device(device))
 
 
 def classify(
@@ -143,7 +149,7 @@ def classify(
 ) -> tuple[Tensor, Tensor]:  # class (n,) and its probability (n,), on the CPU
     "Classes, and how sure the classifier is."
     net, _ = load_classifier(name, device)
-    p = _rows(net, check_images(x, (1, 28, 28)), pick_device(device)).softmax(1)
+    p = _in_batches(net, check_images(x, (1, 28, 28)), pick_device(device)).softmax(1)
     return p.argmax(1), p.amax(1)
 
 

@@ -16,6 +16,12 @@ from .classifier import CLASSIFIERS, lenet_features
 from ..fid import image_scores
 
 # %% ../../nbs/8_evaluation/07_copies.ipynb #flo-floor
+def _pick(z, n, seed, name, r):
+    "n rows of z, drawn without replacement."
+    rows = torch.randperm(len(z), generator=make_generator(seed, name, r))[:n]
+    return z[rows.to(z.device)]
+
+
 def score_floor(
     train: Tensor,  # the images that samples are compared with, (N, C, H, W)
     test: Tensor,  # other real images, (M, C, H, W)
@@ -30,17 +36,17 @@ def score_floor(
     n = size if n is None else check_count(n, "n", 10)
     if n > size:
         raise ValueError(f"n = {n}: the smaller of the two sets has {size} images")
-    pick = lambda z, name, r: z[
-        torch.randperm(len(z), generator=make_generator(seed, name, r))[:n].to(z.device)
-    ]
-    rows = [
-        image_scores(pick(test, "test", r), pick(train, "train", r), features, device)
-        for r in range(check_count(repeats, "repeats", 2))
-    ]
-    out = {k: statistics.mean(r[k] for r in rows) for k in rows[0] if not k.endswith("_sd")}
-    return out | {
-        f"{k}_sd": statistics.stdev(r[k] for r in rows) for k in out if k not in ("n", "m")
+    draws = []
+    for r in range(check_count(repeats, "repeats", 2)):
+        x = _pick(test, n, seed, "test", r)
+        y = _pick(train, n, seed, "train", r)
+        draws.append(image_scores(x, y, features, device))
+    names = [k for k in draws[0] if not k.endswith("_sd")]
+    means = {k: statistics.mean(d[k] for d in draws) for k in names}
+    spread = {
+        f"{k}_sd": statistics.stdev(d[k] for d in draws) for k in names if k not in ("n", "m")
     }
+    return means | spread
 
 # %% ../../nbs/8_evaluation/07_copies.ipynb #flo-near
 def _nearest(x, train):
@@ -49,30 +55,31 @@ def _nearest(x, train):
     return (x - train[best]).norm(dim=1)
 
 
+def _spaces(features, device):
+    "The maps in whose values distances are taken, by name."
+    spaces = {"pixels": lambda z: z.flatten(1)}
+    if features is not None:
+        check_name(features, CLASSIFIERS, "features")
+        spaces["LeNet"] = lambda z: lenet_features(z, features, device)
+    return spaces
+
+
 def nearest_distance(
     x: Tensor,  # samples, (n, *shape)
     train: Tensor,  # what the model was trained on, (N, *shape)
     held_out: Tensor,  # real data that it was not trained on, (m, *shape)
-    features: str
-    | None = "lenet-mnist",  # the classifier for the distances "LeNet"; None: only in pixels
+    features: str | None = "lenet-mnist",  # classifier of "LeNet"; None: only in pixels
     device: str | torch.device | None = None,  # where the distances are computed
-) -> dict:  # pixels, LeNet: ratio of the medians; pixels_near, LeNet_near: share nearer than the nearest 1 % of held-out
+) -> dict:  # pixels, LeNet: ratio of medians; …_near: share nearer than 1 % of held-out
     "How near samples are to the training set, compared with held-out data."
     check_pair(x, train, ("x", "train"))
     check_pair(held_out, train, ("held_out", "train"))
-    spaces = {"pixels": lambda z: z.flatten(1)}
-    if features is not None:
-        spaces["LeNet"] = lambda z: lenet_features(
-            z, check_name(features, CLASSIFIERS, "features"), device
-        )
     out = {}
-    for name, space in spaces.items():
+    for name, space in _spaces(features, device).items():
         a, b, c = (space(z).float().to(pick_device(device)) for z in (x, train, held_out))
-        d, real = _nearest(a, b), _nearest(c, b)
-        out |= {
-            name: (d.median() / real.median()).item(),
-            f"{name}_near": (d < real.quantile(0.01)).float().mean().item(),
-        }
+        own, real = _nearest(a, b), _nearest(c, b)
+        out[name] = (own.median() / real.median()).item()
+        out[f"{name}_near"] = (own < real.quantile(0.01)).float().mean().item()
     return out
 
 # %% ../../nbs/8_evaluation/08_mirrored.ipynb #mir-imports
@@ -101,26 +108,31 @@ def looks_mirrored(
     return mirrored < margin * own
 
 # %% ../../nbs/8_evaluation/08_mirrored.ipynb #mir-share
+def _flag_rate(own, mirrored, margin):
+    "Share of images whose mirror image is nearer."
+    return (mirrored < margin * own).double().mean().item()
+
+
 def mirrored_share(
     x: Tensor,  # samples, (n, C, H, W)
     real: Tensor,  # real images that are not in train, (m, C, H, W)
     train: Tensor,  # real images, (N, C, H, W)
     margin: float = 0.9,  # as in looks_mirrored
     device: str | torch.device | None = None,  # where the distances are computed
-) -> (
-    dict
-):  # share, its standard error, flagged (of x), false_alarms (of real), found (of real, mirrored)
+) -> dict:  # share, its error; rates flagged (of x), false_alarms (real), found (mirrored)
     "The share of mirrored images among samples."
     check_fraction(margin, "margin")
-    (d, e), (f, g) = (_distances(z, train, device) for z in (x, real))
-    rates = r, a, b = [
-        (v < margin * u).double().mean().item() for u, v in ((d, e), (f, g), (g, f))
-    ]  # a mirrored image has the distances of its original, exchanged
+    r = _flag_rate(*_distances(x, train, device), margin)
+    own, mirrored = _distances(real, train, device)
+    a = _flag_rate(own, mirrored, margin)
+    b = _flag_rate(mirrored, own, margin)  # mirrored images have the distances exchanged
     if b <= a:
         raise ValueError(
             "real: these images are as near to the training images as their mirror images"
         )
     share = (r - a) / (b - a)
-    var = [p * (1 - p) / len(z) for p, z in zip(rates, (x, real, real))]
-    error = (var[0] + (1 - share) ** 2 * var[1] + share**2 * var[2]) ** 0.5 / (b - a)
+    variance = lambda rate, n: rate * (1 - rate) / n
+    var_real = (1 - share) ** 2 * variance(a, len(real))
+    var_mirrored = share**2 * variance(b, len(real))
+    error = (variance(r, len(x)) + var_real + var_mirrored) ** 0.5 / (b - a)
     return dict(share=share, error=error, flagged=r, false_alarms=a, found=b)

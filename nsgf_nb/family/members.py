@@ -6,10 +6,12 @@
 __all__ = ['MEMBERS', 'Member', 'member_class']
 
 # %% ../../nbs/7_family/01_map.ipynb #map-imports
+import importlib
+import os
+import sys
 from dataclasses import dataclass, field
 
 import nsgf_nb
-from ..core import check_name
 
 # %% ../../nbs/7_family/01_map.ipynb #map-member
 @dataclass(frozen=True)
@@ -64,8 +66,42 @@ MEMBERS = {
 }
 
 # %% ../../nbs/7_family/01_map.ipynb #map-class
+def _module_of_user(name, path):
+    "Import the module of a class of the user's own."
+    if (here := os.getcwd()) not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        return importlib.import_module(path)
+    except Exception as e:  # whatever a module does when it is imported
+        said = " ".join(str(e).split()) or type(e).__name__
+        raise ValueError(f"method {name!r}: cannot be imported ({said})") from e
+
+
+def _class_of_user(name, imports):
+    "The class behind `package.module:Class`."
+    from nsgf_nb.learning.model import Flow  # late: the table is read without torch
+
+    path, _, cls = name.partition(":")
+    if not path or not cls:
+        raise ValueError(f"method {name!r}: expected package.module:Class")
+    if path not in sys.modules and not imports:
+        cure = f"import {path} before, or say --method {name}"
+        raise ImportError(f"method {name!r}: what a file names is not imported: {cure}")
+    found = getattr(_module_of_user(name, path), cls, None)
+    if not (isinstance(found, type) and issubclass(found, Flow) and found is not Flow):
+        got = f"{path} has no {cls}" if found is None else f"got {found!r}"
+        raise ValueError(f"method {name!r}: expected a subclass of nsgf_nb.Flow, {got}")
+    return found
+
+
 def member_class(
-    name: str,  # a key of MEMBERS
+    name: str,  # a key of MEMBERS, or package.module:Class
+    *,
+    imports: bool = True,  # may a module be imported for it?
 ) -> type:  # its class
     "The class of a method."
+    from nsgf_nb.core import check_name  # late: the table is read without torch
+
+    if ":" in str(name):
+        return _class_of_user(name, imports)
     return getattr(nsgf_nb, MEMBERS[check_name(name, MEMBERS, "method")].cls)

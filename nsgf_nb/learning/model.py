@@ -21,7 +21,7 @@ from ..caller import usual_torch
 from ..core import check_count, check_points, fresh_seed, make_generator, patch, pick_device
 from ..data import LazySource, open_named, points_and_labels
 from ..files import check_facts, checksum, load_tensors, reading, save_tensors
-from ..processes import shared
+from ..processes import on_rank_0
 from ..sets.ends import Ends, ends, witness
 
 # %% ../../nbs/5_learning/07_model.ipynb #mdl-plain
@@ -162,7 +162,7 @@ def fit(
     progress: bool = True,  # progress bars
 ) -> Model:  # self
     "Learn from the beginning. A fit that does not come to its end leaves the model as it was."
-    seed = shared(lambda: _check_call(seed, workdir, resume))
+    seed = on_rank_0(lambda: _check_call(seed, workdir, resume))
     run = Fit(seed, workdir and Path(workdir), resume, tuple(callbacks), progress)
     with _as_before(self, *self.parts().values()):
         self.fit_ends(ends(target, source, seed), run)
@@ -406,7 +406,7 @@ def fit_ends(
         net = _network_for(self, ends.target.shape)
     task = self.task(ends, run)
     self.origin = _origin(self)
-    data = shared(lambda: _witnesses(self, ends, run.seed)) if run.workdir else {}
+    data = on_rank_0(lambda: _witnesses(self, ends, run.seed)) if run.workdir else {}
     self.facts = dict(
         source=_spec(ends.source), target=_spec(ends.target), seed=run.seed, data=data
     )
@@ -682,12 +682,12 @@ def fit_ends(
     for name, part in self.parts().items():
         link, inner = self.link(name, ends), part_run(run, name, self.history)
         done = inner.workdir and inner.workdir / "model.safetensors"
-        if done and run.resume and shared(done.exists):
+        if done and run.resume and on_rank_0(done.exists):
             _take(part, done, link, run.seed)
         else:
             part.fit_ends(link, inner)
             if done:
-                shared(partial(_put_down, part, done))
+                on_rank_0(partial(_put_down, part, done))
         self.add_rows(name, part.history)
     self.finish(ends, run)
     self.source = ends.source
@@ -715,7 +715,7 @@ def _take(part, done, ends, seed):
     "Read a part that is done, if it was fitted with these settings and to these data."
     tensors, facts = load_tensors(done, "flow")
     part.origin = _origin(part)
-    data = shared(lambda: _witnesses(part, ends, seed))
+    data = on_rank_0(lambda: _witnesses(part, ends, seed))
     with reading(done):
         _check_part(done, part, facts, seed, data)
         part.restore(done, tensors, facts)

@@ -22,7 +22,8 @@ def time_features(
     "Cosines and sines of π k t."
     if num % 2:
         raise ValueError(f"num: expected an even number of time features, got {num}")
-    angle = t[:, None] * torch.arange(1, num // 2 + 1, device=t.device, dtype=t.dtype) * math.pi
+    k = torch.arange(1, num // 2 + 1, device=t.device, dtype=t.dtype)
+    angle = t[:, None] * k * math.pi
     return torch.cat([angle.cos(), angle.sin()], 1)
 
 # %% ../../nbs/5_learning/01_nets.ipynb #net-class
@@ -42,13 +43,13 @@ def class_index(
         label = check_labels(label, len(x)).to(x.device)
     if label.shape != (len(x),) or label.dtype != torch.int64:
         label = check_labels(label, len(x))
-    if (
-        label.device.type == "cpu"
-        and not torch.compiler.is_compiling()
-        and not ((label >= 0) & (label <= num_classes)).all()
-    ):
+    # a look at the values would stop a GPU, and a compiled network
+    if label.device.type != "cpu" or torch.compiler.is_compiling():
+        return label
+    if not ((label >= 0) & (label <= num_classes)).all():
         raise ValueError(
-            f"label: expected 0 … {num_classes - 1}, or {num_classes} for no label, got {label.min()} … {label.max()}"
+            f"label: expected 0 … {num_classes - 1}, or {num_classes} for no label, "
+            f"got {label.min()} … {label.max()}"
         )
     return label
 
@@ -65,40 +66,34 @@ class MLP(nn.Module):
         num_classes: int | None = None,  # K, labels 0 … K-1, and K for no label; None: no labels
     ):
         super().__init__()
-        self.config = dict(
-            shape=tuple(shape),
-            hidden=hidden,
-            layers=layers,
-            num_features=num_features,
-            num_classes=num_classes,
-        )
-        d, width = math.prod(self.config["shape"]), check_count(hidden, "hidden")
-        sizes = [d + num_features + (num_features if num_classes else 0)] + [width] * check_count(
-            layers, "layers"
-        )
-        self.label = (
-            None
-            if num_classes is None
-            else nn.Embedding(check_count(num_classes, "num_classes") + 1, num_features)
-        )
-        self.body = nn.Sequential(
-            *(m for i, o in zip(sizes, sizes[1:]) for m in (nn.Linear(i, o), nn.SiLU())),
-            nn.Linear(width, d),
-        )
+        shape = tuple(shape)
+        self.config = dict(shape=shape, hidden=hidden, layers=layers)
+        self.config |= dict(num_features=num_features, num_classes=num_classes)
+        d = math.prod(shape)
+        hidden = check_count(hidden, "hidden")
+        inputs = d + num_features + (num_features if num_classes else 0)
+        widths = [inputs] + [hidden] * check_count(layers, "layers")
+        self.label = None
+        if num_classes is not None:
+            check_count(num_classes, "num_classes")
+            self.label = nn.Embedding(num_classes + 1, num_features)
+        body = []
+        for i, o in zip(widths, widths[1:]):
+            body += [nn.Linear(i, o), nn.SiLU()]
+        self.body = nn.Sequential(*body, nn.Linear(hidden, d))
 
     def forward(
         self,
         x: Tensor,  # positions, (n, *shape)
         t: Tensor,  # times, (n,)
-        label: Tensor
-        | None = None,  # classes, long (n,), num_classes for no label; None: no labels at all
+        label: Tensor | None = None,  # classes, long (n,), num_classes for none; None: no labels
     ) -> Tensor:  # (n, *shape)
         "The field at (x, t)."
-        parts, k = (
-            [x.flatten(1), time_features(t, self.config["num_features"])],
-            class_index(label, x, self.config["num_classes"]),
-        )
-        return self.body(torch.cat(parts + ([] if k is None else [self.label(k)]), 1)).view_as(x)
+        parts = [x.flatten(1), time_features(t, self.config["num_features"])]
+        k = class_index(label, x, self.config["num_classes"])
+        if k is not None:
+            parts.append(self.label(k))
+        return self.body(torch.cat(parts, 1)).view_as(x)
 
 # %% ../../nbs/5_learning/01_nets.ipynb #net-field
 def unit_at(
@@ -148,14 +143,14 @@ def guided(
     label: Tensor | None,  # classes, (n,)
     guidance: float = 0.0,  # w
 ) -> Callable:  # of x and t
-    "v(x, t, label), pushed away from v without a label by w times their difference (arXiv 2207.12598)."
+    "v(x, t, label), pushed away from v without a label by w times their difference."
     if not guidance:
         return lambda x, t: velocity(x, t, label)
     if label is None:
         raise ValueError("guidance: expected label= as well, classes to be guided to")
     return lambda x, t: (1 + guidance) * velocity(x, t, label) - guidance * velocity(x, t)
 
-
+# %% ../../nbs/5_learning/01_nets.ipynb #net-chunk
 def chunk_size(
     x: Tensor,  # points, (n, *shape)
 ) -> int:  # 16384 in the plane, fewer where a point has many coordinates
@@ -178,11 +173,9 @@ class EMA:
         net: nn.Module,  # the network that is trained
         decay: float = 0.999,  # d, 0 ≤ d < 1
     ):
-        self.decay, self.steps, self.params = (
-            check_fraction(decay, "decay", end=False),
-            0,
-            [p.detach().clone() for p in net.parameters()],
-        )
+        self.decay = check_fraction(decay, "decay", end=False)
+        self.steps = 0
+        self.params = [p.detach().clone() for p in net.parameters()]
 
     @torch.no_grad()
     def update(

@@ -7,12 +7,19 @@ __all__ = ['PRESETS', 'NETWORKS', 'SETTINGS', 'preset_unet', 'make_network', 'ne
 
 # %% ../../nbs/5_learning/03_networks.ipynb #prs-imports
 import math
+from importlib import import_module
 
 from torch import nn
 
 from ..core import check_name
-from .nets import MLP
-from .unet import UNet
+
+# %% ../../nbs/5_learning/03_networks.ipynb #prs-kinds
+_KINDS = dict(MLP="nets", UNet="unet")  # kind of network: its module
+
+
+def _network_class(kind):
+    "The class, imported now."
+    return getattr(import_module(f"nsgf_nb.learning.{_KINDS[kind]}"), kind)
 
 # %% ../../nbs/5_learning/03_networks.ipynb #prs-preset
 PRESETS = dict(
@@ -33,53 +40,44 @@ PRESETS = dict(
 def preset_unet(
     name: str,  # "digits", "mnist" or "cifar10"
     **changes: object,  # other arguments of UNet, e.g. num_classes=10
-) -> UNet:
+) -> nn.Module:  # a UNet
     "A U-Net for a known set of images."
-    return UNet(**PRESETS[check_name(name, PRESETS, "preset")] | changes)
+    preset = PRESETS[check_name(name, PRESETS, "preset")]
+    return _network_class("UNet")(**preset | changes)
 
 # %% ../../nbs/5_learning/03_networks.ipynb #prs-make
 NETWORKS = (*PRESETS, "mlp")
 
 
 def make_network(
-    network: nn.Module
-    | str
-    | None,  # yours, one of NETWORKS, or None: a U-Net for images of 16 pixels and more a side, else an MLP
+    network: nn.Module | str | None,  # yours, one of NETWORKS, or None: what fits the shape
     shape: tuple[int, ...],  # of one point
 ) -> nn.Module:
     "The network for points of a shape."
     if isinstance(network, nn.Module):
         return network
-    if network is None and len(shape) == 3 and min(shape[1:]) >= 16:
-        network = "mnist"
-    if network in (None, "mlp"):
-        return MLP(shape) if math.prod(shape) <= 16 else MLP(shape, hidden=512, layers=4)
+    if network is None:
+        network = "mnist" if len(shape) == 3 and min(shape[1:]) >= 16 else "mlp"
+    if network == "mlp":
+        size = dict() if math.prod(shape) <= 16 else dict(hidden=512, layers=4)
+        return _network_class("MLP")(shape, **size)
     patch = PRESETS[check_name(network, NETWORKS, "network")].get("patch_size", 1)
-    return preset_unet(
-        network, shape=shape, patch_size=1 if any(s % patch for s in shape[1:]) else patch
-    )
+    if any(s % patch for s in shape[1:]):
+        patch = 1
+    return preset_unet(network, shape=shape, patch_size=patch)
 
 # %% ../../nbs/5_learning/03_networks.ipynb #prs-flows
-_paper = lambda network, group, groups, steps, lr, **rest: dict(
-    start="source",
-    predictor="network",
-    predictor_iterations=40_000,
-    sinkhorn=dict(
-        num_steps=5,
-        step_size=0.2,
-        relative_blur=0.15,
-        network=network,
-        group=group,
-        pool_size=group * groups,
-        iterations=steps,
-        batch_size=128,
-        lr=lr,
-        **rest,
-    ),
-    straight=dict(
-        coupling="independent", network=network, iterations=steps, batch_size=128, lr=lr, **rest
-    ),
-)
+def _paper(network, pool, training):
+    "Both phases with one network and one way of training."
+    steps = dict(num_steps=5, step_size=0.2, relative_blur=0.15)
+    return dict(
+        start="source",
+        predictor="network",
+        predictor_iterations=40_000,
+        sinkhorn=dict(steps, network=network, **pool, **training),
+        straight=dict(coupling="independent", network=network, **training),
+    )
+
 
 SETTINGS = {
     "mnist": dict(
@@ -97,19 +95,27 @@ SETTINGS = {
         ),
         straight=dict(coupling="ot", network="mnist", iterations=8000, batch_size=64, lr=4e-3),
     ),
-    "mnist-paper": _paper("mnist", 256, 1500, 100_000, 1e-4),
-    "cifar10-paper": _paper("cifar10", 128, 2500, 200_000, 2e-4, clip=1.0, ema=0.9999),
+    "mnist-paper": _paper(
+        "mnist",
+        pool=dict(group=256, pool_size=384_000),
+        training=dict(iterations=100_000, batch_size=128, lr=1e-4),
+    ),
+    "cifar10-paper": _paper(
+        "cifar10",
+        pool=dict(group=128, pool_size=320_000),
+        training=dict(iterations=200_000, batch_size=128, lr=2e-4, clip=1.0, ema=0.9999),
+    ),
 }
 
 # %% ../../nbs/5_learning/03_networks.ipynb #prs-file
-_KINDS = dict(MLP=MLP, UNet=UNet)
-
-
 def network_config(
     net: nn.Module,  # any network
 ) -> dict | None:  # JSON values; None for a network of your own
     "What `network_from` needs to build the network again."
-    return dict(net.config, kind=type(net).__name__) if type(net) in _KINDS.values() else None
+    kind = type(net).__name__
+    if kind not in _KINDS or type(net) is not _network_class(kind):
+        return None
+    return dict(net.config, kind=kind)
 
 
 def network_from(
@@ -120,6 +126,7 @@ def network_from(
     kind = config.pop("kind", "MLP")
     if kind not in _KINDS:
         raise ValueError(
-            f"network: expected {' or '.join(_KINDS)}, got {kind!r}: written by another version of nsgf_nb"
+            f"network: expected {' or '.join(_KINDS)}, got {kind!r}: "
+            "written by another version of nsgf_nb"
         )
-    return _KINDS[kind](**config)
+    return _network_class(kind)(**config)

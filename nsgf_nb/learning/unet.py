@@ -13,11 +13,12 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..core import check_count
+from ..core import check_count, patch
 from .nets import class_index, time_features
 
 # %% ../../nbs/5_learning/02_unet.ipynb #une-res
 def _zero(layer):
+    "The layer with all its parameters at zero."
     for p in layer.parameters():
         nn.init.zeros_(p)
     return layer
@@ -35,15 +36,11 @@ class ResBlock(nn.Module):
         dropout: float = 0.0,  # before the last convolution
     ):
         super().__init__()
-        self.norm1, self.conv1 = (
-            nn.GroupNorm(groups, inputs),
-            nn.Conv2d(inputs, outputs, 3, padding=1),
-        )
-        self.time, self.norm2, self.drop = (
-            nn.Linear(features, outputs),
-            nn.GroupNorm(groups, outputs),
-            nn.Dropout(dropout),
-        )
+        self.norm1 = nn.GroupNorm(groups, inputs)
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, padding=1)
+        self.time = nn.Linear(features, outputs)
+        self.norm2 = nn.GroupNorm(groups, outputs)
+        self.drop = nn.Dropout(dropout)
         self.conv2 = _zero(nn.Conv2d(outputs, outputs, 3, padding=1))
         self.skip = nn.Identity() if inputs == outputs else nn.Conv2d(inputs, outputs, 1)
 
@@ -67,28 +64,25 @@ class Attention(nn.Module):
         heads: int,  # divides channels
     ):
         super().__init__()
-        self.heads, self.norm = heads, nn.GroupNorm(groups, channels)
-        self.qkv, self.out = (
-            nn.Conv2d(channels, 3 * channels, 1),
-            _zero(nn.Conv2d(channels, channels, 1)),
-        )
+        self.heads = heads
+        self.norm = nn.GroupNorm(groups, channels)
+        self.qkv = nn.Conv2d(channels, 3 * channels, 1)
+        self.out = _zero(nn.Conv2d(channels, channels, 1))
 
     def forward(
         self,
         x: Tensor,  # feature maps, (n, channels, H, W)
     ) -> Tensor:
         "The block, (n, channels, H, W)."
-        q, k, v = rearrange(
-            self.qkv(self.norm(x)),
-            "n (three head c) h w -> three n head (h w) c",
-            three=3,
-            head=self.heads,
-        )
+        pattern = "n (three head c) h w -> three n head (h w) c"
+        q, k, v = rearrange(self.qkv(self.norm(x)), pattern, three=3, head=self.heads)
         a = F.scaled_dot_product_attention(q, k, v)
         return x + self.out(rearrange(a, "n head (h w) c -> n (head c) h w", h=x.shape[-2]))
 
 # %% ../../nbs/5_learning/02_unet.ipynb #une-size
 class _Down(nn.Conv2d):
+    "Half the size."
+
     def __init__(self, channels):
         super().__init__(channels, channels, 3, 2, 1)
 
@@ -97,6 +91,8 @@ class _Down(nn.Conv2d):
 
 
 class _Up(nn.Conv2d):
+    "Twice the size, or one less."
+
     def __init__(self, channels):
         super().__init__(channels, channels, 3, 1, 1)
 
@@ -109,56 +105,68 @@ class _Stage(nn.Module):
 
     def __init__(self, inputs, outputs, features, groups, dropout, heads):
         super().__init__()
-        self.block, self.attention = (
-            ResBlock(inputs, outputs, features, groups, dropout),
-            Attention(outputs, groups, heads) if heads else None,
-        )
+        self.block = ResBlock(inputs, outputs, features, groups, dropout)
+        self.attention = Attention(outputs, groups, heads) if heads else None
 
     def forward(self, x, e):
         x = self.block(x, e)
         return x if self.attention is None else self.attention(x)
 
 # %% ../../nbs/5_learning/02_unet.ipynb #une-plan
-def _sizes(shape, channels, multipliers, attention, heads, groups, patch_size):
-    "Sides of the feature maps, from large to small, and what cannot be built."
+def _check_counts(shape, multipliers, heads, groups, patch_size):
+    "Refuse what is no image, and numbers below 1."
     if len(shape) != 3:
         raise ValueError(f"shape: expected (channels, height, width) of an image, got {shape}")
-    for k, vs in dict(
-        shape=shape,
-        multipliers=multipliers,
-        heads=[heads],
-        groups=[groups],
-        patch_size=[patch_size],
-    ).items():
-        [check_count(v, k) for v in vs]
+    counts = dict(shape=shape, multipliers=multipliers)
+    counts |= dict(heads=[heads], groups=[groups], patch_size=[patch_size])
+    for name, values in counts.items():
+        for v in values:
+            check_count(v, name)
     if not multipliers:
         raise ValueError("multipliers: expected at least one")
-    if shape[1] % patch_size or shape[2] % patch_size:
+
+
+def _sides(shape, multipliers, patch_size):
+    "The shorter sides of the feature maps, from large to small."
+    _, height, width = shape
+    if height % patch_size or width % patch_size:
         raise ValueError(
             f"patch_size: expected a divisor of the sides {shape[1:]}, got {patch_size}"
         )
-    sides = [(shape[1] // patch_size, shape[2] // patch_size)]
+    sides = [min(height, width) // patch_size]
     for _ in multipliers[1:]:
-        if min(sides[-1]) < 2:
+        if sides[-1] < 2:
             raise ValueError(
-                f"multipliers: expected at most {len(sides)}, a side of {min(sides[0])} cannot be halved more often, got {len(multipliers)}"
+                f"multipliers: expected at most {len(sides)}, a side of {sides[0]} "
+                f"cannot be halved more often, got {len(multipliers)}"
             )
-        sides.append(tuple(-(-s // 2) for s in sides[-1]))
+        sides.append(-(-sides[-1] // 2))
+    return sides
+
+
+def _check_widths(channels, multipliers, sides, attention, heads, groups):
+    "Refuse channels that groups or heads do not divide, and attention at a side that is not there."
     if channels % 2 or channels % groups:
         raise ValueError(
             f"channels: expected an even number that {groups} groups divide, got {channels}"
         )
-    short = [min(s) for s in sides]
-    if other := set(attention) - set(short):
-        raise ValueError(
-            f"attention: expected sides of feature maps, {', '.join(map(str, short))}, got {min(other)}"
-        )
-    for m in [m for m, r in zip(multipliers, short) if r in attention] + [multipliers[-1]] * bool(
-        attention
-    ):
+    if other := set(attention) - set(sides):
+        known = ", ".join(map(str, sides))
+        raise ValueError(f"attention: expected sides of feature maps, {known}, got {min(other)}")
+    attended = [m for m, side in zip(multipliers, sides) if side in attention]
+    if attention:  # the middle attends, too
+        attended.append(multipliers[-1])
+    for m in attended:
         if channels * m % heads:
             raise ValueError(f"heads: expected a divisor of {channels * m} channels, got {heads}")
-    return short
+
+
+def _plan(shape, channels, multipliers, attention, heads, groups, patch_size):
+    "Shorter sides of the feature maps, from large to small; refuses what cannot be built."
+    _check_counts(shape, multipliers, heads, groups, patch_size)
+    sides = _sides(shape, multipliers, patch_size)
+    _check_widths(channels, multipliers, sides, attention, heads, groups)
+    return sides
 
 # %% ../../nbs/5_learning/02_unet.ipynb #une-net
 class UNet(nn.Module):
@@ -179,94 +187,129 @@ class UNet(nn.Module):
     ):
         super().__init__()
         shape, multipliers, attention = tuple(shape), tuple(multipliers), tuple(attention)
-        groups = (
-            min(32, max(1, check_count(channels, "channels") // 4)) if groups is None else groups
-        )
-        self.config = dict(
-            shape=shape,
-            channels=channels,
-            multipliers=multipliers,
-            blocks=check_count(blocks, "blocks"),
-            attention=attention,
-            heads=heads,
-            groups=groups,
-            dropout=dropout,
-            num_classes=num_classes,
-            patch_size=patch_size,
-        )
-        sides, features, pixels = (
-            _sizes(shape, channels, multipliers, attention, heads, groups, patch_size),
-            4 * channels,
-            shape[0] * patch_size**2,
-        )
-        stage = lambda i, o, attend: _Stage(i, o, features, groups, dropout, heads if attend else 0)
-        self.time = nn.Sequential(
-            nn.Linear(channels, features), nn.SiLU(), nn.Linear(features, features)
-        )
-        self.label = (
-            None
-            if num_classes is None
-            else nn.Embedding(check_count(num_classes, "num_classes") + 1, features)
-        )
-        self.stem, self.down, self.up, c, widths = (
-            nn.Conv2d(pixels, channels, 3, padding=1),
-            nn.ModuleList(),
-            nn.ModuleList(),
-            channels,
-            [channels],
-        )
-        for i, m in enumerate(multipliers):
-            if i:
-                self.down.append(_Down(c))
-                widths.append(c)
-            for _ in range(blocks):
-                self.down.append(stage(c, m * channels, sides[i] in attention))
-                c = m * channels
-                widths.append(c)
-        self.middle = nn.ModuleList([stage(c, c, bool(attention)), stage(c, c, False)])
-        for i, m in reversed(list(enumerate(multipliers))):
-            for _ in range(blocks + 1):
-                self.up.append(stage(c + widths.pop(), m * channels, sides[i] in attention))
-                c = m * channels
-            if i:
-                self.up.append(_Up(c))
-        self.norm, self.out = nn.GroupNorm(groups, c), _zero(nn.Conv2d(c, pixels, 3, padding=1))
+        if groups is None:
+            groups = min(32, max(1, check_count(channels, "channels") // 4))
+        self.config = dict(shape=shape, channels=channels, multipliers=multipliers)
+        self.config |= dict(blocks=check_count(blocks, "blocks"), attention=attention, heads=heads)
+        self.config |= dict(groups=groups, dropout=dropout, num_classes=num_classes)
+        self.config |= dict(patch_size=patch_size)
         self.memory_format = torch.channels_last
+        self._build()
         self.to(memory_format=self.memory_format)
 
     def forward(
         self,
         x: Tensor,  # images, (n, C, H, W)
         t: Tensor,  # times in [0, 1], (n,)
-        label: Tensor
-        | None = None,  # classes, long (n,), num_classes for no label; None: no labels at all
+        label: Tensor | None = None,  # classes, long (n,), num_classes for none; None: no labels
     ) -> Tensor:  # (n, C, H, W)
         "The field at (x, t)."
+        h = self.stem(self._patches(x))
+        h = self._down_and_up(h, self._embed(x, t, label))
+        h = self.out(F.silu(self.norm(h)))
         p = self.config["patch_size"]
-        if x.shape[1:] != self.config["shape"]:
-            raise ValueError(
-                f"x: expected images of shape {self.config['shape']}, got {tuple(x.shape[1:])}"
-            )
-        e, k = (
-            self.time(time_features(t, self.config["channels"])),
-            class_index(label, x, self.config["num_classes"]),
+        return rearrange(h, "n (c p q) h w -> n c (h p) (w q)", p=p, q=p).contiguous()
+
+# %% ../../nbs/5_learning/02_unet.ipynb #une-build
+@patch
+def _build(self: UNet):
+    "All layers."
+    config = self.config
+    names = ("shape", "channels", "multipliers", "attention", "heads", "groups", "patch_size")
+    sides = _plan(**{name: config[name] for name in names})
+    channels, features = config["channels"], 4 * config["channels"]
+    pixels = config["shape"][0] * config["patch_size"] ** 2
+    first, second = nn.Linear(channels, features), nn.Linear(features, features)
+    self.time = nn.Sequential(first, nn.SiLU(), second)
+    self.label = None
+    if config["num_classes"] is not None:
+        num_classes = check_count(config["num_classes"], "num_classes")
+        self.label = nn.Embedding(num_classes + 1, features)
+    self.stem = nn.Conv2d(pixels, channels, 3, padding=1)
+    self.down, self.up = nn.ModuleList(), nn.ModuleList()
+    widths = self._build_down(sides)
+    now = widths[-1]
+    attend = bool(config["attention"])
+    self.middle = nn.ModuleList([self._stage(now, now, attend), self._stage(now, now, False)])
+    now = self._build_up(sides, widths)
+    self.norm = nn.GroupNorm(config["groups"], now)
+    self.out = _zero(nn.Conv2d(now, pixels, 3, padding=1))
+
+
+@patch
+def _stage(self: UNet, inputs, outputs, attend):
+    "A stage of this network."
+    config = self.config
+    heads = config["heads"] if attend else 0
+    features = 4 * config["channels"]
+    return _Stage(inputs, outputs, features, config["groups"], config["dropout"], heads)
+
+# %% ../../nbs/5_learning/02_unet.ipynb #une-levels
+@patch
+def _build_down(self: UNet, sides):
+    "Fill `down`; the channels of all maps, the first included."
+    config = self.config
+    widths = [config["channels"]]
+    for level, multiplier in enumerate(config["multipliers"]):
+        if level:
+            self.down.append(_Down(widths[-1]))
+            widths.append(widths[-1])
+        for _ in range(config["blocks"]):
+            outputs = multiplier * config["channels"]
+            attend = sides[level] in config["attention"]
+            self.down.append(self._stage(widths[-1], outputs, attend))
+            widths.append(outputs)
+    return widths
+
+
+@patch
+def _build_up(self: UNet, sides, widths):
+    "Fill `up`; the channels of the last map."
+    config = self.config
+    now = widths[-1]
+    for level, multiplier in reversed(list(enumerate(config["multipliers"]))):
+        for _ in range(config["blocks"] + 1):
+            outputs = multiplier * config["channels"]
+            attend = sides[level] in config["attention"]
+            self.up.append(self._stage(now + widths.pop(), outputs, attend))
+            now = outputs
+        if level:
+            self.up.append(_Up(now))
+    return now
+
+# %% ../../nbs/5_learning/02_unet.ipynb #une-way
+@patch
+def _patches(self: UNet, x):
+    "Squares of pixels as channels, (n, C p², H/p, W/p)."
+    if x.shape[1:] != self.config["shape"]:
+        raise ValueError(
+            f"x: expected images of shape {self.config['shape']}, got {tuple(x.shape[1:])}"
         )
-        if k is not None:
-            e = e + self.label(k)
-        e, h = F.silu(e), rearrange(x, "n c (h p) (w q) -> n (c p q) h w", p=p, q=p)
-        h = self.stem(h.contiguous(memory_format=self.memory_format))
-        maps = [h]
-        for layer in self.down:
-            h = layer(h, e)
-            maps.append(h)
-        for layer in self.middle:
-            h = layer(h, e)
-        for layer in self.up:
-            h = (
-                layer(h, maps[-1].shape[-2:])
-                if isinstance(layer, _Up)
-                else layer(torch.cat([h, maps.pop()], 1), e)
-            )
-        return rearrange(
-            self.out(F.silu(self.norm(h))), "n (c p q) h w -> n c (h p) (w q)", p=p, q=p
-        ).contiguous()
+    p = self.config["patch_size"]
+    h = rearrange(x, "n c (h p) (w q) -> n (c p q) h w", p=p, q=p)
+    return h.contiguous(memory_format=self.memory_format)
+
+
+@patch
+def _embed(self: UNet, x, t, label):
+    "Features of time and class, (n, 4 channels)."
+    e = self.time(time_features(t, self.config["channels"]))
+    k = class_index(label, x, self.config["num_classes"])
+    return F.silu(e if k is None else e + self.label(k))
+
+
+@patch
+def _down_and_up(self: UNet, h, e):
+    "Through all sizes; each map on the way up is joined with its partner."
+    maps = [h]
+    for layer in self.down:
+        h = layer(h, e)
+        maps.append(h)
+    for layer in self.middle:
+        h = layer(h, e)
+    for layer in self.up:
+        if isinstance(layer, _Up):
+            h = layer(h, maps[-1].shape[-2:])
+        else:
+            h = layer(torch.cat([h, maps.pop()], 1), e)
+    return h

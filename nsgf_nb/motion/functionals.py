@@ -42,15 +42,14 @@ def directions(
     generator: torch.Generator,  # on the CPU
 ) -> Tensor:  # unit vectors, (d, P), float64
     "Random directions: orthonormal bases, one after the other."
-    bases = [
-        torch.linalg.qr(torch.randn(d, d, generator=generator, dtype=torch.float64))[0]
-        for _ in range(math.ceil(check_count(num, "num") / d))
-    ]
+    normal = lambda: torch.randn(d, d, generator=generator, dtype=torch.float64)
+    num_bases = math.ceil(check_count(num, "num") / d)
+    bases = [torch.linalg.qr(normal())[0] for _ in range(num_bases)]
     return torch.cat(bases, 1)[:, :num]
 
 
 def _along(line, x, y, theta):
-    "Mean over slices of θ times the velocity on the line; line(sorted x (P, n), sorted y (P, m)) → (P, n)."
+    "Mean over slices of θ line(p, q), for sorted projections p (P, n) of x and q (P, m) of y."
     u, w = (z.flatten(1) for z in check_pair(x, y))
     if theta.ndim != 2 or len(theta) != u.shape[1]:
         raise ValueError(
@@ -58,10 +57,11 @@ def _along(line, x, y, theta):
         )
     theta = theta.to(u)
     p, order = (u @ theta).T.sort()
-    v = torch.empty_like(p).scatter_(1, order, line(p, (w @ theta).T.sort().values))
+    q = (w @ theta).T.sort().values
+    v = torch.empty_like(p).scatter_(1, order, line(p, q))
     return (v.T @ theta.T / theta.shape[1]).view_as(x)
 
-
+# %% ../../nbs/4_particles/03_functionals.ipynb #dsc-lines
 def _to_quantiles(p, q):
     "From each of n sorted points to the mean of the part of the other m that falls to it."
     n, m = p.shape[1], q.shape[1]
@@ -74,7 +74,8 @@ def _to_quantiles(p, q):
 def _ranks(p, q):
     "Mean sign of q_j - p_i."
     p, q = p.contiguous(), q.contiguous()
-    return 1 - (torch.searchsorted(q, p) + torch.searchsorted(q, p, right=True)).to(p) / q.shape[1]
+    below = torch.searchsorted(q, p) + torch.searchsorted(q, p, right=True)
+    return 1 - below.to(p) / q.shape[1]
 
 
 def sliced_wasserstein_velocity(

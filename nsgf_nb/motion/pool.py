@@ -13,130 +13,87 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..core import check_count, progress
+from ..core import check_count, patch, progress
 from .simulation import Simulation
 
 # %% ../../nbs/4_particles/05_pool.ipynb #pool-class
-def _take(shard, g, k, i):
-    "Of particle i of group g at step k: its position, and its velocity or, where positions tell it, its next position."
-    pick = lambda z, k: z.flatten(0, 2).index_select(0, (g * z.shape[1] + k) * z.shape[2] + i)
-    return pick(shard["x"], k), pick(shard["v"], k) if "v" in shard else pick(shard["x"], k + 1)
-
-
 class Pool:
     "Simulated trajectories."
 
     def __init__(
         self,
-        shards: Sequence[
-            dict[str, Tensor]
-        ],  # what a Simulation returns; all but the last hold the same number of groups
+        shards: Sequence[dict],  # of a Simulation; all but the last hold the same number of groups
         blurs: Sequence[float],  # blur of each step, (T,)
         seed: int,  # of the groups
         groups: range | None = None,  # those of the shards that belong to this pool; None: all
         files: Sequence[Path] = (),  # where the shards are mapped from; empty: they are in memory
     ):
-        self.shards, self.blurs, self.seed, self.files, self.per = (
-            list(shards),
-            list(blurs),
-            seed,
-            list(files),
-            len(shards[0]["etas"]),
-        )
+        self.shards = list(shards)
+        self.blurs = list(blurs)
+        self.seed = seed
+        self.files = list(files)
+        self.per = len(shards[0]["etas"])  # groups in a shard
         self.groups = range(sum(len(s["etas"]) for s in shards)) if groups is None else groups
-        whole = lambda k: torch.cat([s[k] for s in shards])[self.groups.start : self.groups.stop]
-        self.etas, self.times, self.passes, self.error, self.converged, self.square = map(
-            whole, ("etas", "times", "passes", "error", "converged", "square")
-        )
+        self.etas = self._whole("etas")  # (G, T)
+        self.times = self._whole("times")  # (G, T+1)
+        self.passes = self._whole("passes")  # (G, T)
+        self.error = self._whole("error")  # (G, T)
+        self.converged = self._whole("converged")  # (G, T)
+        self.square = self._whole("square")  # (G, T)
+
+    def _whole(self, name):
+        "One tensor of all groups of this pool."
+        return torch.cat([s[name] for s in self.shards])[self.groups.start : self.groups.stop]
 
     @property
-    def num_steps(self):
+    def num_steps(self) -> int:
         return self.etas.shape[1]
 
     @property
-    def group(self):
+    def group(self) -> int:  # particles in a group
         return self.shards[0]["x"].shape[2]
 
     @property
-    def shape(self):
+    def shape(self) -> tuple:  # of a point
         return tuple(self.shards[0]["x"].shape[3:])
 
     @property
-    def dtype(self):
+    def dtype(self) -> torch.dtype:  # of the rows, whatever that of storage
         return torch.float32 if "v" in self.shards[0] else self.shards[0]["x"].dtype
 
     @property
-    def nbytes(self):
+    def nbytes(self) -> int:
         return sum(z.nbytes for s in self.shards for z in s.values())
 
-    def __len__(self):
-        return self.etas.numel() * self.group
+# %% ../../nbs/4_particles/05_pool.ipynb #pool-more
+@patch
+def __len__(self: Pool) -> int:
+    "Number of rows."
+    return self.etas.numel() * self.group
 
-    def __repr__(self):
-        return f"Pool({len(self.groups)} groups of {self.group} particles, {self.num_steps} steps, points {self.shape}, {self.nbytes / 2**20:.1f} MiB)"
 
-    def in_memory(self) -> "Pool":
-        "The same pool, read whole: one shard."
-        cut = lambda k: torch.cat([s[k] for s in self.shards])[self.groups.start : self.groups.stop]
-        return Pool([{k: cut(k) for k in self.shards[0]}], self.blurs, self.seed)
+@patch
+def __repr__(self: Pool) -> str:
+    return (
+        f"Pool({len(self.groups)} groups of {self.group} particles, {self.num_steps} steps,"
+        f" points {self.shape}, {self.nbytes / 2**20:.1f} MiB)"
+    )
 
-    def path(
-        self,
-        b: int,  # group, 0 … groups - 1
-    ) -> Tensor:  # (T+1, n, *shape)
-        "The trajectory of a group."
-        s, g = divmod(self.groups[b], self.per)
-        return self.shards[s]["x"][g].to(self.dtype)
 
-    def rms(self) -> Tensor:  # per coordinate, (T,)
-        "Root mean square velocity of each step."
-        return self.square.mean(0).sqrt()
+@patch
+def path(
+    self: Pool,
+    b: int,  # group, 0 … groups - 1
+) -> Tensor:  # (T+1, n, *shape)
+    "The trajectory of a group."
+    s, g = divmod(self.groups[b], self.per)
+    return self.shards[s]["x"][g].to(self.dtype)
 
-    def rows(
-        self,
-        index: Tensor,  # numbers of rows, (m,), each below len(pool)
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # x (m, *shape), t (m,), v (m, *shape), k (m,)
-        "Positions, times, velocities and steps of some rows."
-        n, T = self.group, self.num_steps
-        b, k, i = index // (T * n), index // n % T, index % n
-        s, g = (b + self.groups.start) // self.per, (b + self.groups.start) % self.per
-        if len(self.shards) == 1:
-            x, v = (z.to(self.dtype) for z in _take(self.shards[0], g, k, i))
-        else:
-            x = torch.empty(len(index), *self.shape, dtype=self.dtype)
-            v = torch.empty_like(x)
-            for j in s.unique().tolist():
-                here = s == j
-                x[here], v[here] = (
-                    z.to(x.dtype) for z in _take(self.shards[j], g[here], k[here], i[here])
-                )
-        if "v" not in self.shards[0]:
-            v.sub_(x).div_(self.etas[b, k].view(-1, *[1] * (x.ndim - 1)))
-        return x, self.times[b, k], v, k
 
-    def replace(
-        self,
-        b: int,  # group
-        made: dict[str, Tensor],  # another one, from a Simulation
-    ):
-        "Put another group in the place of group b of a pool in memory."
-        for k, z in self.shards[0].items():
-            z[self.groups[b]] = made[k][0]
-        for k in ("etas", "times", "passes", "error", "converged", "square"):
-            getattr(self, k)[b] = made[k][0]
-
-    def split(
-        self,
-        num: int,  # groups to hold out
-    ) -> tuple["Pool", "Pool"]:  # the first groups, the last num groups
-        "Hold out whole groups: particles of one group know each other."
-        G = len(self.groups)
-        if not 0 < num < G:
-            raise ValueError(f"num: expected to hold out 1 to {G - 1} groups of {G}, got {num}")
-        return tuple(
-            Pool(self.shards, self.blurs, self.seed, r, self.files)
-            for r in (self.groups[:-num], self.groups[-num:])
-        )
+@patch
+def rms(self: Pool) -> Tensor:  # per coordinate, (T,)
+    "Root mean square velocity of each step."
+    return self.square.mean(0).sqrt()
 
 # %% ../../nbs/4_particles/05_pool.ipynb #pool-build
 def blurs_of(
@@ -144,25 +101,6 @@ def blurs_of(
 ) -> list[float]:  # one per step
     "The blur of each step (NaN where a velocity has none)."
     return [getattr(v, "blur", None) or math.nan for v in sim.velocities]
-
-
-def _free():
-    "Bytes of memory that can be had."
-    info = Path("/proc/meminfo")
-    return (
-        1024 * int(info.read_text().split("MemAvailable:")[1].split()[0])
-        if info.exists()
-        else math.inf
-    )
-
-
-def _check_room(made, num_groups):
-    "Will all groups fit into memory, if they are like these?"
-    need, free = num_groups * sum(z.nbytes for z in made.values()) // len(made["etas"]), _free()
-    if need > free:
-        raise ValueError(
-            f"pool: {need / 1e9:.1f} GB do not fit into the {free / 1e9:.1f} GB of memory that are free, expected fewer groups or a folder (workdir) to keep it on disk"
-        )
 
 
 def build_pool(
@@ -179,3 +117,92 @@ def build_pool(
             if b == 0:
                 _check_room(made[0], num_groups)
     return Pool([{k: torch.cat([m[k] for m in made]) for k in made[0]}], blurs_of(sim), sim.seed)
+
+# %% ../../nbs/4_particles/05_pool.ipynb #pool-room
+def _free():
+    "Bytes of memory that can be had."
+    info = Path("/proc/meminfo")
+    if not info.exists():
+        return math.inf
+    return 1024 * int(info.read_text().split("MemAvailable:")[1].split()[0])
+
+
+def _check_room(made, num_groups):
+    "Will all groups fit into memory, if they are like these?"
+    need = num_groups * sum(z.nbytes for z in made.values()) // len(made["etas"])
+    free = _free()
+    if need > free:
+        raise ValueError(
+            f"pool: {need / 1e9:.1f} GB do not fit into the {free / 1e9:.1f} GB of memory"
+            " that are free, expected fewer groups or a folder (workdir) to keep it on disk"
+        )
+
+# %% ../../nbs/4_particles/05_pool.ipynb #pool-rows
+def _take(shard, g, k, i):
+    "Position of particle i of group g at step k, and its velocity, or its next position instead."
+    pick = lambda z, k: z.flatten(0, 2).index_select(0, (g * z.shape[1] + k) * z.shape[2] + i)
+    second = pick(shard["v"], k) if "v" in shard else pick(shard["x"], k + 1)
+    return pick(shard["x"], k), second
+
+
+@patch
+def _gather(self: Pool, s, g, k, i):
+    "`_take` from the shards s, in the pool's precision."
+    if len(self.shards) == 1:
+        x, v = _take(self.shards[0], g, k, i)
+        return x.to(self.dtype), v.to(self.dtype)
+    x = torch.empty(len(s), *self.shape, dtype=self.dtype)
+    v = torch.empty_like(x)
+    for j in s.unique().tolist():
+        here = s == j
+        x_here, v_here = _take(self.shards[j], g[here], k[here], i[here])
+        x[here] = x_here.to(x.dtype)
+        v[here] = v_here.to(x.dtype)
+    return x, v
+
+
+@patch
+def rows(
+    self: Pool,
+    index: Tensor,  # numbers of rows, (m,), each below len(pool)
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # x (m, *shape), t (m,), v (m, *shape), k (m,)
+    "Positions, times, velocities and steps of some rows."
+    n, T = self.group, self.num_steps
+    b, k, i = index // (T * n), index // n % T, index % n
+    place = b + self.groups.start
+    x, v = self._gather(place // self.per, place % self.per, k, i)
+    if "v" not in self.shards[0]:
+        v.sub_(x).div_(self.etas[b, k].view(-1, *[1] * (x.ndim - 1)))
+    return x, self.times[b, k], v, k
+
+# %% ../../nbs/4_particles/05_pool.ipynb #pool-split
+@patch
+def split(
+    self: Pool,
+    num: int,  # groups to hold out
+) -> tuple[Pool, Pool]:  # the first groups, the last num groups
+    "Hold out whole groups: particles of one group know each other."
+    G = len(self.groups)
+    if not 0 < num < G:
+        raise ValueError(f"num: expected to hold out 1 to {G - 1} groups of {G}, got {num}")
+    part = lambda groups: Pool(self.shards, self.blurs, self.seed, groups, self.files)
+    return part(self.groups[:-num]), part(self.groups[-num:])
+
+
+@patch
+def in_memory(self: Pool) -> Pool:
+    "The same pool, read whole: one shard."
+    return Pool([{k: self._whole(k) for k in self.shards[0]}], self.blurs, self.seed)
+
+
+@patch
+def replace(
+    self: Pool,
+    b: int,  # group
+    made: dict[str, Tensor],  # another one, from a Simulation
+):
+    "Put another group in the place of group b of a pool in memory."
+    for k, z in self.shards[0].items():
+        z[self.groups[b]] = made[k][0]
+    for k in ("etas", "times", "passes", "error", "converged", "square"):
+        getattr(self, k)[b] = made[k][0]

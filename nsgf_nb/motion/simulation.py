@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..core import check_count, check_name, make_generator
+from ..core import check_count, check_name, make_generator, patch
 from ..data import Sampler, points_and_labels
 from ..particles import particle_flow
 from ..sets.ends import group_clouds
@@ -44,113 +44,108 @@ def pack(
     v = torch.stack([velocity_of(made, k) for k in range(made["etas"].shape[1])], 1)
     out = made | dict(x=made["x"].to(half), v=v.to(half))
     if not (out["x"].isfinite().all() and out["v"].isfinite().all()):
+        largest = max(made["x"].abs().max(), v.abs().max())
         raise ValueError(
-            f"storage: {storage} ends at {torch.finfo(half).max:g} and the pool reaches {max(made['x'].abs().max(), v.abs().max()):g}, expected bfloat16 or float32"
+            f"storage: {storage} ends at {torch.finfo(half).max:g} and the pool reaches"
+            f" {largest:g}, expected bfloat16 or float32"
         )
     return out
 
-# %% ../../nbs/4_particles/04_simulation.ipynb #sim-sim
+# %% ../../nbs/4_particles/04_simulation.ipynb #sim-grid
 def _grid(num_steps, step_size, jitter, seed, b):
     "Step sizes of group b: the common ones, or interior times moved by up to half a step."
     etas = step_sizes(num_steps, step_size)
     if not jitter:
         return etas
     t = torch.tensor(natural_time(etas), dtype=torch.float64)
-    move = (
-        torch.rand(num_steps + 1, generator=make_generator(seed, "jitter", b), dtype=torch.float64)
-        - 0.5
-    )
-    mid = t.clone()
-    mid[1:-1] += torch.where(move[1:-1] > 0, t[2:] - t[1:-1], t[1:-1] - t[:-2]) * move[1:-1]
-    return ((mid[1:] - mid[:-1]) / (1 - mid[:-1])).tolist()
+    gen = make_generator(seed, "jitter", b)
+    move = torch.rand(num_steps + 1, generator=gen, dtype=torch.float64)[1:-1] - 0.5
+    later, earlier = t[2:] - t[1:-1], t[1:-1] - t[:-2]
+    t[1:-1] += torch.where(move > 0, later, earlier) * move
+    return ((t[1:] - t[:-1]) / (1 - t[:-1])).tolist()
 
-
+# %% ../../nbs/4_particles/04_simulation.ipynb #sim-sim
 @dataclass(frozen=True)
 class Simulation:
     "The particle flows of groups, by their numbers (arXiv 2401.14069, algorithm 1)."
 
     source: Sampler  # where particles start
     target: Sampler  # where they go
-    velocity: Callable | Sequence  # a SinkhornVelocity, or one per step
+    velocity: Callable | Sequence  # a SinkhornVelocity, any function v(x, y), or one per step
     num_steps: int  # T
     step_size: float | Sequence[float] | None = None  # η, or one per step; None: 1/(T-k)
     group: int = 512  # particles in a group
     seed: int = 0  # of all draws
     jitter: bool = False  # a time grid of its own for each group
-    storage: str = (
-        "float32"  # of positions: as they are, or "bfloat16" or "float16" with v beside them
-    )
+    storage: str = "float32"  # of positions, or "bfloat16" or "float16" with v beside them
     device: str | torch.device = "cpu"  # where the flow is computed; what comes out is on the CPU
 
     @property
-    def velocities(self):
-        return (
-            list(self.velocity)
-            if isinstance(self.velocity, Sequence)
-            else [self.velocity] * self.num_steps
-        )
+    def velocities(self) -> list:
+        "One velocity per step."
+        if isinstance(self.velocity, Sequence):
+            return list(self.velocity)
+        return [self.velocity] * self.num_steps
 
-    def __call__(
-        self,
-        numbers: Iterable[int],  # of groups
-    ) -> dict[
-        str, Tensor
-    ]:  # x (g, T+1, n, *shape); etas, passes, error, converged and square (mean v²) (g, T); times (g, T+1); v (g, T, n, *shape) with 16 bits
-        "Simulate these groups."
-        numbers = list(numbers)
-        etas = [_grid(self.num_steps, self.step_size, self.jitter, self.seed, b) for b in numbers]
-        x0, y, _ = zip(
-            *[
-                group_clouds(
-                    self.source, self.target, check_count(self.group, "group", 2), self.seed, b
-                )
-                for b in numbers
-            ]
-        )
-        two = self.velocities[0].self_term == "two_batch"
-        second = (
-            [
-                points_and_labels(self.source, self.group, make_generator(self.seed, "second", b))[
-                    0
-                ]
-                for b in numbers
-            ]
-            if two
-            else None
-        )
-        there = lambda z: z and torch.stack(z).to(self.device)
-        path, infos = particle_flow(
-            there(x0),
-            there(y),
-            self.velocities,
-            self.num_steps,
-            torch.tensor(etas, dtype=torch.float64),
-            there(second),
-            True,
-            True,
-            True,
-        )
-        per = lambda name, dtype: torch.tensor(
-            [getattr(i, name) for i in infos], dtype=dtype
-        ).T.contiguous()
-        made = dict(
-            x=path.cpu(),
-            etas=torch.tensor(etas, dtype=torch.float32),
-            times=torch.tensor([natural_time(e) for e in etas], dtype=torch.float32),
-            passes=per("n_iter", torch.int32),
-            error=per("err_v", torch.float32),
-            converged=per("converged", torch.bool),
-        )
-        return pack(
-            made
-            | dict(
-                square=torch.stack(
-                    [
-                        velocity_of(made, k).square().flatten(1).mean(1)
-                        for k in range(self.num_steps)
-                    ],
-                    1,
-                )
-            ),
-            self.storage,
-        )
+# %% ../../nbs/4_particles/04_simulation.ipynb #sim-starts
+def _first_clouds(sim, numbers):
+    "Particles and target points of each group, (g, n, *shape) both."
+    n = check_count(sim.group, "group", 2)
+    clouds = [group_clouds(sim.source, sim.target, n, sim.seed, b) for b in numbers]
+    x0 = torch.stack([c[0] for c in clouds])
+    y = torch.stack([c[1] for c in clouds])
+    return x0.to(sim.device), y.to(sim.device)
+
+
+def _second_clouds(sim, numbers):
+    "The clouds of the self term, (g, n, *shape); None, if no velocity asks for them."
+    if not any(getattr(v, "self_term", "same") == "two_batch" for v in sim.velocities):
+        return None
+    streams = [make_generator(sim.seed, "second", b) for b in numbers]
+    clouds = [points_and_labels(sim.source, sim.group, gen)[0] for gen in streams]
+    return torch.stack(clouds).to(sim.device)
+
+# %% ../../nbs/4_particles/04_simulation.ipynb #sim-solved
+def _solver_facts(infos, g):
+    "Passes, error and convergence of g groups, (g, T) each."
+
+    def table(name, of_a_function, dtype):
+        steps = [[of_a_function] * g if i is None else getattr(i, name) for i in infos]
+        return torch.tensor(steps, dtype=dtype).T.contiguous()
+
+    return dict(
+        passes=table("n_iter", 0, torch.int32),
+        error=table("err_v", 0.0, torch.float32),
+        converged=table("converged", True, torch.bool),
+    )
+
+# %% ../../nbs/4_particles/04_simulation.ipynb #sim-call
+@patch
+def __call__(
+    self: Simulation,
+    numbers: Iterable[int],  # of groups
+) -> dict[str, Tensor]:  # trajectories, by the names of the table above
+    "Simulate these groups."
+    numbers = list(numbers)
+    etas = [_grid(self.num_steps, self.step_size, self.jitter, self.seed, b) for b in numbers]
+    x0, y = _first_clouds(self, numbers)
+    path, infos = particle_flow(
+        x0,
+        y,
+        self.velocities,
+        self.num_steps,
+        torch.tensor(etas, dtype=torch.float64),
+        x0_self=_second_clouds(self, numbers),
+        batched=True,
+        return_path=True,
+        return_info=True,
+    )
+    made = dict(
+        x=path.detach().cpu(),
+        etas=torch.tensor(etas, dtype=torch.float32),
+        times=torch.tensor([natural_time(e) for e in etas], dtype=torch.float32),
+        **_solver_facts(infos, len(numbers)),
+    )
+    squares = [velocity_of(made, k).square().flatten(1).mean(1) for k in range(self.num_steps)]
+    made["square"] = torch.stack(squares, 1)
+    return pack(made, self.storage)
