@@ -17,18 +17,36 @@ extras["all"] = sum((extras[k] for k in ("train", "images", "ode", "compare")), 
 extras["dev"] = extras["all"] + cfg["dev_requirements"].split()
 
 
-def readme():
-    "README.md for a package index, which has none of its files: links lead to the repository"
-    path = here / "README.md"
-    if not path.exists():
-        return ""
-    text = path.read_text(encoding="utf-8")
-    home = cfg["git_url"].removeprefix("https://github.com/")
-    raw = f"https://raw.githubusercontent.com/{home}/{cfg['branch']}/"
-    page = f"https://github.com/{home}/blob/{cfg['branch']}/"
-    text = re.sub(r'((?:src|srcset)=")(?!https?:)', rf"\1{raw}", text)
-    return re.sub(r"(\]\()(?!https?:|mailto:|#)", rf"\1{page}", text)
+def without_files(text):
+    "A text that has none of the files it links to: pictures go, links become their words"
+    text = re.sub(r"<(picture|figure)>.*?</\1>\n*", "", text, flags=re.S)
+    text = re.sub(r"!\[[^\]]*\]\((?!https?:)[^)]*\)\n*", "", text)
+    return re.sub(r"\[([^\]]*)\]\((?!https?:|mailto:|#)[^)]*\)", r"\1", text)
 
+
+def with_links(text, home, branch):
+    "A text whose links to files, and whose pictures, lead to the repository"
+    raw = home.replace("https://github.com/", "https://raw.githubusercontent.com/")
+    text = re.sub(r'((?:src|srcset)=")(?!https?:)', rf"\1{raw}/{branch}/", text)
+    return re.sub(r"(\]\()(?!https?:|mailto:|#)", rf"\1{home}/blob/{branch}/", text)
+
+
+def readme():
+    "README.md for a package index, which has none of the files of the repository"
+    if not (here / "README.md").exists():
+        return ""
+    text = (here / "README.md").read_text(encoding="utf-8")
+    if not cfg["git_url"]:
+        return without_files(text)
+    return with_links(text, cfg["git_url"], cfg["branch"])
+
+
+# what has no address yet is left out
+addresses = {}
+if cfg["git_url"]:
+    addresses["url"] = cfg["git_url"]
+if cfg["doc_host"]:
+    addresses["project_urls"] = {"Documentation": cfg["doc_host"] + cfg["doc_baseurl"]}
 
 setup(
     name=cfg["lib_name"],
@@ -37,9 +55,6 @@ setup(
     long_description=readme(),
     long_description_content_type="text/markdown",
     author=cfg["author"],
-    author_email=cfg["author_email"],
-    url=cfg["git_url"],
-    project_urls={"Documentation": cfg["doc_host"] + cfg["doc_baseurl"]},
     license="Apache-2.0",
     keywords=cfg["keywords"].split(),
     packages=find_packages(include=[cfg["lib_path"], cfg["lib_path"] + ".*"]),
@@ -61,4 +76,5 @@ setup(
         "Typing :: Typed",
     ],
     zip_safe=False,
+    **addresses,
 )

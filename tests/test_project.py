@@ -130,3 +130,18 @@ def test_documented_files_exist():
     path = r"`((?:nbs|tools|tests|bench|nsgf_nb|\.ci|\.github)/[\w./-]*)`"
     named = set(re.findall(path, read("CONTRIBUTING.md")))
     assert named and not [n for n in named if not (ROOT / n).exists()]
+
+
+def test_the_address_of_the_repository_stands_in_one_place():
+    "While settings.ini has none, nobody shows one; once it has one, README shows how to install it"
+    home = SETTINGS["git_url"]
+    assert home in read("README.md") if home else "git clone" not in read("README.md")
+    assert bool(home) == bool(SETTINGS["doc_host"]) == bool(SETTINGS["user"])
+    own = re.compile(r"github\.com/[\w.-]+/nsgf_nb|[\w-]+\.github\.io/nsgf_nb")
+    found = [
+        f"{p.relative_to(ROOT)}: {m[0]}"
+        for p in files()
+        for m in own.finditer(p.read_text(encoding="utf-8", errors="ignore"))
+        if home.removeprefix("https://") not in m[0] or not home
+    ]
+    assert not [f for f in found if not f.startswith("settings.ini")]

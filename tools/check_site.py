@@ -174,20 +174,30 @@ def one_page_each(site):
     yield from (f"{p}: no {page}" for p, page in site.page_of.items() if page not in site.pages)
 
 
-def navigation(site):
-    "the home page leads to every page"
-    home = site.pages.get("index.html")
-    linked = (
-        {
-            urlparse(urljoin("/index.html", a["href"])).path.lstrip("/")
-            for a in home.find_all("a", href=True)
-        }
-        if home
-        else set()
-    )
-    yield from (
-        page for page in site.page_of.values() if page not in linked and page != "index.html"
-    )
+def in_sidebar(site, page):
+    "The pages that the sidebar of a page leads to, in its order"
+    bar = site.pages[page].find(id="quarto-sidebar")
+    hrefs = [a["href"] for a in bar.find_all("a", href=True)] if bar else []
+    return [urlparse(urljoin("/" + page, href)).path.lstrip("/") for href in hrefs]
+
+
+def reached(site):
+    "the navigation of every page leads to every page"
+    for page in site.page_of.values():
+        if page in site.pages:
+            missing = set(site.page_of.values()) - set(in_sidebar(site, page))
+            yield from (f"{page}: no way to {other}" for other in sorted(missing))
+
+
+def in_order(site):
+    "the navigation follows the folders: chapters and lessons by their numbers"
+    of_folders = [site.page_of[p] for p in sorted(site.page_of) if p.parent != PROC]
+    lessons = set(of_folders)
+    shown = [page for page in in_sidebar(site, "index.html") if page in lessons]
+    if shown != of_folders:
+        differ = [pair for pair in zip(shown, of_folders) if pair[0] != pair[1]]
+        here, there = differ[0] if differ else (f"{len(shown)} pages", len(of_folders))
+        yield f"{here} stands where {there} was expected"
 
 
 def shown_in_source(site, page, symbol):
@@ -202,18 +212,24 @@ def shown_in_source(site, page, symbol):
     )
 
 
+def shows_signature(head, symbol):
+    "Whether the section of a heading shows the call of a symbol"
+    section = head if head.name == "section" else head.find_parent("section") or head.parent
+    return re.search(rf"\b{re.escape(symbol.split('.')[-1])}\s*\(", section.get_text())
+
+
 def reference(site):
     "each exported symbol has its anchor and its signature"
     for symbol, url in site.symbols.items():
         page, _, anchor = url.partition("#")
-        head = site.pages[page].find(id=anchor) if page in site.pages else None
-        if head is None and shown_in_source(site, page, symbol):
+        # names that differ in their case only, as ends and Ends, get anchors with a number
+        same = re.compile(rf"{re.escape(anchor)}(-\d+)?$")
+        heads = site.pages[page].find_all(id=same) if page in site.pages else []
+        if not heads and shown_in_source(site, page, symbol):
             continue
-        if head is None:
+        if not heads:
             yield f"{symbol}: no {url}"
-            continue
-        section = head if head.name == "section" else head.find_parent("section") or head.parent
-        if not re.search(rf"\b{re.escape(symbol.split('.')[-1])}\s*\(", section.get_text()):
+        elif not any(shows_signature(head, symbol) for head in heads):
             yield f"{symbol}: no signature at {url}"
 
 
@@ -472,7 +488,18 @@ def main(folder, online=False):
     site, passed, failed = Site(folder), 0, 0
     checks = [
         (f.__doc__, f(site))
-        for f in (links, one_page_each, navigation, reference, tables, markup, figures, icon, small)
+        for f in (
+            links,
+            one_page_each,
+            reached,
+            in_order,
+            reference,
+            tables,
+            markup,
+            figures,
+            icon,
+            small,
+        )
     ]
     for name, complaints in [*checks, *browse(site, online)]:
         complaints = list(complaints)

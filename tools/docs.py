@@ -40,8 +40,9 @@ class Adapter:
     "What only Quarto reads in one processed notebook → what smalldocs reads"
 
     def __init__(self, page, pages, base):
-        # pages: processed name → name on the site
-        self.page, self.pages, self.base = page, pages, base
+        self.page = page
+        self.pages = pages  # processed name → name on the site
+        self.base = base  # where nbdev's links to the reference begin
         self.numbers = {}
 
     def number(self, label):
@@ -65,9 +66,8 @@ class Adapter:
 
     def links(self, text):
         "Links to notebooks and to the published site stay inside this site"
-        return PAGE_LINK.sub(self.link, text).replace(
-            self.base + "/", os.path.relpath(".", self.page.parent) + "/"
-        )
+        home = os.path.relpath(".", self.page.parent)
+        return PAGE_LINK.sub(self.link, text).replace(f"]({self.base}/", f"]({home}/")
 
     def markdown(self, text):
         bare = lambda m: "$$\n" + re.sub(r"\{(equation|align|gather)\}", r"{\1*}", m[0]) + "\n$$"
@@ -87,9 +87,8 @@ class Adapter:
 
     def __call__(self, nb):
         cells = nb["cells"]
-        for (
-            c
-        ) in cells:  # first all labels get their numbers: a reference may come before what it names
+        # first all labels get their numbers: a reference may come before what it names
+        for c in cells:
             c["source"] = "".join(c["source"])
             if c["cell_type"] == "raw":
                 c["source"] = re.sub(r"^output-file:.*\n", "", c["source"], flags=re.M)
@@ -140,6 +139,10 @@ def stage(src, dst):
     for key in ("keep-md", "html-math-method"):
         quarto["format"]["html"].pop(key, None)
     (dst / "_quarto.yml").write_text(yaml.safe_dump(quarto, sort_keys=False))
+    if not cfg.doc_host:  # a site without an address has no map of addresses either
+        nbdev = yaml.safe_load((dst / "nbdev.yml").read_text())
+        del nbdev["website"]["site-url"]
+        (dst / "nbdev.yml").write_text(yaml.safe_dump(nbdev, sort_keys=False))
 
 
 def localise(site, katex):

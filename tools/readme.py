@@ -8,6 +8,7 @@ from pathlib import Path
 import pypandoc
 import yaml
 from execnb.nbio import read_nb
+from nbdev.config import get_config
 from nbdev.processors import FilterDefaults
 
 FIGURES = Path("index_files")
@@ -21,10 +22,20 @@ def title(front_matter):
     )
 
 
+def reference_links(text):
+    "nbdev links a name in code font to its page on the site; without an address it stays a name"
+    cfg = get_config()
+    if cfg.doc_host:
+        return text
+    return re.sub(rf"\[(`[^`]+`)\]\({re.escape(cfg.doc_baseurl)}/[^)]*\)", r"\1", text)
+
+
 def local_links(text):
-    "Links between notebooks and to pictures, seen from the root of the project"
+    "Links between notebooks, to pictures and to the files of the root, seen from the root"
+    text = reference_links(text)
     text = re.sub(r'((?:src|srcset)=")(?!https?:|/)', r"\1nbs/", text)
-    return re.sub(r"\]\((?!https?:|mailto:|[#/])", "](nbs/", text)
+    text = re.sub(r"\]\((?!https?:|mailto:|[#/])", "](nbs/", text)
+    return re.sub(r"`((?:CONTRIBUTING|CHANGELOG)\.md|LICENSE)`", r"[\1](\1)", text)
 
 
 def output(out, figures):

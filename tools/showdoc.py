@@ -9,6 +9,7 @@ import re
 import textwrap
 
 from fastcore.docments import docments
+from nbdev.config import get_config
 from nbdev.process import Processor
 from nbdev.showdoc import BasicMarkdownRenderer
 
@@ -98,6 +99,10 @@ class Signature:
         )
 
 
+SOURCE = re.compile(r"^\[source\]\(.*\n+", re.M)
+TITLE = re.compile(r"^#+ .*__.*$", re.M)
+
+
 def default(parameter):
     "The default of a parameter, as a cell of the table shows it"
     value = parameter["default"]
@@ -112,7 +117,7 @@ def said(text):
 
 
 class ParameterTable(BasicMarkdownRenderer):
-    "nbdev's `show_doc`, with a table of parameters"
+    "nbdev's `show_doc`, with a table of parameters, and a link to the source if it has an address"
 
     def __init__(self, *args, **kw):
         super().__init__(*args, **kw)
@@ -120,20 +125,28 @@ class ParameterTable(BasicMarkdownRenderer):
             self.dm = Signature(self.nm, self.sig)
         self.docs = tex(self.docs)
 
+    def heading(self):
+        "What nbdev shows: a link to the source, the name, the signature and the docstring"
+        text = super()._repr_markdown_()
+        if not get_config().git_url:
+            text = SOURCE.sub("", text, count=1)
+        # readers of markdown differ in whether __init__ is bold
+        return TITLE.sub(lambda m: m[0].replace("_", r"\_"), text, count=1)
+
     def _repr_markdown_(self):
         known = docments(self.sym, full=True) if self.sig else {}
         rows = [
             (k, v) for k, v in known.items() if k not in ("self", "return") and v.get("docment")
         ]
         if not rows:
-            return super()._repr_markdown_()
+            return self.heading()
         lines = [(f"`{k}`{default(v)}", said(v["docment"]), kind(v["anno"])) for k, v in rows]
         back = known.get("return", {})
         if back.get("docment") or back.get("anno") not in (None, inspect.Parameter.empty):
             lines.append(("*returns*", said(back.get("docment")), kind(back["anno"])))
         table = [("parameter", "what it is", "type"), (":--",) * 3, *lines]
         text = "\n".join("| " + " | ".join(map(cell, row)) + " |" for row in table)
-        return f"{super()._repr_markdown_()}\n\n{text}\n"
+        return f"{self.heading()}\n\n{text}\n"
 
 
 class HeadingLevels(Processor):
