@@ -21,13 +21,13 @@ from ..learning.model import Flow
 from nsgf_nb.plot import (
     BLUE,
     GREY,
-    square_around,
     figure,
     image_grid,
     loss_curve,
     save_figure,
     save_gif,
     scatter,
+    square_around,
 )
 from .folder import PICTURES
 
