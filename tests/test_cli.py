@@ -320,12 +320,12 @@ WRONG = [  # words after nsgf, exit code, what standard error says
     (
         "fit moons --method json:Lines",
         2,
-        "nsgf: method 'json:Lines': expected a subclass of nsgf_nb.Flow, json has no Lines",
+        "nsgf: method 'json:Lines': expected a subclass of nsgf_nb.Model, json has no Lines",
     ),
     (
         "fit moons --method json:JSONDecoder",
         2,
-        "nsgf: method 'json:JSONDecoder': expected a subclass of nsgf_nb.Flow, got <class",
+        "nsgf: method 'json:JSONDecoder': expected a subclass of nsgf_nb.Model, got <class",
     ),
     ("fit moons --method nsgf_nb:Flow", 2, "nsgf: method 'nsgf_nb:Flow': expected a subclass of"),
     ("fit moons --method :Lines", 2, "nsgf: method ':Lines': expected package.module:Class"),

@@ -79,7 +79,7 @@ def _module_of_user(name, path):
 
 def _class_of_user(name, imports):
     "The class behind `package.module:Class`."
-    from nsgf_nb.learning.model import Flow  # late: the table is read without torch
+    from nsgf_nb.learning.model import Model  # late: the table is read without torch
 
     path, _, cls = name.partition(":")
     if not path or not cls:
@@ -88,9 +88,9 @@ def _class_of_user(name, imports):
         cure = f"import {path} before, or say --method {name}"
         raise ImportError(f"method {name!r}: what a file names is not imported: {cure}")
     found = getattr(_module_of_user(name, path), cls, None)
-    if not (isinstance(found, type) and issubclass(found, Flow) and found is not Flow):
+    if not (isinstance(found, type) and issubclass(found, Model)):
         got = f"{path} has no {cls}" if found is None else f"got {found!r}"
-        raise ValueError(f"method {name!r}: expected a subclass of nsgf_nb.Flow, {got}")
+        raise ValueError(f"method {name!r}: expected a subclass of nsgf_nb.Model, {got}")
     return found
 
 
