@@ -146,7 +146,8 @@ def newton_direction(
     live = K.b > 0
     least = torch.finfo(st.c.dtype).tiny * 1e8
     root = torch.where(live, st.c.clamp(min=least).sqrt(), 1.0)
-    r = (K.b - st.c if residual is None else residual) / root
+    g = K.b - st.c if residual is None else residual
+    r = (g - st.c * (g.sum(-1, keepdim=True) / st.c.sum(-1, keepdim=True))) / root
     if len(root) > 1 or root.device.type != "cpu":
         batch = _Batch(K, st, root)
         d, count, solved = _conjugate_gradients(batch, r, alive[:, None], rtol[:, None], most)
