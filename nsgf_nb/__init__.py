@@ -22,6 +22,7 @@ PUBLIC = {
     "plusplus": ("NSGFPlusPlus", "SampleInfo"),
     "matching.interpolants": ("OneStep", "Interpolant", "DDIM", "DDPM"),
     "family.plan": ("EntropicPlan", "self_score"),
+    "family.generator": ("SinkhornGenerator",),
     "distances": ("gate", "mmd", "w2", "w2_floor"),
 }
 _MODULE_OF = {name: module for module, names in PUBLIC.items() for name in names}

@@ -19,6 +19,7 @@ POOL = dict(num_steps=2, pool_size=96, group=32)
 FEW = dict(iterations=3, batch_size=8)
 SMALL = {name: FEW for name in MEMBERS}
 SMALL["nsgf"] = FEW | POOL
+SMALL["generator"] = FEW | dict(cloud=16, reuse=3)  # a fit stopped after two goes on in a cloud
 SMALL["nsgf++"] = dict(sinkhorn=FEW | POOL, straight=FEW)
 
 

@@ -63,6 +63,12 @@ MEMBERS = {
         "to compare with",
         dict(coupling="independent", start="source"),
     ),
+    "generator": Member(
+        "SinkhornGenerator",
+        "a map: each sample moves along the Sinkhorn velocity of all",
+        "1",
+        "one call, connected targets",
+    ),
 }
 
 # %% ../../nbs/7_family/01_map.ipynb #map-class
