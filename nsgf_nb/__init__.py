@@ -21,6 +21,7 @@ PUBLIC = {
     "straight": ("PairFlow", "StraightFlow"),
     "plusplus": ("NSGFPlusPlus", "SampleInfo"),
     "matching.interpolants": ("OneStep", "Interpolant", "DDIM", "DDPM"),
+    "sets.snapshots": ("snapshots",),
     "distances": ("gate", "mmd", "w2", "w2_floor"),
 }
 _MODULE_OF = {name: module for module, names in PUBLIC.items() for name in names}
