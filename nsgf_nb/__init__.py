@@ -22,6 +22,7 @@ PUBLIC = {
     "plusplus": ("NSGFPlusPlus", "SampleInfo"),
     "matching.interpolants": ("OneStep", "Interpolant", "DDIM", "DDPM"),
     "sets.snapshots": ("snapshots",),
+    "family.trajectory": ("Trajectory", "leave_one_out"),
     "distances": ("gate", "mmd", "w2", "w2_floor"),
 }
 _MODULE_OF = {name: module for module, names in PUBLIC.items() for name in names}
