@@ -42,6 +42,10 @@ MEMBERS = {
         "two sets without pairs, densities",
         dict(coupling="ot", start="source"),
     ),
+}
+
+# %% ../../nbs/7_family/01_map.ipynb #map-more
+MEMBERS |= {
     "si": Member(
         "Interpolant",
         "curved lines of independent pairs",
@@ -94,7 +98,8 @@ def _class_of_user(name, imports):
         cure = f"import {path} before, or say --method {name}"
         raise ImportError(f"method {name!r}: what a file names is not imported: {cure}")
     found = getattr(_module_of_user(name, path), cls, None)
-    if not (isinstance(found, type) and issubclass(found, Model)):
+    abstract = getattr(found, "__module__", None) == Model.__module__  # Model, Flow and Chain
+    if abstract or not (isinstance(found, type) and issubclass(found, Model)):
         got = f"{path} has no {cls}" if found is None else f"got {found!r}"
         raise ValueError(f"method {name!r}: expected a subclass of nsgf_nb.Model, {got}")
     return found
