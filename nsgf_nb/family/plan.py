@@ -187,7 +187,7 @@ def score(
         raise ValueError(f"x: expected 1 or {len(q)} points, one for each y, got {len(p)}")
     return _like((p - _average(self, self._source, q, self.eps)) / self.eps, y)
 
-# %% ../../nbs/7_family/02_plan.ipynb #pln-resample
+# %% ../../nbs/7_family/02_plan.ipynb #pln-draw
 def _draw(kind, shape, like, generator):
     "Numbers in float64, drawn where the generator is."
     device = generator.device if generator else "cpu"
@@ -200,7 +200,7 @@ def _pick(w, u):
     picked = torch.searchsorted(mass, u * mass[:, -1:], right=True)[:, 0]
     return picked.clamp(max=w.shape[1] - 1)
 
-
+# %% ../../nbs/7_family/02_plan.ipynb #pln-resample
 @patch
 def resample(
     self: EntropicPlan,
@@ -252,7 +252,7 @@ _NUMBERS = {name: (int, float) for name in VelocityInfo.__dataclass_fields__}
 _NUMBERS |= dict(n_iter=int, converged=bool)
 del _NUMBERS["potentials"]
 
-
+# %% ../../nbs/7_family/02_plan.ipynb #pln-save-method
 @patch
 def save(
     self: EntropicPlan,
@@ -264,7 +264,7 @@ def save(
     info = {name: getattr(self.info, name) for name in _NUMBERS}
     return save_tensors(path, tensors, dict(kind="plan", version=1, eps=self.eps, info=info))
 
-
+# %% ../../nbs/7_family/02_plan.ipynb #pln-load
 def _load(
     cls,
     path: str | Path,  # file written by save

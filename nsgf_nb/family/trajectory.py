@@ -341,6 +341,11 @@ def restore(
     facts: dict,  # likewise
 ) -> None:
     "Take back what `contents` gave; raises ValueError where it does not fit."
+    _restore(self, path, tensors, facts)
+
+# %% ../../nbs/7_family/06_trajectory.ipynb #trj-restore
+def _restore(self, path, tensors, facts):
+    "Flows, times and units of a file, checked."
     known = check_facts(path, facts, times=list, parts=dict)
     times = known["times"]
     numbers = all(isinstance(t, (int, float)) for t in times)
