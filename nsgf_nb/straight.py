@@ -59,7 +59,7 @@ from torch import nn
 from .core import check_count, check_fraction, check_name, make_generator, patch
 from .data import Sampler, get_sampler, points_and_labels
 from .learning.model import Fit, Flow, Model
-from .learning.nets import num_held_out
+from .learning.nets import classes_of, leave_out_labels, num_held_out
 from .learning.training import Task, matching_loss
 from .processes import batch_part
 from .sets.ends import Ends, group_clouds
@@ -221,7 +221,7 @@ def _drawn_pairs(flow, source, target, step, seed):
     x0, y, label = group_clouds(source, target, flow.batch_size, seed, step)
     if flow.coupling == "independent":
         return x0, y, label
-    by_class = _classes(flow.network) and label is not None
+    by_class = classes_of(flow.network) and label is not None
     p = assign_within(x0, y, label) if by_class else assign(x0, y)
     return x0, y[p], label if label is None else label[p]
 
@@ -239,7 +239,8 @@ def task(
     def batch(step, seed):
         x0, y, label = pairs(step, seed)
         t = self.times(len(y), make_generator(seed, "times", step))
-        label = _labels(self, label, make_generator(seed, "labels", step))
+        some = make_generator(seed, "labels", step)
+        label = leave_out_labels(self.network, label, self.label_dropout, some)
         x, u = self.line(x0, y, t.view(-1, *[1] * (y.ndim - 1)), ends.mean)
         return (x - ends.mean) / ends.sigma, t, u / ends.sigma, label
 
@@ -259,21 +260,6 @@ def _mean_loss(net, batches):
     return sum(matching_loss(net, *rows).item() for rows in batches) / len(batches)
 
 # %% ../nbs/6_matching/04_lines.ipynb #lin-labels
-def _classes(network):
-    return getattr(network, "config", {}).get("num_classes")
-
-
-def _labels(flow, label, generator):
-    "Classes of a batch, some left out; None for a network without classes."
-    number = _classes(flow.network)
-    if number is None:
-        return None
-    if label is None:
-        raise ValueError("network: expected a target with labels, because the network has classes")
-    left_out = torch.rand(len(label), generator=generator) < flow.label_dropout
-    return label.masked_fill(left_out, number)
-
-
 def _check_pairs(flow, ends):
     "Are there enough points, and of the right shape?"
     drawn = (ends.source,) if isinstance(flow.coupling, Model) else (ends.source, ends.target)

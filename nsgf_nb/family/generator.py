@@ -91,6 +91,7 @@ from torch import nn
 from ..core import check_count, check_fraction, check_positive, make_generator, patch
 from ..data import Sampler, points_and_labels
 from ..learning.model import Fit, Flow
+from ..learning.nets import classes_of, leave_out_labels
 from ..learning.training import Task
 from ..matching.interpolants import OneStep
 from ..processes import batch_part
@@ -144,16 +145,12 @@ def _ends_of_blur(flow):
     return tuple(check_positive(v, name) for v in pair)
 
 
-def _num_classes(network):
-    return getattr(network, "config", {}).get("num_classes")
-
-
 def _check_cloud(flow, n):
     "Enough points for a batch, and for each class."
     if flow.batch_size > n:
         said = f"expected at most {n}, the points of a cloud, got {flow.batch_size}"
         raise ValueError(f"batch_size: {said}")
-    K = _num_classes(flow.network)
+    K = classes_of(flow.network)
     if K and n < 16 * K:
         raise ValueError(f"cloud: expected at least 16 points a class, {16 * K}, got {n}")
 
@@ -221,20 +218,10 @@ def _draw(flow, ends, n, seed, number):
     z, _ = points_and_labels(ends.source, 2 * n, make_generator(seed, "source", number))
     y, label = points_and_labels(ends.target, n, make_generator(seed, "target", number))
     z, y = ((p - ends.mean) / ends.sigma for p in (z, y))
-    label = _labels(flow, label, make_generator(seed, "labels", number))
+    some = make_generator(seed, "labels", number)
+    label = leave_out_labels(flow.network, label, flow.label_dropout, some)
     points = (p.to(flow.device) for p in (z[:n], z[n:], y))
     return *points, None if label is None else label.to(flow.device)
-
-
-def _labels(flow, label, generator):
-    "Classes, some left out; None for a network without classes."
-    K = _num_classes(flow.network)
-    if K is None:
-        return None
-    if label is None:
-        raise ValueError("network: expected a target with labels, because the network has classes")
-    left_out = torch.rand(len(label), generator=generator) < flow.label_dropout
-    return label.masked_fill(left_out, K)
 
 
 @torch.no_grad()
@@ -253,7 +240,7 @@ def _unit_of_blur(flow, ends, seed):
     n, batches = min(2048, ends.target.num_points or 2048), []
     for i in range(2):
         y, label = points_and_labels(ends.target, n, make_generator(seed, "scale", i))
-        if _num_classes(flow.network) is not None and label is not None:
+        if classes_of(flow.network) is not None and label is not None:
             for c in label.unique():
                 y[label == c] -= y[label == c].mean(0)
         batches.append(y)
@@ -301,7 +288,7 @@ def task(
 def _memory(flow, n, shape):
     "What is kept from step to step, and in a checkpoint."
     z, goal = torch.zeros(2, n, *shape, device=flow.device)
-    if _num_classes(flow.network) is None:
+    if classes_of(flow.network) is None:
         return dict(z=z, goal=goal)
     return dict(z=z, goal=goal, label=torch.zeros(n, dtype=torch.int64, device=flow.device))
 
@@ -336,7 +323,7 @@ def _held_out(flow, ends, n, seed, blur):
     z, _ = points_and_labels(ends.source, 2 * m, make_generator(seed, "validation", 0))
     y, label = points_and_labels(ends.target, 2 * m, make_generator(seed, "validation", 1))
     z, y = (((p - ends.mean) / ends.sigma).to(flow.device) for p in (z, y))
-    if _num_classes(flow.network) is None or label is None:
+    if classes_of(flow.network) is None or label is None:
         label = torch.full((2 * m,), -1)
     clouds = []
     for c in label.unique():

@@ -16,12 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from ..caller import usual_torch
-from ..core import check_count, check_name, fresh_seed, patch
+from ..core import check_count, check_name, patch
 from ..data import get_sampler
 from .members import MEMBERS, member_class
 from ..files import check_facts, check_finite
-from ..learning.model import Chain, Fit, Flow, Model
-from ..processes import on_rank_0
+from ..learning.model import Chain, Fit, Flow, Model, as_before
 from ..sets.ends import Ends, ends
 from ..sets.snapshots import Snapshots
 
@@ -210,19 +209,12 @@ def fit(
 ) -> Trajectory:  # self
     "Learn a flow between each two neighbouring times."
     raw, standard = _opened(data)
-    seed = on_rank_0(lambda: fresh_seed() if seed is None else check_count(seed, "seed", 0))
-    before = dict(vars(self))
-    try:
-        self._begin(data, raw, standard, seed)
-        first, *_, last = raw.values()
-        how = dict(workdir=workdir, resume=resume, callbacks=callbacks, progress=progress)
-        super(Trajectory, self).fit(last, first, seed=seed, **how)
-    except BaseException:
-        vars(self).clear()
-        vars(self).update(before)
-        raise
-    finally:
-        vars(self).pop("links", None)
+    run = Fit.checked(seed, workdir, resume, callbacks, progress)
+    first, *_, last = raw.values()
+    with as_before(self):
+        self._begin(data, raw, standard, run.seed)
+        self.fit_ends(ends(last, first, run.seed), run)
+        del self.links
     return self
 
 # %% ../../nbs/7_family/06_trajectory.ipynb #trj-begin

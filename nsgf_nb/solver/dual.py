@@ -85,7 +85,7 @@ def _conjugate_gradients(system, r, alive, rtol, most):
     return z / system.root, count, solved
 
 # %% ../../nbs/3_solver/02_dual.ipynb #dul-batch
-class _Batch:
+class _Several:
     "Scaled Hessians of B problems, in torch."
 
     def __init__(self, K, st, root):
@@ -149,7 +149,7 @@ def newton_direction(
     g = K.b - st.c if residual is None else residual
     r = (g - st.c * (g.sum(-1, keepdim=True) / st.c.sum(-1, keepdim=True))) / root
     if len(root) > 1 or root.device.type != "cpu":
-        batch = _Batch(K, st, root)
+        batch = _Several(K, st, root)
         d, count, solved = _conjugate_gradients(batch, r, alive[:, None], rtol[:, None], most)
         return _without_constant(d, live), count[:, 0], solved[:, 0]
     r, alive, rtol = (z[0].numpy() for z in (r, alive, rtol))
@@ -176,11 +176,10 @@ def sweep_direction(
 
 
 def _noise(K):
-    "What rounding leaves of the gradient, with signs of its own: of sum zero, in proportion to b."
+    "What rounding leaves of the gradient, with signs of its own, in proportion to b."
     g = torch.Generator().manual_seed(0)
     signs = torch.randint(2, K.b.shape[-1:], generator=g).to(K.b) * 2 - 1
-    z = 4 * torch.finfo(K.b.dtype).eps * K.b * signs
-    return z - z.sum(-1, keepdim=True) * K.b
+    return 4 * torch.finfo(K.b.dtype).eps * K.b * signs
 
 # %% ../../nbs/3_solver/02_dual.ipynb #dul-cut
 @dataclass
