@@ -260,9 +260,8 @@ def sample(
     first = self.sinkhorn.sample(x0=x0, return_path=True, batch_size=size)
     tau = torch.cat([_tau(self, z) for z in first[-1].split(size)])
     steps = _steps(tau, omega, num_steps, alike=return_path or tolerances)
-    second, calls = _second_phase(
-        self, first[-1], tau, steps, label, guidance, solver, tolerances, size, return_path
-    )
+    how = dict(label=label, guidance=guidance, solver=solver, tolerances=tolerances)
+    second, calls = _second_phase(self, first[-1], tau, steps, size, whole=return_path, **how)
     info = SampleInfo(self.sinkhorn.num_steps + calls, tau)
     self.nfe = info.nfe.float().mean().item()
     made = second[-1]
@@ -280,7 +279,7 @@ def _steps(tau, omega, num_steps, alike):
     return torch.full_like(steps, steps.max()) if alike else steps
 
 
-def _second_phase(flow, x, tau, steps, label, guidance, solver, tolerances, size, whole):
+def _second_phase(flow, x, tau, steps, size, *, label, guidance, solver, tolerances, whole):
     "Positions of the second phase, the last or all, and calls of each sample, (n,)."
     out, calls = None, torch.zeros_like(steps)
     for N in steps.unique().tolist():  # equally many steps together: no call is wasted

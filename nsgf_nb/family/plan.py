@@ -231,7 +231,8 @@ def sample_bridge(
     for k in range(K):
         noise = _draw(torch.randn, z.shape, z, generator)
         z = z + self.drift(z, k / K) / K + math.sqrt(self.eps / K) * noise
-        path = [*path, z] if return_path else [z]
+        if return_path:
+            path.append(z)
     return torch.stack(path).to(x) if return_path else z.to(x)
 
 # %% ../../nbs/7_family/02_plan.ipynb #pln-self
