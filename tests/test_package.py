@@ -5,7 +5,6 @@ import configparser
 import email
 import json
 import re
-import shutil
 import subprocess
 import sys
 import zipfile
@@ -15,6 +14,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "nsgf_nb"
+sys.path.insert(0, str(ROOT / "tools"))
 MODULES = sorted(
     ".".join(p.relative_to(PACKAGE).with_suffix("").parts)
     for p in PACKAGE.rglob("*.py")
@@ -134,13 +134,10 @@ def test_syntax_of_the_oldest_python(path):
 def wheel(tmp_path_factory):
     "A wheel built from a copy of the project, so that nothing is left in it"
     pytest.importorskip("setuptools")
+    from dist import copy_sources  # tools/dist.py
+
     src, out = tmp_path_factory.mktemp("src") / "nsgf_nb", tmp_path_factory.mktemp("wheel")
-    anywhere = shutil.ignore_patterns(".*", "node_modules", "*.egg-info", "__pycache__")
-    at_the_top = {"_site", "_proc", "_docs", "build", "dist", "demo", "runs", "data"}
-    ignore = lambda folder, names: (
-        anywhere(folder, names) | (at_the_top if Path(folder) == ROOT else set())
-    )
-    shutil.copytree(ROOT, src, ignore=ignore)
+    copy_sources(src)
     p = subprocess.run(
         [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", out, src],
         text=True,

@@ -11,8 +11,8 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-LEFT_OUT = (".*", "build", "dist", "demo", "runs", "data", "node_modules", "*.egg-info")
-LEFT_OUT += ("__pycache__", "_site", "_proc", "_docs")
+ANYWHERE = shutil.ignore_patterns(".*", "node_modules", "*.egg-info", "__pycache__")
+AT_THE_TOP = {"build", "dist", "demo", "runs", "data", "_site", "_proc", "_docs"}
 USE = """
 import importlib, pkgutil, sys, nsgf_nb
 from importlib.metadata import version
@@ -41,13 +41,22 @@ def run(*cmd, **kw):
     subprocess.run(cmd, check=True, env=env, **kw)
 
 
+def copy_sources(to):
+    "The project without what was built in it: old folders would get into a wheel"
+
+    def left_out(folder, names):
+        top = AT_THE_TOP if Path(folder) == ROOT else set()  # nsgf_nb/runs is a room
+        return ANYWHERE(folder, names) | top
+
+    shutil.copytree(ROOT, to, ignore=left_out)
+
+
 def main():
     dist = ROOT / "dist"
     shutil.rmtree(dist, ignore_errors=True)
     with tempfile.TemporaryDirectory() as tmp:
         source, venv, elsewhere = Path(tmp) / "source", Path(tmp) / "venv", Path(tmp) / "elsewhere"
-        # a build leaves folders behind, and old ones would get into the wheel
-        shutil.copytree(ROOT, source, ignore=shutil.ignore_patterns(*LEFT_OUT))
+        copy_sources(source)
         # the wheel is made from the sdist
         run(sys.executable, "-m", "build", "--outdir", dist, source)
         elsewhere.mkdir()
