@@ -10,7 +10,9 @@ import importlib
 import math
 import warnings
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -185,7 +187,24 @@ def _groups(vel, problems):
 
 # %% ../nbs/3_solver/07_estimator.ipynb #est-one
 def _out_of_memory(e):
-    return isinstance(e, torch.OutOfMemoryError) or "memory" in str(e)  # a CPU's error has no class
+    said = "memory" in str(e)  # a CPU's error has no class
+    return isinstance(e, (torch.OutOfMemoryError, MemoryError)) or said
+
+
+@lru_cache(1)
+def _compiled():
+    "The compiled solver; None where numba is not installed."
+    try:
+        return importlib.import_module("nsgf_nb.solver.fast")
+    except ImportError:
+        return None
+
+
+def _takes_compiled(vel, p, stored):
+    if not stored or vel.backend != "auto" or p.x.device.type != "cpu":
+        return False
+    fast = _compiled()
+    return fast is not None and fast.takes(vel, p)
 
 
 def _solved(vel, group, stored):
@@ -193,23 +212,41 @@ def _solved(vel, group, stored):
     if vel.backend in _RIVALS:
         return [_samples_loss(vel, group[0])]
     try:
+        if _takes_compiled(vel, group[0], stored):
+            return [_compiled().solve_one(vel, group[0])]
         return solve_group(vel, group, stored)
-    except RuntimeError as e:
+    except (RuntimeError, MemoryError) as e:
         if not stored or not _out_of_memory(e):
             raise
     return [solve_group(vel, [p], stored=False)[0] for p in group]
 
+# %% ../nbs/3_solver/07_estimator.ipynb #est-threads
+def _side_by_side(vel, problems, groups):
+    "How many groups are solved at a time."
+    index, stored = groups[0]
+    p = problems[index[0]]
+    if len(groups) == 1 or p.x.shape[1] > 8 or not _takes_compiled(vel, p, stored):
+        return 1
+    return min(len(groups), torch.get_num_threads())
+
 
 def _evaluate(vel, problems):
     "v (B, n, d) and one VelocityInfo per problem, in order."
-    vs, infos = [None] * len(problems), [None] * len(problems)
-    for index, stored in _groups(vel, problems):
-        solved = _solved(vel, [problems[i] for i in index], stored)
-        for i, (v, info) in zip(index, solved):
-            vs[i], infos[i] = v, info
+    groups = list(_groups(vel, problems))
+    solve = lambda group: _solved(vel, [problems[i] for i in group[0]], group[1])
+    workers = _side_by_side(vel, problems, groups)
+    if workers == 1:
+        solved = list(map(solve, groups))
+    else:
+        with ThreadPoolExecutor(workers) as pool:
+            solved = list(pool.map(solve, groups))
+    found = {}
+    for (index, _), parts in zip(groups, solved):
+        found.update(zip(index, parts))
+    vs, infos = zip(*(found[i] for i in range(len(problems))))
     double = any(v.dtype == torch.float64 for v in vs)
     dtype = torch.float64 if double else torch.float32
-    return torch.stack([v.to(dtype) for v in vs]), infos
+    return torch.stack([v.to(dtype) for v in vs]), list(infos)
 
 # %% ../nbs/3_solver/07_estimator.ipynb #est-rival
 _OPTIONS = {

@@ -68,7 +68,7 @@ def test_200_random_problems():
     assert converged >= 150, converged
 
 
-@pytest.mark.parametrize("backend", ["dense", "stream"])
+@pytest.mark.parametrize("backend", ["auto", "dense", "stream"])
 def test_the_same_bits_alone_in_a_batch_and_after_other_calls(backend):
     "The core is a pure function of its arguments"
     g = torch.Generator().manual_seed(0)

@@ -17,7 +17,7 @@ from .kernel import Kernel
 # %% ../../nbs/3_solver/04_annealing.ipynb #sol-anneal-plumb
 def _unsettled(K, st):
     "Has a stage still to go on? Light columns, which its error does not show, come to a factor e."
-    wrong = st.marginal > 3e-3
+    wrong = st.marginal > 1e-2
     if not K.some_light:
         return wrong
     move = torch.where(K.light, sweep_direction(K, st).abs(), 0.0)
@@ -38,12 +38,12 @@ def anneal(
     K: Kernel,  # B problems
     eps: Tensor,  # final temperatures, (B,)
 ) -> Tensor:  # g, (B, m)
-    "Halve the temperature from the largest cost down to eps, and settle at each."
+    "Quarter the temperature from the largest cost down to eps, and settle at each."
     top = (K.half_x.amax(-1).sqrt() + K.half_y.amax(-1).sqrt()).square()
     g = torch.zeros_like(K.b)
-    halvings = (top / eps).log2().clamp(min=0).ceil()  # none where all points coincide
-    for k in range(int(halvings.max().item())):
-        e = torch.maximum(top / 2.0**k, eps)
+    stages = ((top / eps).log2() / 2).clamp(min=0).ceil()  # none where all points coincide
+    for k in range(int(stages.max().item())):
+        e = torch.maximum(top / 4.0**k, eps)
         st = _settled(K, start(K, e, g))
         g = (K.psi0 + st.psi) * e[:, None]
     return g

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ..core import check_pair, check_positive, dot
+from ..core import check_pair, check_positive, dot, patch
 from .annealing import cold_start, warm_start
 from .dual import other_side, start
 from .kernel import Kernel, block_rows
@@ -84,6 +84,12 @@ def double(
 
 # %% ../../nbs/3_solver/06_problem.ipynb #trm-exponent
 _ROUNDING = {torch.float32: 2e-7, torch.float64: 4e-16}  # of T, per largest cost in units of eps
+
+
+@patch
+def rounding(self: Problem) -> float:
+    "Of T in the finest precision of the device, per largest cost in units of eps."
+    return _ROUNDING[self.middle.dtype]
 
 
 def largest_exponent(
@@ -256,7 +262,7 @@ def _self_term(vel, group, s, tol, stored):
 # %% ../../nbs/3_solver/06_problem.ipynb #trm-known
 def _known(vel, group, cross, own, tol, size):
     "The numbers of all problems: a dict of tensors (B,)."
-    finest = _ROUNDING[group[0].middle.dtype]  # of the device: float32 is followed by float64
+    finest = group[0].rounding()  # of the device: float32 is followed by float64
     rounded = finest * cross.T.new_tensor([largest_exponent(p) for p in group]) * size
     err, bound = cross.err + own.err + rounded, cross.bound + own.bound
     return dict(
@@ -270,14 +276,20 @@ def _known(vel, group, cross, own, tol, size):
         cross_perplexity=cross.entropy.exp(),
     )
 
-
-def _in_units(p, f, g, numbers):
-    "The information in the units of the user."
-    square = p.unit * p.unit
-    f, g = f.to(p.middle) * square, g.to(p.middle) * square
+# %% ../../nbs/3_solver/06_problem.ipynb #trm-units
+@patch
+def information(
+    self: Problem,
+    f: Tensor,  # potential of x, in the unit of the problem, (n,)
+    g: Tensor,  # potential of y, (m,)
+    numbers: dict,  # the other fields of VelocityInfo, in that unit
+) -> VelocityInfo:
+    "What is known, in the units of the user."
+    square = self.unit * self.unit
+    f, g = f.to(self.middle) * square, g.to(self.middle) * square
     n, ok = int(numbers["n_iter"]), bool(numbers["converged"])
-    potentials = Potentials(f, g, p.blur * p.blur, numbers["err_marginal"], n, ok)
-    units = dict(err_v=p.unit, bound_v=p.unit, gap=square)
+    potentials = Potentials(f, g, self.blur * self.blur, numbers["err_marginal"], n, ok)
+    units = dict(err_v=self.unit, bound_v=self.unit, gap=square)
     numbers |= {k: numbers[k] * unit for k, unit in units.items()}
     return VelocityInfo(potentials, **numbers | dict(n_iter=n, converged=ok))
 
@@ -316,6 +328,6 @@ def _solve_group(vel, group, stored):
     rows = torch.stack([column.to(known["err_v"]) for column in known.values()], 1).tolist()
     solved = []
     for i, p in enumerate(group):
-        info = _in_units(p, cross.f[i], cross.g[i], dict(zip(known, rows[i])))
+        info = p.information(cross.f[i], cross.g[i], dict(zip(known, rows[i])))
         solved.append((v[i] * p.unit, info))
     return solved

@@ -36,11 +36,13 @@ class Solution:
     entropy: Tensor  # mean entropy of the rows of the plan, (B,)
 
 # %% ../../nbs/3_solver/05_solve.ipynb #sol-solution
-def _row_entropies(K, st, T, phi, psi):
-    "Of the plan, (B, n)."
+def _mean_entropy(K, st, T, phi, psi):
+    "Of the rows of the plan under a, (B,); at most log m, also where exponents were cut."
     eps, live = K.eps[:, None], K.b > 0
-    log = torch.where(live, psi + K.log_b - K.half_y / eps, 0.0)
-    return -(phi + (dot(K.x, T) - K.half_x) / eps + K.mean(st.v, log[..., None], st.t)[..., 0])
+    rows = phi + (dot(K.x, T) - K.half_x) / eps
+    columns = torch.where(live, psi + K.log_b - K.half_y / eps, 0.0)
+    entropy = -dot(K.a, rows) - dot(st.c, columns)
+    return entropy.clamp(0, math.log(K.b.shape[1]))
 
 
 def solution(
@@ -52,7 +54,6 @@ def solution(
     "The potentials and the map of a state."
     T = K.mean(st.v, K.y, st.t)
     phi, psi = K.phi0 + st.phi, K.psi0 + st.psi
-    entropy = _row_entropies(K, st, T, phi, psi)
     f, g = phi * K.eps[:, None], psi * K.eps[:, None]
     live = K.b > 0
     if not live.all():
@@ -66,7 +67,7 @@ def solution(
         n_iter=used,
         marginal=st.marginal,
         gap=gap_bound(K, st) * K.eps,
-        entropy=dot(K.a, entropy).clamp(min=0),
+        entropy=_mean_entropy(K, st, T, phi, psi),
     )
 
 # %% ../../nbs/3_solver/05_solve.ipynb #sol-lengths

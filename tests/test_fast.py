@@ -1,0 +1,120 @@
+"""The compiled solver: the promises of the reference, problem by problem, and what a user sees."""
+
+import os
+import subprocess
+import sys
+from dataclasses import replace
+
+import problems
+import pytest
+import torch
+import verdict
+
+from nsgf_nb.estimator import SinkhornVelocity
+
+NUMBERS = range(5, 2000, 31)  # some of each stratum
+
+
+def clouds(n=300, m=200, d=2):
+    g = torch.Generator().manual_seed(0)
+    return 3 * torch.randn(n, d, generator=g), torch.randn(m, d, generator=g)
+
+
+def run(code, **environment):
+    "A process of its own."
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+
+
+def broken(numbers, backend):
+    "Problems of the certificate on which a path breaks a promise, and which."
+    found = {}
+    for number in numbers:
+        v = verdict.judge(replace(problems.problem(number), backend=backend))
+        kinds = [k for k in ("false_promise", "broken_bound", "wrong_blur") if v.some(k)]
+        if v.exception or v.nan or kinds:
+            found[number] = v.exception or v.nan or kinds
+    return found
+
+
+def test_problems_of_the_certificate():
+    "Those that the other test gives to the reference, too"
+    assert broken(NUMBERS, "auto") == {}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["auto", "dense"])
+def test_all_problems_of_the_certificate(backend):
+    assert broken(range(2000), backend) == {}
+
+
+@pytest.mark.parametrize("self_term", ["same", "masked", "two_batch"])
+@pytest.mark.parametrize("d", [1, 2, 3, 5, 20])
+def test_it_states_what_the_reference_states(self_term, d):
+    x, y = clouds(d=d)
+    other = x.flip(0) + 0.1 if self_term == "two_batch" else None
+    blur = 0.3 * d
+    v, info = SinkhornVelocity(blur, self_term=self_term)(x, y, other, return_info=True)
+    dense = SinkhornVelocity(blur, self_term=self_term, backend="dense")
+    w, known = dense(x, y, other, return_info=True)
+    assert info.converged and known.converged
+    assert (v - w).norm() < 2e-3 * w.norm()
+    assert abs(info.cross_perplexity / known.cross_perplexity - 1) < 0.01
+    assert abs(info.self_diag - known.self_diag) < 1e-3
+
+
+def test_points_that_coincide_and_a_single_point():
+    for n, m in ((1, 1), (1, 50), (50, 1)):
+        x, y = torch.zeros(n, 2), torch.ones(m, 2)
+        v, info = SinkhornVelocity(0.5)(x, y, return_info=True)
+        assert info.converged and (v - 1).abs().max() < 1e-5
+
+
+def test_a_batch_is_solved_by_threads_to_the_same_bits():
+    x, y = clouds()
+    batch = torch.stack([x, x + 1, 2 * x, -x])
+    vel, before = SinkhornVelocity(0.5), torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        v = vel(batch, y.expand(4, *y.shape), batched=True)
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(v[i], vel(batch[i], y)) for i in range(4))
+
+
+def test_without_numba_everything_is_as_it_was():
+    code = """
+import sys, torch
+sys.modules["numba"] = None
+from nsgf_nb.estimator import SinkhornVelocity
+g = torch.Generator().manual_seed(0)
+x, y = torch.randn(50, 2, generator=g), torch.randn(40, 2, generator=g)
+print(torch.equal(SinkhornVelocity(.5)(x, y), SinkhornVelocity(.5, backend="dense")(x, y)))
+"""
+    done = run(code)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["True"]
+
+
+def test_importing_the_estimator_does_not_import_numba():
+    done = run("import sys, nsgf_nb.estimator; print('numba' in sys.modules)")
+    assert done.stdout.split() == ["False"], done.stderr
+
+
+@pytest.mark.slow
+def test_the_first_call_says_what_it_waits_for(tmp_path):
+    "And the second process does not wait"
+    code = """
+import torch
+from nsgf_nb.estimator import SinkhornVelocity
+SinkhornVelocity(.5)(torch.randn(20, 2), torch.randn(20, 2))
+"""
+    first, second = (run(code, NUMBA_CACHE_DIR=str(tmp_path)) for _ in range(2))
+    assert first.stderr.count("compiling the solver for this processor, once") == 1
+    assert first.returncode == second.returncode == 0
+    assert "compiling" not in second.stderr
