@@ -7,6 +7,7 @@ __all__ = ['particle_flow', 'gaussian_flow']
 
 # %% ../nbs/4_particles/01_particles.ipynb #prt-imports
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -15,6 +16,7 @@ from .core import check_pair
 from .estimator import SinkhornVelocity, VelocityInfo
 from .transport.clock import natural_time as natural_time  # users find it here
 from .transport.clock import step_sizes
+from .transport.entropic import Potentials
 
 # %% ../nbs/4_particles/01_particles.ipynb #prt-plumb
 def _velocities(velocity, num_steps, two, weighted):
@@ -74,6 +76,33 @@ def _evaluate(vel, x, y, x_self, info, scale, a, b):
     return torch.stack(vs), None
 
 
+def _shares(etas):
+    "Of the last change of the potentials, what is to be added before each step, (B, T)."
+    shares = []
+    for row in etas.double().tolist():
+        t = natural_time(row)
+        moved = [after - before for before, after in zip(t, t[1:])]
+        ahead = [now / last if last > 0 else 0.0 for last, now in zip(moved, moved[1:])]
+        shares.append([0.0, 0.0, *ahead][: len(row)])
+    return shares
+
+
+def _ahead(now, last, share):
+    "Potentials that go on as they went."
+    if not isinstance(last, Potentials) or last.eps != now.eps:
+        return now
+    f, g = (z + share * (z - old) for z, old in ((now.f, last.f), (now.g, last.g)))
+    return replace(now, f=f, g=g)
+
+
+def _next_start(now, last, shares, k):
+    "Where step k of B clouds starts, from what two steps before it have found."
+    if now is None or last is None:
+        return now
+    found = zip(now.potentials, last.potentials, shares)
+    return replace(now, potentials=[_ahead(p, q, share[k]) for p, q, share in found])
+
+
 def _evaluate_all(vel, clouds, y, infos, scale, a, b):
     "Velocities of one cloud or of two: of two each is the self term of the other."
     others = clouds[::-1] if len(clouds) == 2 else [None]
@@ -113,15 +142,19 @@ def particle_flow(
     etas = _steps(num_steps, step_size, len(y), y)
     weighted = a is not None or b is not None
     vels = _velocities(velocity, num_steps, two=x0_self is not None, weighted=weighted)
-    path, infos = [clouds[0]], []
-    warm, scale = [None] * len(clouds), None
-    for eta, vel in zip(etas.T, vels):
-        vs, warm = _evaluate_all(vel, clouds, y, warm, scale, a, b)
+    path, infos, shares = [clouds[0]], [], _shares(etas)
+    now = last = [None] * len(clouds)
+    scale = None
+    for k, vel in enumerate(vels):
+        start = [_next_start(p, q, shares, k) for p, q in zip(now, last)]
+        last = now
+        vs, now = _evaluate_all(vel, clouds, y, start, scale, a, b)
         scale = scale or _speed(vs[0], a)  # the tolerance is in units of the first step's speed
-        clouds = [x + eta.view(-1, *[1] * (x.ndim - 1)) * v for x, v in zip(clouds, vs)]
+        eta = etas[:, k].view(-1, *[1] * (y.ndim - 1))
+        clouds = [x + eta * v for x, v in zip(clouds, vs)]
         if return_path:
             path.append(clouds[0])
-        infos.append(warm[0] if batched or warm[0] is None else warm[0][0])
+        infos.append(now[0] if batched or now[0] is None else now[0][0])
     out = torch.stack(path, 1) if return_path else clouds[0]
     if not batched:
         out = out[0]

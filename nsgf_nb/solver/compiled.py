@@ -185,14 +185,6 @@ def half_squares(
 
 # %% ../../nbs/3_solver/13_loops.ipynb #loop-dot
 @compiled_sums
-def _dot_one(A, v):
-    s = A.dtype.type(0)
-    for j in range(v.size):
-        s += A[j] * v[j]
-    return s
-
-
-@compiled_sums
 def _dot_four(A, B, C, D, v):
     a = b = c = d = A.dtype.type(0)
     for j in range(v.size):
@@ -204,15 +196,23 @@ def _dot_four(A, B, C, D, v):
 
 
 @compiled_sums
-def _add_one(A, a, out):
-    for j in range(out.size):
-        out[j] += A[j] * a
-
-
-@compiled_sums
 def _add_four(A, B, C, D, a, b, c, d, out):
     for j in range(out.size):
         out[j] += (A[j] * a + B[j] * b) + (C[j] * c + D[j] * d)
+
+# %% ../../nbs/3_solver/13_loops.ipynb #loop-one
+@compiled_sums
+def _dot_one(A, v):
+    s = A.dtype.type(0)
+    for j in range(v.size):
+        s += A[j] * v[j]
+    return s
+
+
+@compiled_sums
+def _add_one(A, a, out):
+    for j in range(out.size):
+        out[j] += A[j] * a
 
 # %% ../../nbs/3_solver/13_loops.ipynb #loop-rows
 @compiled
