@@ -6,6 +6,7 @@
 __all__ = ['particle_flow', 'gaussian_flow']
 
 # %% ../nbs/4_particles/01_particles.ipynb #prt-imports
+import importlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -13,7 +14,8 @@ import torch
 from torch import Tensor
 
 from .core import check_pair
-from .estimator import SinkhornVelocity, VelocityInfo
+from .estimator import SinkhornVelocity, VelocityInfo, listed, takes_compiled
+from .solver.kernel import fits_in_memory
 from .transport.clock import natural_time as natural_time  # users find it here
 from .transport.clock import step_sizes
 from .transport.entropic import Potentials
@@ -120,6 +122,46 @@ def _speed(v, a):
         return square.mean(-1).sqrt().tolist()
     return ((a * square).sum(-1) / a.sum(-1)).sqrt().tolist()
 
+# %% ../nbs/4_particles/01_particles.ipynb #prt-mixtures
+def _plain(vel):
+    "Is it a velocity that mixtures can follow?"
+    known = isinstance(vel, SinkhornVelocity) and vel.backend == "auto" and vel.blur is not None
+    return known and vel.self_term == "same" and not vel.certify
+
+
+def _mixture_flows(x, y, vels, a, b, positions):
+    "One a cloud; none where points are cheaper, or where there is no compiled solver."
+    (B, n), m, d = x.shape[:2], y.shape[1], x[0, 0].numel()
+    cheap = d > 16 and x.device.type == "cpu" and all(map(_plain, vels))
+    if not cheap or not fits_in_memory(4 * max(n, m) ** 2, x):
+        return []
+    try:
+        mixtures = importlib.import_module("nsgf_nb.motion.mixtures")
+    except ImportError:  # no numba
+        return []
+    if not mixtures.fewer_products(n, m, d, len(vels), positions):
+        return []
+    x, y = x.flatten(2), y.flatten(2)
+    flows = []
+    for i in range(B):
+        weights = (None if w is None else w[i] for w in (a, b))
+        flows.append(mixtures.MixtureFlow(x[i], y[i], vels, *weights))
+    return flows if all(takes_compiled(vels[0], f.p, True) for f in flows) else []
+
+
+def _by_mixtures(x, y, vels, etas, shares, a, b, every):
+    "Positions, infos and first speeds of the steps that mixtures can take; perhaps none."
+    flows = _mixture_flows(x, y, vels, a, b, len(vels) if every else 1)
+    steps = [list(flow(row, share)) for flow, row, share in zip(flows, etas.tolist(), shares)]
+    done = min(map(len, steps), default=0)
+    wanted = range(done) if every else range(done)[-1:]
+    path = []
+    for k in wanted:
+        points = [flow.points(s[k]) for flow, s in zip(flows, steps)]
+        path.append(torch.stack(points).to(x).view_as(x))
+    infos = [listed([s[k].info for s in steps]) for k in range(done)]
+    return path, infos, [s[0].speed for s in steps] if done else None
+
 # %% ../nbs/4_particles/01_particles.ipynb #prt-flow
 def particle_flow(
     x0: Tensor,  # particles, (n, *shape), or (B, n, *shape) when batched
@@ -142,10 +184,13 @@ def particle_flow(
     etas = _steps(num_steps, step_size, len(y), y)
     weighted = a is not None or b is not None
     vels = _velocities(velocity, num_steps, two=x0_self is not None, weighted=weighted)
-    path, infos, shares = [clouds[0]], [], _shares(etas)
-    now = last = [None] * len(clouds)
-    scale = None
-    for k, vel in enumerate(vels):
+    path, infos, shares, scale = [clouds[0]], [], _shares(etas), None
+    if len(clouds) == 1:
+        ahead, infos, scale = _by_mixtures(clouds[0], y, vels, etas, shares, a, b, return_path)
+        path += ahead
+        clouds = path[-1:]
+    now, last = ([infos[-k] if len(infos) >= k else None] * len(clouds) for k in (1, 2))
+    for k, vel in list(enumerate(vels))[len(infos) :]:
         start = [_next_start(p, q, shares, k) for p, q in zip(now, last)]
         last = now
         vs, now = _evaluate_all(vel, clouds, y, start, scale, a, b)
@@ -154,10 +199,10 @@ def particle_flow(
         clouds = [x + eta * v for x, v in zip(clouds, vs)]
         if return_path:
             path.append(clouds[0])
-        infos.append(now[0] if batched or now[0] is None else now[0][0])
+        infos.append(now[0])
     out = torch.stack(path, 1) if return_path else clouds[0]
     if not batched:
-        out = out[0]
+        out, infos = out[0], [info and info[0] for info in infos]
     return (out, infos) if return_info else out
 
 # %% ../nbs/4_particles/02_meanfield.ipynb #mf-imports
