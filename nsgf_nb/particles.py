@@ -182,8 +182,8 @@ def particle_flow(
         clouds = [z[None] for z in clouds]
         y, a, b = _batch_of_one(y), _batch_of_one(a), _batch_of_one(b)
     etas = _steps(num_steps, step_size, len(y), y)
-    weighted = a is not None or b is not None
-    vels = _velocities(velocity, num_steps, two=x0_self is not None, weighted=weighted)
+    two, weighted = x0_self is not None, a is not None or b is not None
+    vels = _velocities(velocity, num_steps, two, weighted)
     path, infos, shares, scale = [clouds[0]], [], _shares(etas), None
     if len(clouds) == 1:
         ahead, infos, scale = _by_mixtures(clouds[0], y, vels, etas, shares, a, b, return_path)
@@ -195,8 +195,7 @@ def particle_flow(
         last = now
         vs, now = _evaluate_all(vel, clouds, y, start, scale, a, b)
         scale = scale or _speed(vs[0], a)  # the tolerance is in units of the first step's speed
-        eta = etas[:, k].view(-1, *[1] * (y.ndim - 1))
-        clouds = [x + eta * v for x, v in zip(clouds, vs)]
+        clouds = [x + etas[:, k].view(-1, *[1] * (y.ndim - 1)) * v for x, v in zip(clouds, vs)]
         if return_path:
             path.append(clouds[0])
         infos.append(now[0])

@@ -46,6 +46,7 @@ class Mixtures:
     ):
         self.A, self.B = 1.0, x.new_zeros(len(x), len(y))
         self.starts, self.cross, self.targets = x @ x.T, x @ y.T, y @ y.T
+        self.measured = project(x), project(y)  # coordinates in which errors are measured
 
     def mixed(
         self,
@@ -86,7 +87,7 @@ class _Step:
 
     P: Tensor  # (n, m)
     Q: Tensor | None  # (n, n); None: the identity
-    speed: float  # rms of v, in the unit of the problem
+    speed: float  # rms of v in the first step, in the unit of the problem
     info: VelocityInfo
 
 
@@ -103,11 +104,11 @@ def _clouds(p, M, with_y, half_x):
     "The cross term."
     b, half_y = filled(p.b.numpy()), M.targets.diagonal().numpy() / 2
     x, y = Cloud(p.x.numpy()[:0], half_x), Cloud(p.y.numpy(), half_y)
-    px, py = project(p.x), project(p.y)
-    Y = np.zeros((py.shape[1], len(b)), b.dtype)
-    Y[:, : len(half_y)] = py.T.numpy()
+    X, measured = M.mixed(*M.measured).numpy(), M.measured[1].T.numpy()
+    Y = np.zeros((len(measured), len(b)), b.dtype)
+    Y[:, : len(half_y)] = measured
     arrays = Arrays(_costs(with_y.numpy(), half_x, half_y), p.a.numpy(), b, logarithms(b))
-    return Clouds(x, y, arrays, M.mixed(px, py).numpy(), Y)
+    return Clouds(x, y, arrays, X, Y)
 
 
 def _own_clouds(p, with_x, half_x):
@@ -174,9 +175,9 @@ def _evaluated(vel, p, M, g, scale):
     f, g = torch.from_numpy(f), torch.from_numpy(potential(found, p.eps)[: len(p.b)])
     info = p.information(f, g, numbers)
     if own.identity:
-        return _Step(P, None, _move(M, P, with_y, half_x, p.a), info)
+        return _Step(P, None, scale or _move(M, P, with_y, half_x, p.a), info)
     Q = _rows(room, own.st, len(p.a))
-    return _Step(P, Q, _speed(M, P, Q, with_y, with_x, p.a), info)
+    return _Step(P, Q, scale or _speed(M, P, Q, with_y, with_x, p.a), info)
 
 # %% ../../nbs/4_particles/09_mixtures.ipynb #mix-flow
 @dataclass
@@ -185,7 +186,7 @@ class Mixed:
 
     A: float | Tensor  # (n, n) where it is not a number
     B: Tensor  # (n, m)
-    speed: float  # rms of v in the step, in the units of x
+    speed: float  # rms of v in the first step, in the units of x
     info: VelocityInfo
 
 
@@ -239,7 +240,7 @@ def __call__(
                 return
             M.move(float(eta), step.P, step.Q)
         warn_of_regime(vel, [p], [step.info])
-        scale = scale or step.speed
+        scale = step.speed
         g = step.info.potentials.g.numpy() / p.unit**2
         known = [*known[-1:], g.astype(p.x.numpy().dtype)]
         yield Mixed(M.A, M.B, step.speed * p.unit, step.info)

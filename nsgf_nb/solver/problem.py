@@ -72,8 +72,10 @@ class Problem:
         self.a, self.b = a.to(self.dtype), b.to(self.dtype)
 
     def _placed(self, z):
-        "Centred in float64: in float32 a difference far from the origin would move the points."
-        return (z - self.middle).mul_(1 / self.unit).to(self.dtype)
+        "Centred: the middle is taken off in two parts, as far from the origin one would not do."
+        first = self.middle.to(self.dtype)
+        rest = (self.middle - first.to(self.middle)).to(self.dtype)
+        return (z.to(self.dtype) - first).sub_(rest).mul_(1 / self.unit)
 
 
 def double(
