@@ -377,5 +377,7 @@ def takes(
     vel: object,  # settings: has certify
     p: Problem,  # any
 ) -> bool:
-    "On a CPU, no certificate, no point of y almost without weight."
-    return p.x.device.type == "cpu" and not vel.certify and p.b.min().item() * len(p.b) >= 1e-3
+    "On a CPU, no certificate, no point of y almost without weight, not many threads for much work."
+    alone = len(p.x) * len(p.y) > 2**22 and torch.get_num_threads() > 2  # torch shares passes
+    heavy = p.b.min().item() * len(p.b) >= 1e-3
+    return p.x.device.type == "cpu" and not vel.certify and heavy and not alone
