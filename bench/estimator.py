@@ -2,8 +2,8 @@
 
     python bench/estimator.py [--device cpu] [--part tier1 batch tier2] [--quick] [--out FILE]
 
-Tier 1: trajectories. Medians of five after a warm-up, error of the endpoint against the converged
-float64 endpoints of bench/make_reference.py, extra peak memory. Tier 2: large clouds in the plane,
+Tier 1: trajectories. Medians of five in turns after a warm-up, wall and CPU time, error of the
+endpoint against the converged float64 endpoints of bench/make_reference.py. Tier 2: large clouds in the plane,
 streamed: seconds per 10⁶ pairs and half iteration, extra memory, rows of T against float64.
 The results are in bench/results/estimator.json.
 """
@@ -18,6 +18,7 @@ import time
 import warnings
 from multiprocessing import get_context
 from pathlib import Path
+from statistics import median
 
 import make_reference as ref
 import torch
@@ -62,17 +63,20 @@ class Peak:
             self.bytes = max(self.top, self.rss()) - self.base
 
 
+def once(f, device):
+    "Wall and CPU seconds of one call, and its result."
+    wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
+    wait()
+    wall, cpu = time.perf_counter(), time.process_time()
+    out = f()
+    wait()
+    return time.perf_counter() - wall, time.process_time() - cpu, out
+
+
 def timed(f, device, repeats):
     "Median seconds, and the last result; the caller has warmed up."
-    wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
-    seconds = []
-    for _ in range(repeats):
-        wait()
-        t = time.perf_counter()
-        out = f()
-        wait()
-        seconds.append(time.perf_counter() - t)
-    return sorted(seconds)[repeats // 2], out
+    calls = [once(f, device) for _ in range(repeats)]
+    return median(wall for wall, _, _ in calls), calls[-1][2]
 
 
 def ours(blur, **kw):
@@ -172,6 +176,32 @@ def methods(data, blur, n, device):
     return out
 
 
+def repeats_of(name, n, quick):
+    "How often a trajectory is timed: what takes long less often."
+    if quick or name.startswith(("POT", "OTT")):
+        return 1
+    if name.startswith("ours") or n <= 512:
+        return 5
+    return 3 if name in ("GeomLoss 0.5", "GeomLoss 0.8") else 1
+
+
+def in_turns(runs, n, device, quick):
+    "Calls of each method, one round after the other; a method that fails is left out."
+    calls = {name: [] for name in runs}
+    for k in range(6):  # the first round warms up
+        for name, run in runs.items():
+            if name not in calls or k > repeats_of(name, n, quick):
+                continue
+            try:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")
+                    calls[name].append(once(run, device))
+            except Exception as e:
+                print(f"{name:22} {type(e).__name__}: {str(e)[:80]}", flush=True)
+                del calls[name]
+    return {name: made[1:] for name, made in calls.items()}
+
+
 def tier1(device, quick):
     from safetensors.torch import load_file
 
@@ -182,51 +212,17 @@ def tier1(device, quick):
             continue
         x, y = (z.to(device) for z in ref.inputs(data, n))
         end, (steps, eta) = ends[ref.key(*case)].to(device), ref.STEPS[data]
-        for name, run in methods(data, blur, n, device).items():
-            repeats = (
-                1
-                if quick
-                or name.startswith(("POT", "OTT"))
-                or (
-                    n > 512
-                    and name
-                    not in (
-                        "ours dense",
-                        "ours stream",
-                        "ours auto",
-                        "GeomLoss 0.5",
-                        "GeomLoss 0.8",
-                    )
-                )
-                else 3
-                if n > 512 and not name.startswith("ours")
-                else 5
-            )
-            try:
-                with warnings.catch_warnings():
-                    warnings.simplefilter("ignore")
-                    run(x, y, steps, eta)
-                    seconds, out = timed(lambda: run(x, y, steps, eta), device, repeats)
-            except Exception as e:
-                print(
-                    f"{ref.key(*case):22} {name:22} {type(e).__name__}: {str(e)[:80]}", flush=True
-                )
-                continue
-            error = ((out - end).norm() / (end - x).norm()).item()
-            rows.append(
-                dict(
-                    case=ref.key(*case),
-                    data=data,
-                    n=n,
-                    blur=blur,
-                    method=name,
-                    seconds=seconds,
-                    repeats=repeats,
-                    error=error,
-                )
-            )
+        known = methods(data, blur, n, device).items()
+        runs = {name: lambda run=run: run(x, y, steps, eta) for name, run in known}
+        for name, made in in_turns(runs, n, device, quick).items():
+            seconds, cpu = (median(call[k] for call in made) for k in (0, 1))
+            row = dict(case=ref.key(*case), data=data, n=n, blur=blur, method=name)
+            row |= dict(seconds=seconds, cpu_seconds=cpu, repeats=len(made))
+            row |= dict(error=((made[-1][2] - end).norm() / (end - x).norm()).item())
+            rows.append(row)
             print(
-                f"{ref.key(*case):22} {name:22} {1e3 * seconds:10.1f} ms  error {error:.1e}",
+                f"{row['case']:22} {name:22} {1e3 * seconds:10.1f} ms  CPU {1e3 * cpu:10.1f} ms"
+                f"  error {row['error']:.1e}",
                 flush=True,
             )
     return rows
@@ -425,24 +421,29 @@ def converged(device, n=20_000, blur=0.5):
     return row
 
 
-def summary(rows):
-    "Ratios of times: geometric mean and worst, over the cases both have."
+def ratios(rows, of):
+    "Of each method to ours: geometric mean and least, over the cases both have."
     by = {}
     for r in rows:
-        by.setdefault(r["method"], {})[r["case"]] = r["seconds"]
+        by.setdefault(r["method"], {})[r["case"]] = r[of]
     mine, out = by["ours auto"], {}
     for name, theirs in by.items():
-        if name.startswith("ours"):
+        if name == "ours auto":
             continue
-        ratios = [theirs[c] / mine[c] for c in mine if c in theirs]
-        out[name] = dict(
-            times_faster=math.exp(sum(map(math.log, ratios)) / len(ratios)),
-            least=min(ratios),
-            cases=len(ratios),
-        )
+        found = [theirs[c] / mine[c] for c in mine if c in theirs]
+        mean = math.exp(sum(map(math.log, found)) / len(found))
+        out[name] = dict(times_faster=mean, least=min(found), cases=len(found))
+    return out
+
+
+def summary(rows):
+    "Ratios of wall time, and of CPU time."
+    out = ratios(rows, "seconds")
+    for name, r in ratios(rows, "cpu_seconds").items():
+        out[name] |= dict(times_faster_cpu=r["times_faster"], least_cpu=r["least"])
         print(
-            f"{name:22} takes {out[name]['times_faster']:6.1f} times as long as ours (geometric "
-            f"mean of {len(ratios)}), at least {out[name]['least']:.1f} times",
+            f"{name:22} takes {r['times_faster']:6.1f} times the CPU time of ours (geometric "
+            f"mean of {r['cases']}), at least {r['least']:.1f} times",
             flush=True,
         )
     return out
