@@ -3,7 +3,8 @@
     python bench/estimator.py [--device cpu] [--part tier1 batch tier2] [--quick] [--out FILE]
 
 Tier 1: trajectories. Medians of five in turns after a warm-up, wall and CPU time, error of the
-endpoint against the converged float64 endpoints of bench/make_reference.py. Tier 2: large clouds in the plane,
+endpoint against the converged float64 endpoints of bench/make_reference.py.
+Tier 2: large clouds in the plane,
 streamed: seconds per 10⁶ pairs and half iteration, extra memory, rows of T against float64.
 The results are in bench/results/estimator.json.
 """

@@ -51,15 +51,20 @@ def _steps(num_steps, step_size, B, like):
     return torch.tensor([step_sizes(num_steps, r) for r in rows], dtype=torch.float64).to(like)
 
 
-def _starts(x0, y, x0_self, a):
+def _starts(x0, y, x0_self, a, batched):
     "The clouds that flow, checked: one, or two with a second cloud in the self term."
-    check_pair(x0, y, ("x0", "y"))
-    if x0_self is None:
-        return [x0.detach()]
-    if a is not None:
+    if a is not None and x0_self is not None:
         raise ValueError("a: expected no weights with x0_self, whose points have none")
-    check_pair(x0_self, y, ("x0_self", "y"))
-    return [x0.detach(), x0_self.detach()]
+    clouds = [x0] if x0_self is None else [x0, x0_self]
+    for cloud, name in zip(clouds, ("x0", "x0_self")):
+        if not batched:
+            check_pair(cloud, y, (name, "y"))
+            continue
+        if cloud.ndim < 2 or y.ndim < 2 or len(cloud) != len(y):
+            shapes = f"{tuple(cloud.shape)} and {tuple(y.shape)}"
+            raise ValueError(f"{name} and y: expected as many clouds in both, got {shapes}")
+        check_pair(cloud.flatten(0, 1), y.flatten(0, 1), (name, "y"))
+    return [cloud.detach() for cloud in clouds]
 
 
 def _batch_of_one(z):
@@ -177,7 +182,7 @@ def particle_flow(
     b: Tensor | None = None,  # weights of target points, (m,) or (B, m)
 ) -> Tensor | tuple[Tensor, list[VelocityInfo]]:  # (n, *shape); the path is (T+1, n, *shape)
     "Euler flow of a cloud: x ← x + η_k v(x)."
-    clouds = _starts(x0, y, x0_self, a)
+    clouds = _starts(x0, y, x0_self, a, batched)
     if not batched:
         clouds = [z[None] for z in clouds]
         y, a, b = _batch_of_one(y), _batch_of_one(a), _batch_of_one(b)

@@ -11,6 +11,8 @@ import torch
 import verdict
 
 from nsgf_nb.estimator import SinkhornVelocity
+from nsgf_nb.motion.mixtures import fewer_products
+from nsgf_nb.particles import particle_flow
 
 NUMBERS = range(5, 2000, 31)  # some of each stratum
 
@@ -118,3 +120,59 @@ SinkhornVelocity(.5)(torch.randn(20, 2), torch.randn(20, 2))
     assert first.stderr.count("compiling the solver for this processor, once") == 1
     assert first.returncode == second.returncode == 0
     assert "compiling" not in second.stderr
+
+
+# --- flows by inner products ----------------------------------------------------------------------
+
+
+def images(B=2, n=40, m=30):
+    g = torch.Generator().manual_seed(0)
+    x = torch.randn(B, n, 3, 12, 12, generator=g).cumsum(-1) / 3
+    y = 0.5 * torch.randn(B, m, 3, 12, 12, generator=g).cumsum(-2) / 3 + 0.3
+    return x, y
+
+
+def both_ways(x, y, blur, **how):
+    "The same flow by mixtures and with points."
+    found = []
+    for backend in ("auto", "dense"):
+        vel = SinkhornVelocity(blur, backend=backend)
+        out = particle_flow(x, y, vel, 6, return_path=True, return_info=True, **how)
+        found.append(out)
+    return found
+
+
+@pytest.mark.filterwarnings("ignore:the self plan is the identity")
+@pytest.mark.parametrize("blur", [1.0, 5.0, 20.0])
+def test_a_flow_of_images_is_the_flow_with_points(blur):
+    "From points that stay, at a small blur, to points that all move one another"
+    x, y = images()
+    assert fewer_products(40, 30, 432, 6, 6)
+    (path, infos), (reference, known) = both_ways(x, y, blur, batched=True)
+    unit = 6 * (reference[:, 1] - reference[:, 0]).flatten(2).norm(dim=-1).mean()
+    apart = (path - reference).flatten(3).norm(dim=-1).mean((0, 2)).max()
+    assert path.shape == reference.shape and apart < 3e-3 * unit
+    for info, other in zip(infos, known):
+        assert all(info.converged) and info.converged == other.converged
+        for mine, theirs in zip(info.self_diag, other.self_diag):
+            assert abs(mine - theirs) < 1e-3
+
+
+@pytest.mark.filterwarnings("ignore:the self plan is the identity")
+def test_a_flow_of_weighted_images_far_from_the_origin():
+    x, y = images(1)
+    g = torch.Generator().manual_seed(1)
+    weights = dict(a=torch.rand(1, 40, generator=g) + 0.1, b=torch.rand(1, 30, generator=g) + 0.1)
+    (path, _), (reference, _) = both_ways(x + 1000, y + 1000, 2.0, batched=True, **weights)
+    assert (path - reference).abs().max() < 0.02  # float32 has steps of 6e-5 there
+
+
+@pytest.mark.filterwarnings("ignore:the self plan is the identity")
+def test_a_flow_that_mixtures_cannot_follow_goes_on_with_points():
+    "A tolerance that float32 cannot hold"
+    x, y = images(1)
+    vel = SinkhornVelocity(2.0, tol=1e-8)
+    out, infos = particle_flow(x[0], y[0], vel, 6, return_info=True)
+    reference = particle_flow(x[0], y[0], SinkhornVelocity(2.0, tol=1e-8, backend="dense"), 6)
+    assert len(infos) == 6 and all(info.converged for info in infos)
+    assert (out - reference).abs().max() < 1e-5

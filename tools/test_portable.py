@@ -40,7 +40,8 @@ class Setting:
 
 
 # ATEN_ chooses the instructions of torch's own kernels, MKL_ those of MKL (products, solvers),
-# ONEDNN_ those of oneDNN (convolutions, bfloat16).
+# ONEDNN_ those of oneDNN (convolutions, bfloat16), NUMBA_ the processor that the compiled solver
+# is made for.
 SETTINGS = [
     Setting("native", "what this processor has, 1 thread"),
     Setting(
@@ -50,6 +51,7 @@ SETTINGS = [
             "ATEN_CPU_CAPABILITY": "default",
             "MKL_CBWR": "COMPATIBLE",
             "ONEDNN_MAX_CPU_ISA": "SSE41",
+            "NUMBA_CPU_NAME": "generic",
         },
     ),
     Setting(
@@ -59,6 +61,7 @@ SETTINGS = [
             "ATEN_CPU_CAPABILITY": "avx2",
             "MKL_ENABLE_INSTRUCTIONS": "AVX2",
             "ONEDNN_MAX_CPU_ISA": "AVX2",
+            "NUMBA_CPU_NAME": "haswell",
         },
         needs=("AVX2", "AVX512"),
     ),
@@ -71,6 +74,7 @@ CHOSEN_HERE = (
     "MKL_CBWR",
     "MKL_ENABLE_INSTRUCTIONS",
     "ONEDNN_MAX_CPU_ISA",
+    "NUMBA_CPU_NAME",
     "OMP_NUM_THREADS",
     "MKL_NUM_THREADS",
 )
