@@ -24,7 +24,7 @@ from pathlib import Path
 
 import torch
 from answers import FILE, answer_from, doubles, error_of, half_costs, load
-from problems import ROWS, available, problem
+from frozen import ROWS, available, problem
 from torch import Tensor
 
 ROOT = Path(__file__).resolve().parents[2]

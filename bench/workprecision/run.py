@@ -1,6 +1,6 @@
 """Time and error of every solver on every problem, at each of its efforts.
 
-    python bench/workprecision/run.py [--problems NAME …] [--solvers FILE …] [--threads 1]
+    python bench/workprecision/run.py [--problems NAME …] [--solvers NAME …] [--threads 1]
                                       [--device cpu] [--minutes N] [--cap 10] [--out FILE]
 
 A solver is a file, by default each in bench/workprecision/solvers. `--solver path/to/file.py` adds
@@ -87,9 +87,9 @@ class Solver:
     def load(self, name):
         "Make a problem. Does the solver serve it?"
         import answers
-        import problems
+        import frozen
 
-        given = problems.problem(name)
+        given = frozen.problem(name)
         self.answer = answers.answer_of(given)
         a, b = answers.weights_of(given.a, given.x), answers.weights_of(given.b, given.y)
         self.given = [z.to(self.device) for z in (given.x, given.y, a.float(), b.float())]
@@ -313,11 +313,11 @@ def show(row):
 
 
 def arguments():
-    import problems
+    import frozen
 
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--problems", nargs="+", choices=list(problems.ROWS), metavar="NAME")
-    parser.add_argument("--solvers", nargs="+", metavar="FILE", help="only these of solvers/")
+    parser.add_argument("--problems", nargs="+", choices=list(frozen.ROWS), metavar="NAME")
+    parser.add_argument("--solvers", nargs="*", metavar="NAME", help="only these of solvers/")
     parser.add_argument("--solver", type=Path, action="append", default=[], help="one more")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default="cpu")
@@ -325,14 +325,14 @@ def arguments():
     parser.add_argument("--cap", type=float, default=10.0, help="most seconds of a call")
     parser.add_argument("--out", type=Path, default=OUT)
     options = parser.parse_args()
-    options.problems = options.problems or list(problems.ROWS)
+    options.problems = options.problems or list(frozen.ROWS)
     return options
 
 
 def chosen(options):
     "The files of the solvers that were asked for."
     files = sorted((HERE / "solvers").glob("*.py"))
-    if options.solvers:
+    if options.solvers is not None:
         unknown = set(options.solvers) - {file.stem for file in files}
         if unknown:
             raise SystemExit(f"--solvers: expected names of files in solvers/, got {unknown}")
@@ -356,7 +356,7 @@ def share_equally(threads):
 
 def main():
     sys.path[:0] = [str(HERE), str(ROOT), str(ROOT / "bench")]
-    import problems
+    import frozen
     from record import facts, write
 
     options = arguments()
@@ -371,7 +371,7 @@ def main():
     workers = opened(chosen(options), options.threads, options.device, cores)
     codes = {worker.name: code_of(worker.file, made["versions"]) for worker in workers}
     for name in options.problems:
-        if not problems.available(name):
+        if not frozen.available(name):
             print(f"{name:40} left out: no MNIST under $NSGF_DATA or ./data", flush=True)
             continue
         if time.monotonic() - began > 60 * options.minutes:
