@@ -1,7 +1,7 @@
 """Time and error of every solver on every problem, at each of its efforts.
 
     python bench/workprecision/run.py [--problems NAME …] [--solvers NAME …] [--threads 1]
-                                      [--device cpu] [--minutes N] [--cap 10] [--out FILE]
+                                      [--device cpu] [--minutes N] [--cap 3] [--out FILE]
 
 A solver is a file, by default each in bench/workprecision/solvers. `--solver path/to/file.py` adds
 one from anywhere. It holds
@@ -12,15 +12,16 @@ one from anywhere. It holds
     def velocity(x, y, a, b, blur, effort):  # float32: (n, d), (m, d), (n,), (m,)
         return v                             # (n, d), any precision
 
-and if it does not serve all problems `serves(x, y)`. One whose imports fail is left out, with a
-line.
+and, where it needs them, `serves(x, y)`: does it serve this problem, and `warm(x, y, a, b, blur)`,
+which compiles what it will call. One whose imports fail is left out, with a line.
 
 Each solver runs in a process of its own with the same number of threads, pinned to as many cores
 where the system can. On each problem the solvers take turns: a first call that is not timed (it
 compiles), then three rounds over all solvers and efforts. Kept are the medians of wall clock and of
 CPU time, of all threads together. After ten seconds a point gets no further call, so a call of more
-is its own median, the first one included. A call that takes longer than the cap is ended, and
-higher efforts of this solver are not tried; nor are they once the error is below a millionth.
+is its own median, the first one included. A call of more than the cap is ended, and higher efforts
+of this solver are not tried; nor are they once the error is below a millionth. The cap is in
+seconds for up to a thousand points, and grows with sqrt(nm) above.
 Conversions to a library's own arrays are part of a call.
 
 The error of v is sqrt(Σ a |v - v*|²) / sqrt(Σ a |T_xy - x|²), see answers.py. Stopped and started
@@ -78,10 +79,10 @@ class Solver:
 
     def open(self):
         "Import the adapter: its name and its efforts."
+        self.module = adapter(self.file)
         import torch
 
         torch.set_num_threads(self.threads)
-        self.module = adapter(self.file)
         return dict(name=self.module.NAME, efforts=list(self.module.EFFORTS))
 
     def load(self, name):
@@ -97,7 +98,10 @@ class Solver:
         serves = getattr(self.module, "serves", None)
         if serves is not None and not serves(*self.given[:2]):
             return dict(serves=False)
-        self.module.velocity(*first_points(self.given), self.blur, self.module.EFFORTS[0])
+        if hasattr(self.module, "warm"):
+            self.module.warm(*self.given, self.blur)
+        else:
+            self.module.velocity(*first_points(self.given), self.blur, self.module.EFFORTS[0])
         return dict(serves=True)
 
     def call(self, number):
@@ -124,7 +128,10 @@ def serve(pipe, file, threads, device, cores):
     warnings.simplefilter("ignore")
     solver = Solver(file, threads, device)
     while True:
-        request, *arguments = pipe.recv()
+        try:
+            request, *arguments = pipe.recv()
+        except EOFError:  # the runner was ended
+            return
         if request == "close":
             return
         try:
@@ -198,7 +205,7 @@ class Worker:
         if "failed" in loaded:
             return loaded
         reply = self.ask(cap, "call", number)
-        return dict(failed=f"longer than {cap:g} s", capped=True) if reply is None else reply
+        return dict(failed=f"longer than {cap:.3g} s", capped=True) if reply is None else reply
 
 
 class Points:
@@ -284,6 +291,14 @@ def opened(files, threads, device, cores):
     return workers
 
 
+def seconds_allowed(name, cap):
+    "Most seconds of a call on this problem."
+    import frozen
+
+    row = frozen.ROWS[name]
+    return cap * max(1.0, math.sqrt(row.n * row.m) / 1000)
+
+
 def on_problem(name, workers, cap):
     "Rows of one problem: the solvers take turns."
     points = []
@@ -322,7 +337,7 @@ def arguments():
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--minutes", type=float, default=math.inf, help="begin no problem after")
-    parser.add_argument("--cap", type=float, default=10.0, help="most seconds of a call")
+    parser.add_argument("--cap", type=float, default=3.0, help="most seconds of a call")
     parser.add_argument("--out", type=Path, default=OUT)
     options = parser.parse_args()
     options.problems = options.problems or list(frozen.ROWS)
@@ -382,7 +397,7 @@ def main():
         if not todo:
             continue
         load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
-        rows = list(on_problem(name, todo, options.cap))
+        rows = list(on_problem(name, todo, seconds_allowed(name, options.cap)))
         for row in rows:
             row.update(code=codes[row["solver"]], load=load)
             print(show(row), flush=True)

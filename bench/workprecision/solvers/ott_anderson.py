@@ -24,8 +24,15 @@ def difference(x, y, a, b, blur, threshold):
     return entropic_map(x, y, a, b, blur, threshold, CROSS) - own
 
 
+def in_digits(double, x, y, a, b, blur, effort):
+    with enable_x64(double):
+        given = [numpy.asarray(z.numpy(), "f8" if double else "f4") for z in (x, y, a, b)]
+        return torch.from_dlpack(difference(*given, blur, effort).block_until_ready())
+
+
+def warm(*problem):
+    return [in_digits(double, *problem, 10.0) for double in (False, True)]
+
+
 def velocity(x, y, a, b, blur, effort):
-    with enable_x64(effort < 1e-4):
-        dtype = numpy.float64 if effort < 1e-4 else numpy.float32
-        given = [numpy.asarray(z.numpy(), dtype) for z in (x, y, a, b)]
-        return torch.from_dlpack(difference(*given, blur, effort))
+    return in_digits(effort < 1e-4, x, y, a, b, blur, effort)
