@@ -120,7 +120,7 @@ def test_the_report_compares_with_the_fastest_rival_of_each_problem():
         row("r", "ours", 1.0, 1e-3),
         row("s", "slow", 1.0, 1e-3),
         row("s", "fast", 1.0, None),
-        dict(problem="s", solver="ours", effort=0, failed="longer than 3 s"),
+        dict(problem="s", solver="ours", effort=0, failed="longer than 2 s"),
     ]
     found = report.compare(rows, 1e-3)
     assert found.ratios == {"p": 2.0, "q": 0.5}

@@ -1,7 +1,7 @@
 """Time and error of every solver on every problem, at each of its efforts.
 
     python bench/workprecision/run.py [--problems NAME …] [--solvers NAME …] [--threads 1]
-                                      [--device cpu] [--minutes N] [--cap 3] [--out FILE]
+                                      [--device cpu] [--minutes N] [--cap 2] [--out FILE]
 
 A solver is a file, by default each in bench/workprecision/solvers. `--solver path/to/file.py` adds
 one from anywhere. It holds
@@ -18,10 +18,10 @@ which compiles what it will call. One whose imports fail is left out, with a lin
 Each solver runs in a process of its own with the same number of threads, pinned to as many cores
 where the system can. On each problem the solvers take turns: a first call that is not timed (it
 compiles), then three rounds over all solvers and efforts. Kept are the medians of wall clock and of
-CPU time, of all threads together. After ten seconds a point gets no further call, so a call of more
-is its own median, the first one included. A call of more than the cap is ended, and higher efforts
-of this solver are not tried; nor are they once the error is below a millionth. The cap is in
-seconds for up to a thousand points, and grows with sqrt(nm) above.
+CPU time, of all threads together. After four seconds a point gets no further call, so a call of
+more is its own median, the first one included. A call of more than the cap is ended, and higher
+efforts of this solver are not tried; nor are they once the error is below a millionth. The cap is
+in seconds for up to a thousand points, and grows with sqrt(nm) above.
 Conversions to a library's own arrays are part of a call.
 
 The error of v is sqrt(Σ a |v - v*|²) / sqrt(Σ a |T_xy - x|²), see answers.py. Stopped and started
@@ -35,6 +35,7 @@ import importlib.util
 import json
 import math
 import os
+import signal
 import statistics
 import sys
 import time
@@ -48,8 +49,9 @@ OUT = ROOT / "bench" / "results" / "workprecision.json"
 PACKAGES = ("numpy", "POT", "geomloss", "pykeops", "jax", "ott-jax", "flash-sinkhorn", "numba")
 LIBRARIES = ("OMP", "MKL", "OPENBLAS", "NUMEXPR", "NUMBA")  # each reads NAME_NUM_THREADS
 REPEATS = 3
-LONG = 10.0  # seconds of a point after which it is not called again
+LONG = 4.0  # seconds of a point after which it is not called again
 ACCURATE = 1e-6  # error below which more effort is not tried
+GRACE = 5.0  # seconds in which a call that took too long may end by itself
 LOADING = 300.0  # seconds that a process may take to import and to make a problem
 
 
@@ -69,6 +71,17 @@ def first_points(given, count=16):
     x, y, a, b = given
     a, b = a[:count], b[:count]
     return x[:count], y[:count], a / a.sum(), b / b.sum()
+
+
+def interrupt_after(seconds):
+    "Raise a TimeoutError then, between two steps of Python; 0: do not. Not on every system."
+    if hasattr(signal, "setitimer"):
+        signal.signal(signal.SIGALRM, too_long)
+        signal.setitimer(signal.ITIMER_REAL, seconds)
+
+
+def too_long(*_):
+    raise TimeoutError
 
 
 class Solver:
@@ -104,11 +117,12 @@ class Solver:
             self.module.velocity(*first_points(self.given), self.blur, self.module.EFFORTS[0])
         return dict(serves=True)
 
-    def call(self, number):
+    def call(self, number, cap):
         "Seconds and error of one call at an effort."
         import answers
         import torch
 
+        interrupt_after(cap)
         cuda = self.device.startswith("cuda")
         if cuda:
             torch.cuda.synchronize()
@@ -136,8 +150,12 @@ def serve(pipe, file, threads, device, cores):
             return
         try:
             reply = getattr(solver, request)(*arguments)
-        except Exception as e:  # noqa: BLE001, whatever somebody's solver raises is recorded
+        except TimeoutError:
+            reply = None
+        except Exception as e:  # whatever somebody's solver raises is recorded
             reply = dict(failed=f"{type(e).__name__}: {str(e)[:200]}")
+        finally:
+            interrupt_after(0)
         pipe.send(reply)
 
 
@@ -204,8 +222,10 @@ class Worker:
         loaded = self.load(name)
         if "failed" in loaded:
             return loaded
-        reply = self.ask(cap, "call", number)
-        return dict(failed=f"longer than {cap:.3g} s", capped=True) if reply is None else reply
+        reply = self.ask(cap + GRACE, "call", number, cap)
+        if reply is None or reply.get("wall", 0.0) > cap:
+            return dict(failed=f"longer than {cap:.3g} s", capped=True)
+        return reply
 
 
 class Points:
@@ -337,7 +357,7 @@ def arguments():
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--minutes", type=float, default=math.inf, help="begin no problem after")
-    parser.add_argument("--cap", type=float, default=3.0, help="most seconds of a call")
+    parser.add_argument("--cap", type=float, default=2.0, help="most seconds of a call")
     parser.add_argument("--out", type=Path, default=OUT)
     options = parser.parse_args()
     options.problems = options.problems or list(frozen.ROWS)

@@ -5,7 +5,7 @@ import torch
 from geomloss import SamplesLoss
 
 NAME = "GeomLoss multiscale"
-EFFORTS = (0.5, 0.7, 0.8, 0.9, 0.95)  # scaling: ratio of two blurs
+EFFORTS = (0.5, 0.8, 0.9, 0.95)  # scaling: ratio of two blurs
 
 
 def serves(x, y):

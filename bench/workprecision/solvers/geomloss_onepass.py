@@ -4,7 +4,7 @@ import torch
 from geomloss import SamplesLoss
 
 NAME = "GeomLoss"
-EFFORTS = (0.5, 0.7, 0.8, 0.9, 0.95, 0.99)  # scaling: ratio of two blurs
+EFFORTS = (0.5, 0.8, 0.9, 0.95, 0.99)  # scaling: ratio of two blurs
 
 
 def velocity(x, y, a, b, blur, effort):
