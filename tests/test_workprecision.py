@@ -144,6 +144,41 @@ def velocity(x, y, a, b, blur, effort):
 """
 
 
+class Here:
+    "A worker without a process."
+
+    def __init__(self, file):
+        self.solver = run.Solver(file, 1, "cpu")
+        opened = self.solver.open()
+        self.name, self.efforts, self.process = opened["name"], opened["efforts"], self
+
+    def load(self, name):
+        return self.solver.load(name)
+
+    def call(self, name, number, cap):
+        try:
+            return self.solver.call(number, cap)
+        except RuntimeError as e:
+            return dict(failed=str(e))
+        finally:
+            run.interrupt_after(0)
+
+
+def error_of_means(name):
+    "Of the toy below."
+    answer = answers.answer_of(frozen.problem(name))
+    return answers.error_of(answer.v.mean(0).expand(len(answer.v), -1), answer)
+
+
+def test_efforts_are_timed_in_turns_and_failures_are_recorded(tmp_path):
+    (tmp_path / "toy.py").write_text(TOY)
+    first, second, third = run.on_problem(TINY[0], [Here(tmp_path / "toy.py")], 2.0)
+    assert first["error"] == pytest.approx(error_of_means(TINY[0]), rel=1e-4)
+    assert first["calls"] == third["calls"] == run.REPEATS
+    assert second["failed"] == "does not work" and "seconds" not in second
+
+
+@pytest.mark.slow
 def test_a_solver_from_anywhere_is_run_and_its_failures_are_recorded(tmp_path):
     (tmp_path / "toy.py").write_text(TOY)
     (tmp_path / "absent.py").write_text("import no_such_library")
@@ -155,7 +190,8 @@ def test_a_solver_from_anywhere_is_run_and_its_failures_are_recorded(tmp_path):
     assert "left out: ModuleNotFoundError" in printed
     result = json.loads(out.read_text())
     first, second, third = result["rows"]
-    mean_only = answers.answer_of(frozen.problem(TINY[0])).v.mean(0).expand(16, -1)
-    error = answers.error_of(mean_only, answers.answer_of(frozen.problem(TINY[0])))
-    assert first["error"] == pytest.approx(error, rel=1e-4) and third["calls"] == run.REPEATS
+    assert first["error"] == pytest.approx(error_of_means(TINY[0]), rel=1e-4)
+    assert third["calls"] == run.REPEATS
     assert second["failed"] == "RuntimeError: does not work"
+    again = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert TINY[0] not in again  # it is done
