@@ -172,7 +172,7 @@ def error_of_means(name):
 
 def test_efforts_are_timed_in_turns_and_failures_are_recorded(tmp_path):
     (tmp_path / "toy.py").write_text(TOY)
-    first, second, third = run.on_problem(TINY[0], [Here(tmp_path / "toy.py")], 2.0)
+    first, second, third = run.on_problem(TINY[0], [Here(tmp_path / "toy.py")], 2.0, 10.0)
     assert first["error"] == pytest.approx(error_of_means(TINY[0]), rel=1e-4)
     assert first["calls"] == third["calls"] == run.REPEATS
     assert second["failed"] == "does not work" and "seconds" not in second

@@ -1,7 +1,8 @@
 """Time and error of every solver on every problem, at each of its efforts.
 
     python bench/workprecision/run.py [--problems NAME …] [--solvers NAME …] [--threads 1]
-                                      [--device cpu] [--minutes N] [--cap 2] [--out FILE]
+                                      [--device cpu] [--minutes N] [--cap 2] [--long 10]
+                                      [--out FILE]
 
 A solver is a file, by default each in bench/workprecision/solvers. `--solver path/to/file.py` adds
 one from anywhere. It holds
@@ -18,8 +19,8 @@ which compiles what it will call. One whose imports fail is left out, with a lin
 Each solver runs in a process of its own with the same number of threads, pinned to as many cores
 where the system can. On each problem the solvers take turns: a first call that is not timed (it
 compiles), then three rounds over all solvers and efforts. Kept are the medians of wall clock and of
-CPU time, of all threads together. After four seconds a point gets no further call, so a call of
-more is its own median, the first one included. A call of more than the cap is ended, and higher
+CPU time, of all threads together. After ten seconds (`--long`) a point gets no further call, so
+a call of more is its own median, the first one included. A call of more than the cap is ended, and higher
 efforts of this solver are not tried; nor are they once the error is below a millionth. The cap is
 in seconds for up to a thousand points, and grows with sqrt(nm) above.
 Conversions to a library's own arrays are part of a call.
@@ -49,7 +50,6 @@ OUT = ROOT / "bench" / "results" / "workprecision.json"
 PACKAGES = ("numpy", "POT", "geomloss", "pykeops", "jax", "ott-jax", "flash-sinkhorn", "numba")
 LIBRARIES = ("OMP", "MKL", "OPENBLAS", "NUMEXPR", "NUMBA")  # each reads NAME_NUM_THREADS
 REPEATS = 3
-LONG = 4.0  # seconds of a point after which it is not called again
 ACCURATE = 1e-6  # error below which more effort is not tried
 GRACE = 5.0  # seconds in which a call that took too long may end by itself
 LOADING = 300.0  # seconds that a process may take to import and to make a problem
@@ -122,6 +122,7 @@ class Solver:
         import answers
         import torch
 
+        torch.set_grad_enabled(True)  # a call that was interrupted may have left it off
         interrupt_after(cap)
         cuda = self.device.startswith("cuda")
         if cuda:
@@ -250,10 +251,10 @@ class Points:
             if reply["error"] < ACCURATE:
                 return
 
-    def again(self):
-        "One more call at each effort that has not had its time."
+    def again(self, long):
+        "One more call at each effort that has not had so many seconds."
         for number, calls in enumerate(self.calls):
-            if not calls or sum(call["wall"] for call in calls) > LONG:
+            if not calls or sum(call["wall"] for call in calls) > long:
                 continue
             reply = self.worker.call(self.problem, number, self.cap)
             if "failed" in reply:
@@ -319,7 +320,7 @@ def seconds_allowed(name, cap):
     return cap * max(1.0, math.sqrt(row.n * row.m) / 1000)
 
 
-def on_problem(name, workers, cap):
+def on_problem(name, workers, cap, long):
     "Rows of one problem: the solvers take turns."
     points = []
     for worker in workers:
@@ -333,7 +334,7 @@ def on_problem(name, workers, cap):
         one.first()
     for _ in range(REPEATS):
         for one in points:
-            one.again()
+            one.again(long)
     for one in points:
         yield from one.rows()
 
@@ -358,6 +359,7 @@ def arguments():
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--minutes", type=float, default=math.inf, help="begin no problem after")
     parser.add_argument("--cap", type=float, default=2.0, help="most seconds of a call")
+    parser.add_argument("--long", type=float, default=10.0, help="seconds after which to stop")
     parser.add_argument("--out", type=Path, default=OUT)
     options = parser.parse_args()
     options.problems = options.problems or list(frozen.ROWS)
@@ -397,7 +399,7 @@ def main():
     options = arguments()
     began = time.monotonic()
     cores = share_equally(options.threads)
-    settings = dict(threads=options.threads, cap=options.cap, device=options.device)
+    settings = {key: getattr(options, key) for key in ("threads", "cap", "long", "device")}
     made = facts(*PACKAGES, device=options.device) | settings
     result = json.loads(options.out.read_text()) if options.out.exists() else made | {"rows": []}
     for key in ("machine", *settings):
@@ -417,7 +419,8 @@ def main():
         if not todo:
             continue
         load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
-        rows = list(on_problem(name, todo, seconds_allowed(name, options.cap)))
+        cap = seconds_allowed(name, options.cap)
+        rows = list(on_problem(name, todo, cap, options.long))
         for row in rows:
             row.update(code=codes[row["solver"]], load=load)
             print(show(row), flush=True)
