@@ -19,11 +19,11 @@ which compiles what it will call. One whose imports fail is left out, with a lin
 Each solver runs in a process of its own with the same number of threads, pinned to as many cores
 where the system can. On each problem the solvers take turns: a first call that is not timed (it
 compiles), then three rounds over all solvers and efforts. Kept are the medians of wall clock and of
-CPU time, of all threads together. After ten seconds (`--long`) a point gets no further call, so
-a call of more is its own median, the first one included. A call of more than the cap is ended, and higher
-efforts of this solver are not tried; nor are they once the error is below a millionth. The cap is
-in seconds for up to a thousand points, and grows with sqrt(nm) above.
-Conversions to a library's own arrays are part of a call.
+CPU time, of all threads together. After ten seconds (`--long`) a point gets no further call, so a
+call of more is its own median, the first one included. A call of more than the cap is ended, and
+higher efforts of this solver are not tried; nor are they once the error is below a millionth. The
+cap is in seconds for up to a thousand points, and grows with sqrt(nm) above. Conversions to a
+library's own arrays are part of a call.
 
 The error of v is sqrt(Σ a |v - v*|²) / sqrt(Σ a |T_xy - x|²), see answers.py. Stopped and started
 again, it goes on. A pair of solver and problem is run again where the adapter, the version of what
