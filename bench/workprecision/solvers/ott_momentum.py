@@ -14,8 +14,8 @@ SELF = dict(momentum=acceleration.Momentum(value=0.5), parallel_dual_updates=Tru
 def entropic_map(x, y, a, b, blur, threshold, options):
     costs = geometry.Geometry(pointcloud.PointCloud(x, y).cost_matrix, epsilon=2 * blur**2)
     solver = sinkhorn.Sinkhorn(threshold=threshold, max_iterations=10_000, **options)
-    out = solver(LinearProblem(costs, a, b))
-    return out.apply(y.T, axis=1).T / out.marginal(1)[:, None]
+    plan = solver(LinearProblem(costs, a, b)).matrix
+    return plan @ y / plan.sum(1, keepdims=True)
 
 
 @jit
