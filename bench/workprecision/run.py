@@ -84,6 +84,13 @@ def too_long(*_):
     raise TimeoutError
 
 
+def with_gradients():
+    "Switch torch's gradients on: a call that was interrupted may have left them off."
+    import torch
+
+    torch.set_grad_enabled(True)
+
+
 class Solver:
     "What answers the requests of the runner: `open`, `load` and `call`."
 
@@ -103,6 +110,7 @@ class Solver:
         import answers
         import frozen
 
+        with_gradients()
         given = frozen.problem(name)
         self.answer = answers.answer_of(given)
         a, b = answers.weights_of(given.a, given.x), answers.weights_of(given.b, given.y)
@@ -122,7 +130,7 @@ class Solver:
         import answers
         import torch
 
-        torch.set_grad_enabled(True)  # a call that was interrupted may have left it off
+        with_gradients()
         interrupt_after(cap)
         cuda = self.device.startswith("cuda")
         if cuda:
