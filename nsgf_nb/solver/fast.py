@@ -8,6 +8,7 @@ __all__ = ['filled', 'Clouds', 'logarithms', 'clouds_of', 'potential', 'known_po
 # %% ../../nbs/3_solver/16_ascent.ipynb #ascent-imports
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -48,7 +49,7 @@ class Clouds:
     X: np.ndarray  # coordinates of x in which errors are measured, (n, k)
     Y: np.ndarray  # those of the columns, (k, columns)
 
-    @property
+    @cached_property
     def top(self) -> float:
         "A bound on the largest cost."
         return (math.sqrt(self.x.half.max()) + math.sqrt(self.y.half.max())) ** 2

@@ -6,5 +6,10 @@ NAME = "ours"
 EFFORTS = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5)  # tol
 
 
+def warm(x, y, a, b, blur):
+    for z in (x, x.double()):  # both precisions are compiled
+        SinkhornVelocity(100.0)(z[:4], y[:4].to(z))
+
+
 def velocity(x, y, a, b, blur, effort):
     return SinkhornVelocity(blur, tol=effort)(x, y, a=a, b=b)
