@@ -47,11 +47,13 @@ def test_the_settings_cover_processors_threads_and_versions():
         "ATEN_CPU_CAPABILITY": "default",
         "MKL_CBWR": "COMPATIBLE",
         "ONEDNN_MAX_CPU_ISA": "SSE41",
+        "NUMBA_CPU_NAME": "generic",
     }
     assert settings["avx2"].environment == {
         "ATEN_CPU_CAPABILITY": "avx2",
         "MKL_ENABLE_INSTRUCTIONS": "AVX2",
         "ONEDNN_MAX_CPU_ISA": "AVX2",
+        "NUMBA_CPU_NAME": "haswell",
     }
     assert settings["native"].environment == {}
     assert {s.threads for s in settings.values()} == {1, 2, 4}
