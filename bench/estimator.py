@@ -1,4 +1,4 @@
-"""The Sinkhorn velocity against GeomLoss (and POT, OTT-JAX where installed), on the same inputs.
+"""The Sinkhorn velocity against GeomLoss (and POT where installed), on the same inputs.
 
     python bench/estimator.py [--device cpu] [--part tier1 batch tier2] [--quick] [--out FILE]
 
@@ -27,7 +27,7 @@ from record import facts, write
 
 HERE = Path(__file__).parent
 LONG = 10.0  # seconds after which the first call of a method is its only one
-PACKAGES = ("numpy", "geomloss", "pykeops", "POT", "ott-jax", "flash-sinkhorn")
+PACKAGES = ("numpy", "geomloss", "pykeops", "POT", "flash-sinkhorn")
 
 
 class Peak:
@@ -120,29 +120,6 @@ def pot(blur):
     return run
 
 
-def ott(blur):
-    import jax
-    import jax.numpy as jnp
-    from ott.geometry import pointcloud
-    from ott.problems.linear import linear_problem
-    from ott.solvers.linear import sinkhorn
-
-    @jax.jit
-    def T(p, q):
-        out = sinkhorn.Sinkhorn(threshold=1e-3, max_iterations=10_000)(
-            linear_problem.LinearProblem(pointcloud.PointCloud(p, q, epsilon=2 * blur**2))
-        )
-        return out.apply(q.T, axis=1).T / out.marginal(1)[:, None]
-
-    def run(x, y, steps, eta):
-        x, y = jnp.asarray(x.numpy()), jnp.asarray(y.numpy())
-        for _ in range(steps):
-            x = x + eta * (T(x, y) - T(x, x))
-        return torch.from_numpy(__import__("numpy").array(x))
-
-    return run
-
-
 def methods(data, blur, n, device):
     "name -> function that makes the trajectory; what cannot be imported is left out."
     from importlib.util import find_spec
@@ -171,17 +148,14 @@ def methods(data, blur, n, device):
         out["flash-sinkhorn"] = differentiated(
             Flash("sinkhorn", blur=blur, half_cost=True, debias=True, allow_tf32=False)
         )
-    if device.type == "cpu" and n <= 512:
-        if find_spec("ot"):
-            out["POT stabilized"] = pot(blur)
-        if find_spec("ott"):
-            out["OTT-JAX"] = ott(blur)
+    if device.type == "cpu" and n <= 512 and find_spec("ot"):
+        out["POT stabilized"] = pot(blur)
     return out
 
 
 def repeats_of(name, n, quick):
     "How often a trajectory is timed: what takes long less often."
-    if quick or name.startswith(("POT", "OTT")):
+    if quick or name.startswith("POT"):
         return 1
     if name.startswith("ours") or n <= 512:
         return 5
