@@ -87,7 +87,7 @@ def _complaint(vel, info):
         error = f"a proved error of {info.bound_v:.1e}"
     return f"Sinkhorn stopped after {info.n_iter} passes at {error}: raise max_iter, blur or tol"
 
-
+# %% ../nbs/3_solver/07_estimator.ipynb #est-regime
 def warn_of_regime(
     vel: SinkhornVelocity,  # whose settings they are
     problems: Sequence[Problem],  # that it has solved
@@ -148,7 +148,7 @@ def _problems(vel, x, y, x_self, a, b, init, scale):
         problems.append(prepare(vel, x[i], y[i], *others, scales[i]))
     return problems
 
-
+# %% ../nbs/3_solver/07_estimator.ipynb #est-listed
 def listed(
     infos: Sequence[VelocityInfo],  # one a problem
 ) -> VelocityInfo:  # each field a list

@@ -48,37 +48,43 @@ class Mixtures:
         self.starts, self.cross, self.targets = x @ x.T, x @ y.T, y @ y.T
         self.measured = project(x), project(y)  # coordinates in which errors are measured
 
-    def mixed(
-        self,
-        x: Tensor,  # anything linear in the starts, (n, k)
-        y: Tensor,  # the same of the targets, (m, k)
-    ) -> Tensor:  # of the particles, (n, k)
-        "A x + B y."
-        first = self.A * x if isinstance(self.A, float) else self.A @ x
-        return first.addmm(self.B, y)
+# %% ../../nbs/4_particles/11_mixtures.ipynb #mix-mixed
+@patch
+def mixed(
+    self: Mixtures,
+    x: Tensor,  # anything linear in the starts, (n, k)
+    y: Tensor,  # the same of the targets, (m, k)
+) -> Tensor:  # of the particles, (n, k)
+    "A x + B y."
+    first = self.A * x if isinstance(self.A, float) else self.A @ x
+    return first.addmm(self.B, y)
 
-    def inner(self) -> tuple[Tensor, Tensor]:  # (n, m), (n, n)
-        "Inner products of the particles with the targets and with each other."
-        with_targets = self.mixed(self.cross, self.targets)
-        with_starts = self.mixed(self.starts, self.cross.T)
-        if isinstance(self.A, float):
-            return with_targets, (self.A * with_starts).addmm(with_targets, self.B.T)
-        return with_targets, (with_starts @ self.A.T).addmm(with_targets, self.B.T)
+# %% ../../nbs/4_particles/11_mixtures.ipynb #mix-inner
+@patch
+def inner(self: Mixtures) -> tuple[Tensor, Tensor]:  # (n, m), (n, n)
+    "Inner products of the particles with the targets and with each other."
+    with_targets = self.mixed(self.cross, self.targets)
+    with_starts = self.mixed(self.starts, self.cross.T)
+    if isinstance(self.A, float):
+        return with_targets, (self.A * with_starts).addmm(with_targets, self.B.T)
+    return with_targets, (with_starts @ self.A.T).addmm(with_targets, self.B.T)
 
-    def move(
-        self,
-        eta: float,  # step size
-        P: Tensor,  # rows of the plan, (n, m), sum 1
-        Q: Tensor | None,  # rows of the self plan, (n, n); None: the identity
-    ):
-        "x ← x + η (P y - Q x)."
-        if Q is None:
-            self.A, self.B = (1 - eta) * self.A, (1 - eta) * self.B + eta * P
-            return
-        if isinstance(self.A, float):
-            self.A = self.A * torch.eye(len(Q), dtype=Q.dtype)
-        self.A = self.A - eta * (Q @ self.A)
-        self.B = self.B + eta * (P - Q @ self.B)
+# %% ../../nbs/4_particles/11_mixtures.ipynb #mix-move
+@patch
+def move(
+    self: Mixtures,
+    eta: float,  # step size
+    P: Tensor,  # rows of the plan, (n, m), sum 1
+    Q: Tensor | None,  # rows of the self plan, (n, n); None: the identity
+):
+    "x ← x + η (P y - Q x)."
+    if Q is None:
+        self.A, self.B = (1 - eta) * self.A, (1 - eta) * self.B + eta * P
+        return
+    if isinstance(self.A, float):
+        self.A = self.A * torch.eye(len(Q), dtype=Q.dtype)
+    self.A = self.A - eta * (Q @ self.A)
+    self.B = self.B + eta * (P - Q @ self.B)
 
 # %% ../../nbs/4_particles/11_mixtures.ipynb #mix-clouds
 @dataclass

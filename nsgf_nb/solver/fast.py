@@ -7,8 +7,7 @@ __all__ = ['filled', 'Clouds', 'logarithms', 'clouds_of', 'potential', 'known_po
 
 # %% ../../nbs/3_solver/16_ascent.ipynb #ascent-imports
 import math
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -48,11 +47,10 @@ class Clouds:
     arrays: Arrays  # n rows, and columns in whole vectors
     X: np.ndarray  # coordinates of x in which errors are measured, (n, k)
     Y: np.ndarray  # those of the columns, (k, columns)
+    top: float = field(init=False)  # a bound on the largest cost
 
-    @cached_property
-    def top(self) -> float:
-        "A bound on the largest cost."
-        return (math.sqrt(self.x.half.max()) + math.sqrt(self.y.half.max())) ** 2
+    def __post_init__(self):
+        self.top = (math.sqrt(self.x.half.max()) + math.sqrt(self.y.half.max())) ** 2
 
 # %% ../../nbs/3_solver/16_ascent.ipynb #fast-costs
 def _minus_costs(x, y, columns):
