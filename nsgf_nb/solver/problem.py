@@ -100,7 +100,7 @@ def largest_exponent(
     "A bound on all costs in units of eps."
     return (p.x.norm(dim=1).max() + p.y.norm(dim=1).max()).item() ** 2 / 2 / p.eps
 
-
+# %% ../../nbs/3_solver/06_problem.ipynb #trm-lengths
 def _middle(y, b):
     "The mean of y under b in float64; of points at one place this place, unrounded."
     first = y[0].to(b)
