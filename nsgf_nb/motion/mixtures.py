@@ -18,17 +18,17 @@ from torch import Tensor
 from ..caller import exact_arithmetic
 from ..core import patch
 from ..estimator import SinkhornVelocity, VelocityInfo, warn_of_regime
-from ..solver import compiled
-from ..solver.compiled import Cloud, Rule
-from ..solver.compiled import Problem as Arrays
+from ..particles import go_on
+from ..solver.compiled import Cloud
 from nsgf_nb.solver.fast import (
     Clouds,
     announced,
-    ascend,
+    arrays_of,
+    costs_of_products,
+    cross_term,
     filled,
-    logarithms,
-    numbers_of,
-    potential,
+    information_of,
+    known_potential,
     same_cloud,
     size_of,
 )
@@ -49,6 +49,11 @@ class Mixtures:
         self.measured = project(x), project(y)  # coordinates in which errors are measured
 
 # %% ../../nbs/4_particles/11_mixtures.ipynb #mix-mixed
+def _mixed(A, B, x, y):
+    first = A * x if isinstance(A, float) else A @ x
+    return first.addmm(B, y)
+
+
 @patch
 def mixed(
     self: Mixtures,
@@ -56,8 +61,7 @@ def mixed(
     y: Tensor,  # the same of the targets, (m, k)
 ) -> Tensor:  # of the particles, (n, k)
     "A x + B y."
-    first = self.A * x if isinstance(self.A, float) else self.A @ x
-    return first.addmm(self.B, y)
+    return _mixed(self.A, self.B, x, y)
 
 # %% ../../nbs/4_particles/11_mixtures.ipynb #mix-inner
 @patch
@@ -97,33 +101,23 @@ class _Step:
     info: VelocityInfo
 
 
-def _costs(inner, left, right):
-    "-C, filled up to whole vectors."
-    columns = len(filled(right))
-    costs = np.zeros((len(left), columns), left.dtype)
-    costs[:, : len(right)] = inner
-    compiled.subtract(costs[:, : len(right)], left, right)
-    return costs
-
-
 def _clouds(p, M, with_y, half_x):
     "The cross term."
-    b, half_y = filled(p.b.numpy()), M.targets.diagonal().numpy() / 2
+    half_y = M.targets.diagonal().numpy() / 2
     x, y = Cloud(p.x.numpy()[:0], half_x), Cloud(p.y.numpy(), half_y)
-    X, measured = M.mixed(*M.measured).numpy(), M.measured[1].T.numpy()
-    Y = np.zeros((len(measured), len(b)), b.dtype)
-    Y[:, : len(half_y)] = measured
-    arrays = Arrays(_costs(with_y.numpy(), half_x, half_y), p.a.numpy(), b, logarithms(b))
-    return Clouds(x, y, arrays, X, Y)
+    costs = costs_of_products(with_y, half_x, half_y)
+    first, second = M.measured
+    X, Y = M.mixed(first, second).numpy(), filled(second.numpy().T)
+    return Clouds(x, y, arrays_of(costs, p.a.numpy(), p.b.numpy()), X, Y)
 
 
 def _own_clouds(p, with_x, half_x):
     "The self term; a point costs itself nothing."
-    a, x = filled(p.a.numpy()), Cloud(p.x.numpy()[:0], half_x)
-    costs = _costs(with_x.numpy(), half_x, half_x)
+    a, x = p.a.numpy(), Cloud(p.x.numpy()[:0], half_x)
+    costs = costs_of_products(with_x, half_x, half_x)
     np.fill_diagonal(costs, 0.0)
-    none = np.zeros((0, len(a)), a.dtype)
-    return Clouds(x, x, Arrays(costs, p.a.numpy(), a, logarithms(a)), none.T, none)
+    none = np.zeros((0, costs.shape[1]), a.dtype)
+    return Clouds(x, x, arrays_of(costs, a, a), none.T, none)
 
 
 def _rows(room, st, columns):
@@ -144,42 +138,30 @@ def _speed(M, P, Q, with_y, with_x, a):
     return math.sqrt(max(float(a @ square), 0.0))
 
 # %% ../../nbs/4_particles/11_mixtures.ipynb #mix-step
-def _cross_term(vel, p, M, C, g, scale, with_y, room):
-    "The climb and its plan, to a tolerance in units of the move; None: float32 does not do."
-    single = p.dtype == torch.float32
-    size = size_of(C.x, C.arrays.a) + size_of(C.y, C.arrays.b[: len(p.b)])
-    most = min(vel.max_iter, 300) if single else vel.max_iter
-    rule = Rule(vel.tol, scale, 1e-6 * size, -1.0, math.inf, most)
-    found = ascend(C, p.eps, g, rule, room)
-    P = _rows(room, found.st, len(p.b))
-    move = scale or _move(M, P, with_y, C.x.half, p.a)
-    finer = vel.tol * max(move, 1e-6 * size)
-    if finer < 0.9 * found.tol:
-        rule = Rule(finer, 1.0, 0.0, -1.0, math.inf, most)
-        found = ascend(C, p.eps, potential(found, p.eps), rule, room)
-        P = _rows(room, found.st, len(p.b))
-    rounded = 2e-7 * C.top / p.eps > vel.tol or found.tol < 5e-7 * size
-    return (found, None, size) if single and rounded else (found, P, size)
-
-
-def _evaluated(vel, p, M, g, scale):
+def _evaluated(vel, p, M, scale):
     "Both terms at the particles; None: not in this precision."
     with_y, with_x = M.inner()
     half_x = with_x.diagonal().numpy() / 2
     C = _clouds(p, M, with_y, half_x)
-    room = np.empty_like(C.arrays.costs)
-    found, P, size = _cross_term(vel, p, M, C, g, scale, with_y, room)
-    if P is None:
+    if p.dtype == torch.float32 and 2e-7 * C.top / p.eps > vel.tol:
         return None
+    size = size_of(C.x, C.arrays.a) + size_of(C.y, C.arrays.b[: len(p.b)])
+
+    def keep(st, room):
+        P = _rows(room, st, len(p.b))
+        return P, scale or _move(M, P, with_y, half_x, p.a)
+
+    g = known_potential(C, p.eps, p)
+    solved = cross_term(vel, C, p.eps, g, scale, size, keep)
+    if solved is None:
+        return None
+    found, P = solved
     D = _own_clouds(p, with_x, half_x)
     room = np.empty_like(D.arrays.costs)
     own = same_cloud(D, p.eps, found.tol, room)
-    numbers = numbers_of(p, C, found, (P * with_y).sum(1).numpy(), own, size)
-    if not numbers["converged"]:
+    info = information_of(p, C, found, (P * with_y).sum(1).numpy(), own, size)
+    if not info.converged:
         return None
-    f = (found.phi0 + found.st.phi) * half_x.dtype.type(p.eps)
-    f, g = torch.from_numpy(f), torch.from_numpy(potential(found, p.eps)[: len(p.b)])
-    info = p.information(f, g, numbers)
     if own.identity:
         return _Step(P, None, scale or _move(M, P, with_y, half_x, p.a), info)
     Q = _rows(room, own.st, len(p.a))
@@ -196,21 +178,11 @@ class Mixed:
     info: VelocityInfo
 
 
-def _with_blur(p, blur):
-    "The same problem at another blur."
+def _at(p, blur, init):
+    "The same problem at another blur, and where to start."
     p = copy.copy(p)
-    p.blur, p.eps = blur, (blur / p.unit) ** 2
+    p.blur, p.eps, p.init = blur, (blur / p.unit) ** 2, init
     return p
-
-
-def _start(known, share):
-    "Centred potentials of the columns, from the last two."
-    if not known:
-        return None
-    g = known[-1]
-    if len(known) > 1:
-        g = g + g.dtype.type(share) * (g - known[-2])
-    return filled(g - g.mean())
 
 # %% ../../nbs/4_particles/11_mixtures.ipynb #mix-class
 class MixtureFlow:
@@ -237,18 +209,18 @@ def __call__(
     shares: Sequence[float],  # of the last change of the potentials, before each step
 ) -> Iterator[Mixed]:
     "One step after the other."
-    known, scale, M = [], 0.0, self.M
+    now = last = None
+    scale, M = 0.0, self.M
     for vel, eta, share in zip(self.vels, etas, shares):
-        p = _with_blur(self.p, vel.blur)
+        start = now and go_on(now, last, share)
+        p = _at(self.p, vel.blur, start)
         with exact_arithmetic(), announced():
-            step = _evaluated(vel, p, M, _start(known, share), scale)
+            step = _evaluated(vel, p, M, scale)
             if step is None:
                 return
             M.move(float(eta), step.P, step.Q)
         warn_of_regime(vel, [p], [step.info])
-        scale = step.speed
-        g = step.info.potentials.g.numpy() / p.unit**2
-        known = [*known[-1:], g.astype(p.x.numpy().dtype)]
+        now, last, scale = step.info.potentials, now, step.speed
         yield Mixed(M.A, M.B, step.speed * p.unit, step.info)
 
 # %% ../../nbs/4_particles/11_mixtures.ipynb #mix-points
@@ -258,8 +230,7 @@ def points(
     mixed: Mixed,  # where
 ) -> Tensor:  # (n, d), in the units of x
     "Positions of the particles."
-    first = mixed.A * self.p.x if isinstance(mixed.A, float) else mixed.A @ self.p.x
-    z = first.addmm(mixed.B, self.p.y)
+    z = _mixed(mixed.A, mixed.B, self.p.x, self.p.y)
     return z * self.p.unit + self.p.middle.to(z)
 
 # %% ../../nbs/4_particles/11_mixtures.ipynb #mix-when

@@ -86,28 +86,36 @@ def powers(
         _powers_double(row, top)
 
 # %% ../../nbs/3_solver/13_loops.ipynb #loop-top
+@compiled
+def _ordered_single(bits):
+    "Bits in the order of the numbers; done twice, as they were."
+    return np.int32(bits ^ ((bits >> np.int32(31)) & np.int32(2**31 - 1)))
+
+
 @compiled_entries
 def _exponents_single(costs, factor, columns, row):
     most = np.int32(-(2**31))
     for j in range(row.size):
         z = np.float32(costs[j] * factor + columns[j])
         row[j] = z
-        bits = z.view(np.int32)
-        ordered = np.int32(bits ^ ((bits >> np.int32(31)) & np.int32(2**31 - 1)))
-        most = max(most, ordered)
-    return np.int32(most ^ ((most >> np.int32(31)) & np.int32(2**31 - 1))).view(np.float32)
+        most = max(most, _ordered_single(z.view(np.int32)))
+    return np.int32(_ordered_single(most)).view(np.float32)
 
 # %% ../../nbs/3_solver/13_loops.ipynb #loop-top64
+@compiled
+def _ordered_double(bits):
+    "The same for float64."
+    return np.int64(bits ^ ((bits >> np.int64(63)) & np.int64(2**63 - 1)))
+
+
 @compiled_entries
 def _exponents_double(costs, factor, columns, row):
     most = np.int64(-(2**63))
     for j in range(row.size):
         z = np.float64(costs[j] * factor + columns[j])
         row[j] = z
-        bits = z.view(np.int64)
-        ordered = np.int64(bits ^ ((bits >> np.int64(63)) & np.int64(2**63 - 1)))
-        most = max(most, ordered)
-    return np.int64(most ^ ((most >> np.int64(63)) & np.int64(2**63 - 1))).view(np.float64)
+        most = max(most, _ordered_double(z.view(np.int64)))
+    return np.int64(_ordered_double(most)).view(np.float64)
 
 # %% ../../nbs/3_solver/13_loops.ipynb #loop-absorb
 @compiled
