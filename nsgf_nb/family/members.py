@@ -75,6 +75,22 @@ MEMBERS |= {
     ),
 }
 
+# %% ../../nbs/7_family/01_map.ipynb #map-noisy
+MEMBERS |= {
+    "bridge": Member(
+        "SchrodingerBridge",
+        "the mean end of noisy paths between the pairs of entropic plans",
+        "20–50",
+        "many ends for each start",
+    ),
+    "dsbm": Member(
+        "DSBM",
+        "the same, each direction from what the other makes",
+        "20–50",
+        "many ends, where plans are sharp",
+    ),
+}
+
 # %% ../../nbs/7_family/01_map.ipynb #map-class
 def _module_of_user(name, path):
     "Import the module of a class of the user's own."
