@@ -25,6 +25,7 @@ PUBLIC = {
     "family.generator": ("SinkhornGenerator",),
     "family.bridge": ("SchrodingerBridge",),
     "family.dsbm": ("DSBM",),
+    "family.semidiscrete": ("SemidiscretePlan",),
     "sets.snapshots": ("snapshots",),
     "family.trajectory": ("Trajectory", "leave_one_out"),
     "distances": ("gate", "mmd", "w2", "w2_floor"),

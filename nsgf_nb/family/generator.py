@@ -90,9 +90,10 @@ from torch import nn
 
 from ..core import check_count, check_fraction, check_positive, make_generator, patch
 from ..data import Sampler, points_and_labels
+from .features import check_features, joined, seen_through
 from ..learning.model import Fit, Flow
 from ..learning.nets import classes_of, leave_out_labels
-from ..learning.training import Task
+from ..learning.training import Task, matching_loss
 from ..matching.interpolants import OneStep
 from ..processes import batch_part
 from ..sets.ends import Ends
@@ -109,6 +110,7 @@ class SinkhornGenerator(Flow):
     relative_blur: float | Sequence[float] = (0.2, 0.05)  # r, eps = r² s; a pair: first, last
     self_term: str = "two_batch"  # "two_batch"; "same" and "masked" shrink
     tol: float = 1e-2  # error of the velocities, in units of the attraction
+    features: nn.Module | None = None  # frozen, x -> (n, …): plans also between what it sees
     start: Flow | None = None  # a fitted one-step model whose network is the start
     network: nn.Module | str | None = None  # net(x, t, label=None), copied, or a name
     iterations: int = 4000  # optimiser steps
@@ -129,6 +131,7 @@ class SinkhornGenerator(Flow):
         check_fraction(self.label_dropout, "label_dropout")
         SinkhornVelocity(1.0, self_term=self.self_term, tol=self.tol)  # checks its options
         _ends_of_blur(self)
+        check_features(self.features, self.blur)
         if self.cloud is not None:
             _check_cloud(self, check_count(self.cloud, "cloud", 2))
         if self.start is not None:
@@ -262,13 +265,20 @@ def task(
     "Points of the source, and where their samples should go."
     n, unit = _cloud_size(self, ends), _unit_of_blur(self, ends, run.seed)
     kept = _memory(self, n, ends.target.shape)
+    seen = seen_through(self.features, ends, run.seed, self.device)
+    if seen:
+        kept["seen"] = torch.zeros(n, seen.width, device=self.device)
     made = None  # the step that the goals were made at
 
     def rows(step, part, net):
         nonlocal made
         if step % self.reuse == 0 and made != step:
             blur = _blur_at(self, unit, step) / ends.sigma.item()
-            _renew(self, kept, net, _draw(self, ends, n, run.seed, step // self.reuse), blur)
+            drawn = _draw(self, ends, n, run.seed, step // self.reuse)
+            _renew(self, kept, net, drawn, blur)
+            if seen:
+                blur = _blur_at(self, seen.length, step)
+                _renew_seen(self, kept, net, drawn, seen, blur)
             made = step
         order = torch.randperm(n, generator=make_generator(run.seed, "batch", step))
         here = order[: self.batch_size][batch_part(self.batch_size, part)].to(self.device)
@@ -276,13 +286,14 @@ def task(
         return (
             kept["z"][here],
             torch.zeros(len(here), device=self.device),
-            kept["goal"][here],
+            joined(kept["goal"][here], kept["seen"][here]) if seen else kept["goal"][here],
             label,
         )
 
     first = _blur_at(self, unit, 0) / ends.sigma.item()
     validate = partial(_held_out_loss, held_out=_held_out(self, ends, n, run.seed, first))
-    return Task(rows, validate=validate, memory=kept)
+    loss = seen.loss if seen else matching_loss
+    return Task(rows, loss=loss, validate=validate, memory=kept)
 
 # %% ../../nbs/7_family/04_one_call.ipynb #gen-renew
 def _memory(flow, n, shape):
@@ -303,6 +314,15 @@ def _renew(flow, kept, net, drawn, blur):
     kept["goal"].copy_(u + cloud_velocity(velocity, z + u, y, x_self, label))
     if label is not None:
         kept["label"].copy_(label)
+
+
+def _renew_seen(flow, kept, net, drawn, seen, blur):
+    "The goals of the same cloud in the space of the features."
+    z, other, y, label = drawn
+    x, x_other = z + _push(net, z, label), other + _push(net, other, label)
+    velocity = SinkhornVelocity(blur, self_term=flow.self_term, tol=flow.tol)
+    clouds = [seen(x), seen(y), seen(x_other) if flow.self_term == "two_batch" else None]
+    kept["seen"].copy_(clouds[0] + cloud_velocity(velocity, *clouds, label))
 
 # %% ../../nbs/7_family/04_one_call.ipynb #gen-held
 @dataclass(frozen=True)

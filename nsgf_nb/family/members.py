@@ -42,6 +42,13 @@ MEMBERS = {
         "two sets without pairs, densities",
         dict(coupling="ot", start="source"),
     ),
+    "sd-cfm": Member(
+        "StraightFlow",
+        "straight lines of pairs from a plan with the whole target",
+        "5–20",
+        "finite data",
+        dict(coupling="semidiscrete", start="source"),
+    ),
 }
 
 # %% ../../nbs/7_family/01_map.ipynb #map-more
