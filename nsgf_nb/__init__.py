@@ -26,6 +26,7 @@ PUBLIC = {
     "family.bridge": ("SchrodingerBridge",),
     "family.dsbm": ("DSBM",),
     "family.semidiscrete": ("SemidiscretePlan",),
+    "family.growth": ("UnbalancedPlan", "growth", "unbalanced_plan", "unbalanced_velocity"),
     "sets.snapshots": ("snapshots",),
     "family.trajectory": ("Trajectory", "leave_one_out"),
     "distances": ("gate", "mmd", "w2", "w2_floor"),
