@@ -82,7 +82,7 @@ def unbiased_loss(
 
 # %% ../../nbs/7_family/04_one_call.ipynb #one-imports
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -255,6 +255,15 @@ def _blur_at(flow, unit, step):
     first, last = _ends_of_blur(flow)
     return unit * first * (last / first) ** (step / max(1, flow.iterations - 1))
 
+# %% ../../nbs/7_family/04_one_call.ipynb #gen-velocity-at
+@patch
+def velocity_at(
+    self: SinkhornGenerator,
+    blur: float,  # length, in the units of the clouds
+) -> Callable:  # v(x, y, x_self)
+    "The velocity that the goals follow; a kind with another one writes another."
+    return SinkhornVelocity(blur, self_term=self.self_term, tol=self.tol)
+
 # %% ../../nbs/7_family/04_one_call.ipynb #gen-task
 @patch
 def task(
@@ -308,7 +317,7 @@ def _renew(flow, kept, net, drawn, blur):
     "A fresh cloud and its goals, u(z) + v, written in place."
     z, other, y, label = drawn
     u = _push(net, z, label)
-    velocity = SinkhornVelocity(blur, self_term=flow.self_term, tol=flow.tol)
+    velocity = flow.velocity_at(blur)
     x_self = other + _push(net, other, label) if flow.self_term == "two_batch" else None
     kept["z"].copy_(z)
     kept["goal"].copy_(u + cloud_velocity(velocity, z + u, y, x_self, label))
@@ -320,7 +329,7 @@ def _renew_seen(flow, kept, net, drawn, seen, blur):
     "The goals of the same cloud in the space of the features."
     z, other, y, label = drawn
     x, x_other = z + _push(net, z, label), other + _push(net, other, label)
-    velocity = SinkhornVelocity(blur, self_term=flow.self_term, tol=flow.tol)
+    velocity = flow.velocity_at(blur)
     clouds = [seen(x), seen(y), seen(x_other) if flow.self_term == "two_batch" else None]
     kept["seen"].copy_(clouds[0] + cloud_velocity(velocity, *clouds, label))
 
