@@ -29,6 +29,7 @@ PUBLIC = {
     "family.growth": ("UnbalancedPlan", "growth", "unbalanced_plan", "unbalanced_velocity"),
     "sets.snapshots": ("snapshots",),
     "family.trajectory": ("Trajectory", "leave_one_out"),
+    "scikit": ("FlowEstimator",),
     "distances": ("gate", "mmd", "w2", "w2_floor"),
 }
 _MODULE_OF = {name: module for module, names in PUBLIC.items() for name in names}

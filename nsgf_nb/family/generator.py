@@ -80,7 +80,7 @@ def unbiased_loss(
     own = dual_value(x, x_other, blur) + dual_value(y, y_other, blur)
     return dual_value(x, y, blur) - own / 2
 
-# %% ../../nbs/7_family/04_one_call.ipynb #one-imports
+# %% ../../nbs/7_family/05_one_call.ipynb #one-imports
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -99,7 +99,7 @@ from ..processes import batch_part
 from ..sets.ends import Ends
 from ..transport.scale import inner_length
 
-# %% ../../nbs/7_family/04_one_call.ipynb #gen-class
+# %% ../../nbs/7_family/05_one_call.ipynb #gen-class
 @dataclass(eq=False, repr=False)
 class SinkhornGenerator(Flow):
     "x = z + u(z), trained by the Sinkhorn velocity of its samples (arXiv 2605.11755)."
@@ -137,7 +137,7 @@ class SinkhornGenerator(Flow):
         if self.start is not None:
             self.network = _network_of(self.start, self.network)
 
-# %% ../../nbs/7_family/04_one_call.ipynb #gen-class-checks
+# %% ../../nbs/7_family/05_one_call.ipynb #gen-class-checks
 def _ends_of_blur(flow):
     "First and last blur."
     name = "relative_blur" if flow.blur is None else "blur"
@@ -178,7 +178,7 @@ def _cloud_size(flow, ends):
     _check_cloud(flow, n)
     return n
 
-# %% ../../nbs/7_family/04_one_call.ipynb #gen-questions
+# %% ../../nbs/7_family/05_one_call.ipynb #gen-questions
 @patch
 def grid(
     self: SinkhornGenerator,
@@ -215,7 +215,7 @@ def fit_ends(
         ends = ends._replace(mean=known.mean.cpu(), sigma=known.sigma.cpu())
     Flow.fit_ends(self, ends, run)
 
-# %% ../../nbs/7_family/04_one_call.ipynb #gen-cloud
+# %% ../../nbs/7_family/05_one_call.ipynb #gen-cloud
 def _draw(flow, ends, n, seed, number):
     "z, z' and y as the network sees them, (n, *shape) each, and their classes."
     z, _ = points_and_labels(ends.source, 2 * n, make_generator(seed, "source", number))
@@ -235,7 +235,7 @@ def _push(net, z, label):
     net.train(training)
     return u
 
-# %% ../../nbs/7_family/04_one_call.ipynb #gen-blur
+# %% ../../nbs/7_family/05_one_call.ipynb #gen-blur
 def _unit_of_blur(flow, ends, seed):
     "√s of two batches of the target, centred in each class where there are classes; 1: absolute."
     if flow.blur is not None:
@@ -255,7 +255,7 @@ def _blur_at(flow, unit, step):
     first, last = _ends_of_blur(flow)
     return unit * first * (last / first) ** (step / max(1, flow.iterations - 1))
 
-# %% ../../nbs/7_family/04_one_call.ipynb #gen-velocity-at
+# %% ../../nbs/7_family/05_one_call.ipynb #gen-velocity-at
 @patch
 def velocity_at(
     self: SinkhornGenerator,
@@ -264,7 +264,7 @@ def velocity_at(
     "The velocity that the goals follow; a kind with another one writes another."
     return SinkhornVelocity(blur, self_term=self.self_term, tol=self.tol)
 
-# %% ../../nbs/7_family/04_one_call.ipynb #gen-task
+# %% ../../nbs/7_family/05_one_call.ipynb #gen-task
 @patch
 def task(
     self: SinkhornGenerator,
@@ -304,7 +304,7 @@ def task(
     loss = seen.loss if seen else matching_loss
     return Task(rows, loss=loss, validate=validate, memory=kept)
 
-# %% ../../nbs/7_family/04_one_call.ipynb #gen-renew
+# %% ../../nbs/7_family/05_one_call.ipynb #gen-renew
 def _memory(flow, n, shape):
     "What is kept from step to step, and in a checkpoint."
     z, goal = torch.zeros(2, n, *shape, device=flow.device)
@@ -333,7 +333,7 @@ def _renew_seen(flow, kept, net, drawn, seen, blur):
     clouds = [seen(x), seen(y), seen(x_other) if flow.self_term == "two_batch" else None]
     kept["seen"].copy_(clouds[0] + cloud_velocity(velocity, *clouds, label))
 
-# %% ../../nbs/7_family/04_one_call.ipynb #gen-held
+# %% ../../nbs/7_family/05_one_call.ipynb #gen-held
 @dataclass(frozen=True)
 class _HeldOut:
     "Clouds of one class, of as many points each, and what does not depend on the network."

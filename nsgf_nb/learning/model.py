@@ -786,3 +786,82 @@ def part_tensors(
     "The tensors of a part, by their own names."
     start = f"{name}."
     return {k.removeprefix(start): v for k, v in tensors.items() if k.startswith(start)}
+
+# %% ../../nbs/5_learning/10_parameters.ipynb #par-imports
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..core import check_name, patch, pick_device
+
+# %% ../../nbs/5_learning/10_parameters.ipynb #par-get
+@patch
+def get_params(
+    self: Model,
+    deep: bool = True,  # those of models inside as well, as `name__parameter`
+) -> dict:  # arguments of the class, by name
+    "The settings of a model, as scikit-learn asks for them."
+    out = dict(self.config)
+    for name, value in self.config.items():
+        if deep and isinstance(value, Model):
+            out |= {f"{name}__{k}": v for k, v in value.get_params().items()}
+    return out
+
+# %% ../../nbs/5_learning/10_parameters.ipynb #par-set
+@patch
+def set_params(
+    self: Model,
+    **params,  # new values, by the names of `get_params`
+) -> Model:  # self, not fitted
+    "Change settings; what was fitted is forgotten. Raises ValueError for a name that there is not."
+    config, inner = dict(self.config), {}
+    for name, value in params.items():
+        whole, _, rest = name.partition("__")
+        check_name(whole, config, f"parameter of {type(self).__name__}")
+        if rest:
+            inner.setdefault(whole, {})[rest] = value
+        else:
+            config[name] = value
+    for name, values in inner.items():
+        if not isinstance(config[name], Model):
+            raise ValueError(f"{name}: expected a model, to set its {', '.join(values)}")
+        config[name] = config[name].set_params(**values)
+    fresh = type(self)(**config)
+    vars(self).clear()
+    vars(self).update(vars(fresh))
+    return self
+
+# %% ../../nbs/5_learning/10_parameters.ipynb #par-clone
+@patch
+def __sklearn_clone__(self: Model):
+    "A model of the same settings that is not fitted."
+    return type(self)(**self.config)
+
+# %% ../../nbs/5_learning/10_parameters.ipynb #par-transform
+@patch
+def transform(
+    self: Model,
+    x: object,  # points of the source, (n, *shape): a tensor, an array, a list of rows or a table
+) -> object:  # where the model carries each, in order: an array for an array, else a tensor
+    "Carry points of the source to the target."
+    if isinstance(x, Tensor):
+        return self.sample(x0=x)
+    from nsgf_nb.sets.own import as_points  # late: a model of tensors does not need it
+
+    moved = self.sample(x0=as_points(x, "x")).cpu()
+    return moved.numpy() if isinstance(x, np.ndarray) or hasattr(x, "columns") else moved
+
+# %% ../../nbs/5_learning/10_parameters.ipynb #par-to
+@patch
+def to(
+    self: Model,
+    device: str | torch.device,  # "cpu", "cuda", "cuda:1" or "mps"
+) -> Model:  # self
+    "Move a model to a device. Raises ValueError where this machine has no such device."
+    self.device = pick_device(device)
+    self.config["device"] = str(device)
+    for part in self.parts().values():
+        part.to(device)
+    if isinstance(self.velocity, nn.Module):
+        self.velocity = self.velocity.to(self.device)
+    return self
