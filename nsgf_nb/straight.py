@@ -61,7 +61,7 @@ from .core import check_count, check_fraction, check_name, make_generator, patch
 from .data import Sampler, get_sampler, points_and_labels
 from .learning.model import Fit, Flow, Model
 from .learning.nets import classes_of, leave_out_labels, num_held_out
-from .learning.training import Task, matching_loss
+from .learning.training import Task, mean_loss
 from .processes import batch_part
 from .sets.ends import Ends, group_clouds
 
@@ -259,13 +259,7 @@ def task(
     other = make_generator(run.seed, "validation").initial_seed()
     batches = max(1, num_held_out(ends.target.shape) // self.batch_size)
     kept = [rows(step, (0, 1), None, seed=other) for step in range(batches)]
-    return Task(rows, validate=partial(_mean_loss, batches=kept))
-
-
-@torch.no_grad()
-def _mean_loss(net, batches):
-    "The loss on batches that the network is not trained on."
-    return sum(matching_loss(net, *rows).item() for rows in batches) / len(batches)
+    return Task(rows, validate=partial(mean_loss, batches=kept))
 
 # %% ../nbs/6_matching/04_lines.ipynb #lin-labels
 def _check_pairs(flow, ends):

@@ -56,7 +56,7 @@ from .plan import EntropicPlan
 from ..files import check_facts
 from ..learning.model import Fit, Flow, Model
 from ..learning.nets import leave_out_labels, num_held_out
-from ..learning.training import Task, matching_loss
+from ..learning.training import Task, mean_loss
 from ..processes import batch_part
 from ..sets.ends import Ends, group_clouds
 from ..transport.scale import inner_length
@@ -298,13 +298,7 @@ def task(
     kept = [seen(held_out(step)) for step in range(count)]
     knots = torch.linspace(0, 1, 101)
     rows = lambda step, part, net: seen(batch(step), part)
-    return Task(rows, knots, _unit(knots), validate=partial(_mean_loss, batches=kept))
-
-
-@torch.no_grad()
-def _mean_loss(net, batches):
-    "The loss on batches that the network is not trained on."
-    return sum(matching_loss(net, *rows).item() for rows in batches) / len(batches)
+    return Task(rows, knots, _unit(knots), validate=partial(mean_loss, batches=kept))
 
 # %% ../../nbs/7_family/08_bridge_matching.ipynb #brg-file
 @patch
