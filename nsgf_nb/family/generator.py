@@ -284,10 +284,9 @@ def task(
         if step % self.reuse == 0 and made != step:
             blur = _blur_at(self, unit, step) / ends.sigma.item()
             drawn = _draw(self, ends, n, run.seed, step // self.reuse)
-            _renew(self, kept, net, drawn, blur)
+            clouds = _renew(self, kept, net, drawn, blur)
             if seen:
-                blur = _blur_at(self, seen.length, step)
-                _renew_seen(self, kept, net, drawn, seen, blur)
+                _renew_seen(self, kept, clouds, seen, _blur_at(self, seen.length, step))
             made = step
         order = torch.randperm(n, generator=make_generator(run.seed, "batch", step))
         here = order[: self.batch_size][batch_part(self.batch_size, part)].to(self.device)
@@ -314,24 +313,22 @@ def _memory(flow, n, shape):
 
 
 def _renew(flow, kept, net, drawn, blur):
-    "A fresh cloud and its goals, u(z) + v, written in place."
+    "A fresh cloud and its goals, u(z) + v, written in place; gives the clouds that are compared."
     z, other, y, label = drawn
     u = _push(net, z, label)
-    velocity = flow.velocity_at(blur)
     x_self = other + _push(net, other, label) if flow.self_term == "two_batch" else None
     kept["z"].copy_(z)
-    kept["goal"].copy_(u + cloud_velocity(velocity, z + u, y, x_self, label))
+    kept["goal"].copy_(u + cloud_velocity(flow.velocity_at(blur), z + u, y, x_self, label))
     if label is not None:
         kept["label"].copy_(label)
+    return z + u, y, x_self, label
 
 
-def _renew_seen(flow, kept, net, drawn, seen, blur):
-    "The goals of the same cloud in the space of the features."
-    z, other, y, label = drawn
-    x, x_other = z + _push(net, z, label), other + _push(net, other, label)
-    velocity = flow.velocity_at(blur)
-    clouds = [seen(x), seen(y), seen(x_other) if flow.self_term == "two_batch" else None]
-    kept["seen"].copy_(clouds[0] + cloud_velocity(velocity, *clouds, label))
+def _renew_seen(flow, kept, clouds, seen, blur):
+    "The goals of the same clouds in the space of the features."
+    *points, label = clouds
+    x, y, x_self = (None if p is None else seen(p) for p in points)
+    kept["seen"].copy_(x + cloud_velocity(flow.velocity_at(blur), x, y, x_self, label))
 
 # %% ../../nbs/7_family/05_one_call.ipynb #gen-held
 @dataclass(frozen=True)
