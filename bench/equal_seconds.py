@@ -21,17 +21,10 @@ from pathlib import Path
 
 import torch
 from record import ROOT, facts, locked, modules
+from toy2d import PROBLEMS as PLANE
 
 RESULT = ROOT / "bench" / "results" / "equal_seconds.json"
-PROBLEMS = {
-    "moons": ("moons", None),
-    "swissroll": ("swissroll", None),
-    "scurve": ("scurve", None),
-    "checkerboard": ("checkerboard", None),
-    "8gaussians → moons": ("moons", "8gaussians"),
-    "8gaussians": ("8gaussians", None),
-    "digits": ("digits", None),
-}
+PROBLEMS = PLANE | dict(digits=("digits", None))
 CALLS = {
     "generator": (1,),
     "one step": (1,),
@@ -69,9 +62,8 @@ def timed(make, n, problem, seed):
     return model, time.process_time() - begun
 
 
-def fit_for(method, problem, seed, seconds, other=None):
-    "A fit that takes about so many seconds."
-    make = model_of(method, problem, other)
+def fit_for(make, problem, seed, seconds):
+    "A fit that takes about so many seconds, what it took, and its iterations."
     few, many = 48, 304
     first = timed(make, few, problem, seed)[1]
     step = max(1e-4, (timed(make, many, problem, seed)[1] - first) / (many - few))
@@ -80,17 +72,21 @@ def fit_for(method, problem, seed, seconds, other=None):
     return model, spent, n
 
 
+def drawing(model, calls):
+    "A function of a number and a seed: samples of a model; a model of one call knows its steps."
+    steps = dict(num_steps=calls) if model.grid(None, "euler")[1] < 1 else {}
+    return lambda n, seed: model.sample(n, seed=seed, **steps).flatten(1)
+
+
 def judged(model, problem, calls, seed):
     "The gate, variance and energy distance of samples, each with its floor."
     from nsgf_nb.core import make_generator
     from nsgf_nb.data import get_sampler, points_and_labels
     from nsgf_nb.distances import gate, mmd, w2
-    from nsgf_nb.runs.report import endless
 
-    target = get_sampler(PROBLEMS[problem][0])
+    target, draw = get_sampler(PROBLEMS[problem][0]), drawing(model, calls)
     n = 800 if problem == "digits" else 1000
-    steps = {} if calls == 1 and model.nfe == 1 else dict(num_steps=calls)
-    x = model.sample(20 * n, seed=seed + 1000, **steps).flatten(1)
+    x = draw(20 * n, seed + 1000)
     out = dict(w2=[], w2_floor=[], mmd=[], mmd_floor=[])
     for r in range(4):
         both, _ = points_and_labels(target, 2 * n, make_generator(seed, "judge", r))
@@ -99,32 +95,23 @@ def judged(model, problem, calls, seed):
             out[f"w2{name}"].append(w2(z, y))
             out[f"mmd{name}"].append(mmd(z, y))
     row = {k: statistics.mean(v) for k, v in out.items()}
-    whole, _ = (
-        points_and_labels(target, 20 * n, make_generator(seed, "variance"))
-        if (target.num_points is None)
-        else points_and_labels(target, target.num_points, make_generator(seed, "variance"))
-    )
+    count = target.num_points or 20 * n
+    whole, _ = points_and_labels(target, count, make_generator(seed, "variance"))
     row["variance"] = (x.var(0).sum() / whole.flatten(1).var(0).sum()).item()
     if problem != "digits":
-        told = gate(target, endless(model) if not steps else lambda k, g: x_of(model, k, g, calls))
+        number = lambda generator: torch.randint(2**31, (), generator=generator).item()
+        told = gate(target, lambda n, generator: draw(n, number(generator)), seed=seed)
         row |= dict(ratio=told.ratio, low=told.low, high=told.high, tv=told.tv)
     return row
-
-
-def x_of(model, n, generator, calls):
-    "Samples for a gate that draws as many as it wants."
-    seed = torch.randint(2**31, (1,), generator=generator).item()
-    return model.sample(n, num_steps=calls, seed=seed)
 
 
 def one(method, problem, seed, seconds):
     "Rows of a fit: one for each number of calls."
     other, before = None, 0.0
     if method == "one step":
-        other, before, _ = fit_for("NSGF", problem, seed, seconds / 2)
         seconds = seconds / 2
-    model, spent, n = fit_for(method, problem, seed, seconds, other)
-    model.sample(8, seed=0)  # how many calls does it take?
+        other, before, _ = fit_for(model_of("NSGF", problem), problem, seed, seconds)
+    model, spent, n = fit_for(model_of(method, problem, other), problem, seed, seconds)
     told = dict(method=method, problem=problem, seed=seed, seconds=before + spent, iterations=n)
     return [told | dict(calls=c) | judged(model, problem, c, seed) for c in CALLS[method]]
 

@@ -18,7 +18,7 @@ import warnings
 from pathlib import Path
 
 import torch
-from equal_seconds import PROBLEMS, judged, timed
+from equal_seconds import PROBLEMS, fit_for, judged
 from record import ROOT, facts, locked, modules
 
 from nsgf_nb.family.generator import SinkhornGenerator
@@ -67,13 +67,7 @@ def make(sweeps, blur, cloud):
 
 def one(problem, sweeps, blur, cloud, seed, seconds):
     "The row of a fit."
-    of = make(sweeps, blur, cloud)
-    few, many = 48, 304
-    first = timed(of, few, problem, seed)[1]
-    step = max(1e-4, (timed(of, many, problem, seed)[1] - first) / (many - few))
-    n = max(many, int((seconds - first) / step) + few)
-    model, spent = timed(of, n, problem, seed)
-    model.sample(8, seed=0)
+    model, spent, n = fit_for(make(sweeps, blur, cloud), problem, seed, seconds)
     return dict(seconds=spent, iterations=n) | judged(model, problem, 1, seed)
 
 
