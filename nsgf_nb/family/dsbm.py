@@ -35,7 +35,7 @@ class DSBM(Chain):
             self.bridges[name] = SchrodingerBridge(**options, coupling=pairs, device=device)
             pairs = self.bridges[name]
         self.__post_init__()
-        self.config["bridge"] = {k: v for k, v in pairs.settings().items() if k in options}
+        self.config["bridge"] = {k: v for k, v in pairs.config.items() if k in options}
 
     def parts(self) -> dict[str, Model]:
         "Back and forth, round by round."

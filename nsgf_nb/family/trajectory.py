@@ -112,11 +112,6 @@ class Trajectory(Chain):
             return _checked(type(self.flow)(**self.flow.config | dict(device=device)))
         return _checked(_from_recipe(self.flow, self.config["device"]))
 
-    def settings(self) -> dict:
-        "The hyper-parameters that a file can hold."
-        plain = {k: v for k, v in self.config["flow"].items() if not isinstance(v, nn.Module)}
-        return dict(flow=plain)
-
 # %% ../../nbs/7_family/11_trajectory.ipynb #trj-recipe
 def _from_recipe(given, device):
     "A flow of a method and its arguments."

@@ -58,18 +58,24 @@ class Model:
 
     def settings(self) -> dict:
         "The hyper-parameters that a file can hold."
-        own = {name: value for name, value in self.config.items() if name != "device"}
-        return {k: v for k, v in own.items() if not isinstance(v, (nn.Module, Model))}
+        return _plain({name: v for name, v in self.config.items() if name != "device"})
 
     def __repr__(self):
         plain = {k: p.default for k, p in inspect.signature(type(self)).parameters.items()}
         told = {k: v for k, v in self.config.items() if v is not plain[k] and v != plain[k]}
         told.pop("network", None)
+        told |= _plain({k: v for k, v in told.items() if isinstance(v, dict)})
         said = ", ".join(f"{name}={value!r}" for name, value in told.items())
         state = "not fitted"
         if self.velocity:
             state = f"fitted, points of shape {tuple(self.velocity.mean.shape)}"
         return f"{type(self).__name__}({said}): {state}"
+
+
+def _plain(settings):
+    "Without modules and models, also in the settings of parts."
+    kept = {k: v for k, v in settings.items() if not isinstance(v, (nn.Module, Model))}
+    return {k: _plain(v) if isinstance(v, dict) else v for k, v in kept.items()}
 
 # %% ../../nbs/5_learning/07_model.ipynb #mdl-hooks
 @dataclass(frozen=True)
@@ -798,13 +804,14 @@ from ..core import check_name, patch, pick_device
 @patch
 def get_params(
     self: Model,
-    deep: bool = True,  # those of models inside as well, as `name__parameter`
+    deep: bool = True,  # those of models and parts inside as well, as `name__parameter`
 ) -> dict:  # arguments of the class, by name
     "The settings of a model, as scikit-learn asks for them."
     out = dict(self.config)
     for name, value in self.config.items():
-        if deep and isinstance(value, Model):
-            out |= {f"{name}__{k}": v for k, v in value.get_params().items()}
+        inner = value.get_params() if isinstance(value, Model) else value
+        if deep and isinstance(inner, dict):
+            out |= {f"{name}__{k}": v for k, v in inner.items()}
     return out
 
 # %% ../../nbs/5_learning/10_parameters.ipynb #par-set
@@ -823,13 +830,20 @@ def set_params(
         else:
             config[name] = value
     for name, values in inner.items():
-        if not isinstance(config[name], Model):
-            raise ValueError(f"{name}: expected a model, to set its {', '.join(values)}")
-        config[name] = config[name].set_params(**values)
+        config[name] = _changed(name, config[name], values)
     fresh = type(self)(**config)
     vars(self).clear()
     vars(self).update(vars(fresh))
     return self
+
+
+def _changed(name, part, values):
+    "A model inside, or the arguments of a part, with other values."
+    if isinstance(part, dict):
+        return part | values
+    if not isinstance(part, Model):
+        raise ValueError(f"{name}: expected a model, to set its {', '.join(values)}")
+    return part.__sklearn_clone__().set_params(**values)
 
 # %% ../../nbs/5_learning/10_parameters.ipynb #par-clone
 @patch
