@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..core import check_count, check_pair, check_positive, check_weights
-from ..sinkhorn import cost_matrix
+from ..sinkhorn import cost_matrix, softmin
 
 # %% ../../nbs/7_family/13_growth.ipynb #gro-sweep
 def _damping(reach, eps):
@@ -26,9 +26,7 @@ def _damping(reach, eps):
 
 def _update(C, potential, log_weights, eps, damping):
     "One potential from the other; rows of C are those of the result."
-    if damping == 0:
-        return torch.zeros(len(C)).to(C)
-    return -damping * eps * torch.logsumexp(log_weights + (potential - C) / eps, 1)
+    return damping * softmin(eps, C, potential, log_weights)
 
 # %% ../../nbs/7_family/13_growth.ipynb #gro-plan
 @dataclass(frozen=True)
@@ -37,12 +35,18 @@ class UnbalancedPlan:
 
     x: Tensor  # source points, (n, *shape)
     y: Tensor  # target points, (m, *shape)
-    plan: Tensor  # P, (n, m), float64
+    rows: Tensor  # P_ij / a_i, (n, m), float64; also for points without weight
+    a: Tensor  # weights of x, (n,), float64
     f: Tensor  # potential on x, (n,)
     g: Tensor  # potential on y, (m,)
     eps: float  # temperature, blur²
     n_iter: int  # sweeps at the last temperature
     converged: bool  # did masses change by less than tol in the last sweep?
+
+    @property
+    def plan(self) -> Tensor:
+        "P, (n, m)."
+        return self.a[:, None] * self.rows
 
     @property
     def source_mass(self) -> Tensor:
@@ -56,7 +60,7 @@ class UnbalancedPlan:
 
     def map(self) -> Tensor:
         "Where the mass of each x goes in the mean, (n, *shape)."
-        ends = self.plan @ self.y.flatten(1).double() / self.source_mass[:, None]
+        ends = self.rows @ self.y.flatten(1).double() / self.rows.sum(1, keepdim=True)
         return ends.to(self.x).view_as(self.x)
 
 # %% ../../nbs/7_family/13_growth.ipynb #gro-solve
@@ -87,8 +91,8 @@ def unbalanced_plan(
             f"unbalanced plan: stopped after {k} sweeps, masses still change by more than {tol:g}"
         )
         warnings.warn(said, stacklevel=2)
-    P = (la[:, None] + lb + (f[:, None] + g - C) / eps).exp()
-    return UnbalancedPlan(x, y, P, f, g, eps, k, converged)
+    rows = (lb + (f[:, None] + g - C) / eps).exp()
+    return UnbalancedPlan(x, y, rows, la.exp(), f, g, eps, k, converged)
 
 # %% ../../nbs/7_family/13_growth.ipynb #gro-sweeps
 def _sweeps(C, g, la, lb, eps, first, second, tol, max_iter):
@@ -142,13 +146,12 @@ def unbalanced_velocity(
     tol: float = 1e-9,  # relative change of a mass in a sweep
 ) -> Tensor:  # v, (n, *shape)
     "-1/a_i of the gradient of the unbalanced Sinkhorn divergence (arXiv 1910.12958)."
-    weights = _log_weights(a, x, "a").exp()
     cross = unbalanced_plan(x, y, blur, reach, a, b, tol)
     own = unbalanced_plan(x, x, blur, (reach[0], reach[0]), a, a, tol)
     z = x.flatten(1).double()
-    towards = cross.plan @ y.flatten(1).double() - cross.source_mass[:, None] * z
-    apart = own.plan @ z - own.source_mass[:, None] * z
-    return ((towards - apart) / weights[:, None]).to(x).view_as(x)
+    towards = cross.rows @ y.flatten(1).double() - cross.rows.sum(1, keepdim=True) * z
+    apart = own.rows @ z - own.rows.sum(1, keepdim=True) * z
+    return (towards - apart).to(x).view_as(x)
 
 # %% ../../nbs/7_family/13_growth.ipynb #gro-growth
 def growth(
@@ -160,5 +163,4 @@ def growth(
     reach: float = 0.0,  # of the source, a length: 0 lets its masses go free
 ) -> Tensor:  # descendants of a cell over the mean, (n,), float64
     "Relative growth: the row masses of the semi-relaxed plan over the weights."
-    plan = unbalanced_plan(x, y, blur, (reach, math.inf), a, b)
-    return plan.source_mass / _log_weights(a, x, "a").exp()
+    return unbalanced_plan(x, y, blur, (reach, math.inf), a, b).rows.sum(1)

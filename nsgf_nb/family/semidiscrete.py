@@ -38,10 +38,11 @@ def mass_error(
     source: Sampler,  # the law of x
     seed: int = 0,  # of the fresh points
     batches: int = 8,  # K
-    size: int = 2048,  # points in each
+    size: int = 2048,  # points in each; fewer where the source is a smaller set
 ) -> MassError:
     "χ² of the masses that fresh points of the source give to the target."
     held = plan.b > 0
+    size = min(size, source.num_points or size)
     found = []
     for k in range(batches):
         x, _ = points_and_labels(source, size, make_generator(seed, "masses", k))
@@ -50,6 +51,7 @@ def mass_error(
     inner = (away * plan.b[held]) @ away.T
     off = inner - inner.diag().diag()
     whole = (off.sum() / (batches * (batches - 1))).item()
+    # the jackknife: the same mean without the products of one batch, for each batch
     without = (off.sum() - 2 * off.sum(1)) / ((batches - 1) * (batches - 2))
     spread = (without - without.mean()).square().sum() * (batches - 1) / batches
     return MassError(whole, spread.sqrt().item())
@@ -80,10 +82,11 @@ class SemidiscretePlan:
         for n in _sizes(self.source, len(y)):
             x, _ = points_and_labels(self.source, n, make_generator(seed, "semidiscrete", n))
             self.plan = solve(x.to(y))
-            self.masses = mass_error(self.plan, self.source, seed)
-            if self.masses.upper <= error:
-                return
-        _warn(self, error)
+            self.mass_error = mass_error(self.plan, self.source, seed)
+            if self.mass_error.upper <= error:
+                break
+        else:
+            _warn(self, error)
 
     @property
     def eps(self) -> float:
@@ -103,7 +106,7 @@ def _sizes(source, m):
 
 def _warn(plan, error):
     "Say how far it came."
-    n, upper = len(plan.plan.x), plan.masses.upper
+    n, upper = len(plan.plan.x), plan.mass_error.upper
     said = f"the masses may be wrong by {upper:.2g} with {n} points of the source"
     warnings.warn(f"{said}, error={error:g} was asked for", stacklevel=3)
 
