@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..core import dot
+from ..core import dot, patch
 from .kernel import Kernel
 
 # %% ../../nbs/3_solver/02_dual.ipynb #dul-state
@@ -42,6 +42,18 @@ def start(
     K.absorb(g / eps[:, None], eps)
     return State(K, torch.zeros_like(g))
 
+# %% ../../nbs/3_solver/02_dual.ipynb #dul-other
+@patch
+def between(
+    self: Kernel,
+    x: Tensor,  # other rows, (B, k, d)
+    y: Tensor,  # other columns, (B, l, d)
+    a: Tensor,  # weights of x, (B, k)
+    b: Tensor,  # weights of y, (B, l)
+) -> Kernel:
+    "A kernel of the same kind between other clouds."
+    return Kernel(x, y, a, b, self.slices[0].stop, stored=self.stored)
+
 
 def other_side(
     K: Kernel,  # B problems
@@ -51,7 +63,7 @@ def other_side(
     f: Tensor,  # their potential, in squared units, (B, k)
 ) -> Tensor:  # g, (B, m)
     "The potential of y from one of points x, by one soft-min."
-    back = Kernel(K.y, x, K.b, a, K.slices[0].stop, stored=K.stored)
+    back = K.between(K.y, x, K.b, a)
     back.absorb(f / eps[:, None], eps)
     return (back.phi0 - back.rows(back.weigh(torch.zeros_like(f))).log()) * eps[:, None]
 
