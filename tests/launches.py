@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, field
 
+import torch
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 # operations that only describe memory, besides those that torch calls views
@@ -15,6 +17,19 @@ def masked(arguments):
     return any(getattr(i, "dtype", None) is not None and not i.dtype.is_signed for i in indices)
 
 
+class Lists(TorchFunctionMode):
+    "Calls `seen` for each tensor that becomes a list: on a CPU that is no operation."
+
+    def __init__(self, seen):
+        super().__init__()
+        self.seen = seen
+
+    def __torch_function__(self, function, types, arguments=(), options=None):
+        if function is torch.Tensor.tolist:
+            self.seen()
+        return function(*arguments, **(options or {}))
+
+
 @dataclass
 class Launches(TorchDispatchMode):
     "Counts while it is entered."
@@ -26,6 +41,18 @@ class Launches(TorchDispatchMode):
 
     def __post_init__(self):
         super().__init__()
+        self.lists = Lists(self.read)
+
+    def read(self):
+        self.reads += 1
+
+    def __enter__(self):
+        self.lists.__enter__()
+        return super().__enter__()
+
+    def __exit__(self, *problem):
+        super().__exit__(*problem)
+        self.lists.__exit__(*problem)
 
     def __torch_dispatch__(self, op, types, arguments=(), options=None):
         name = op.overloadpacket.__name__

@@ -25,7 +25,7 @@ GPU = torch.cuda.is_available()
 DEVICE = torch.device("cuda" if GPU else "cpu")
 LOCKED = re.search(r"^triton==(\S+)", (ROOT / "requirements-lock.txt").read_text(), re.M)[1]
 # operations of torch, reads by the host, programs of a cold solve of two problems
-MOST = {"dense": (3470, 79), "triton": (3520, 123, 142)}
+MOST = {"dense": (3410, 65), "triton": (3470, 112, 142)}
 needs_triton = pytest.mark.skipif(find_spec("triton") is None, reason="Triton is not installed")
 
 

@@ -20,7 +20,7 @@ _LEAST = {torch.float32: -45.0, torch.float64: -300.0}  # exponents are cut here
 
 
 _GIVEN = ("x", "y", "a", "b")
-_DERIVED = ("log_b", "dead", "light", "half_x", "half_y")
+_DERIVED = ("log_b", "live", "dead", "light", "half_x", "half_y")
 _ABSORBED = ("eps", "psi0", "phi0")
 
 
@@ -43,9 +43,11 @@ class Kernel:
         self.own = y is x
         self.least = math.exp(_LEAST[x.dtype])  # no entry is less
         self.log_b = b.log()
-        # added to ψ: a column without weight has no mass
-        self.dead = torch.where(b > 0, 0.0, -math.inf).to(b)
-        self.light = (b > 0) & (b * b.shape[1] < 1e-3)  # columns that no sum over all columns shows
+        self.live = b > 0
+        self.dead = torch.where(self.live, 0.0, -math.inf).to(b)  # added to ψ: they hold no mass
+        self.light = self.live & (
+            b * b.shape[1] < 1e-3
+        )  # columns that no sum over all columns shows
         self.some_light = bool(self.light.any())
         self.half_x, self.half_y = x.square().sum(-1) / 2, y.square().sum(-1) / 2
         self.tensors = _GIVEN + _DERIVED + _ABSORBED  # names of those with an axis of problems
