@@ -109,6 +109,19 @@ def test_float64_in_few_dimensions(d):
 
 
 @needs_triton
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_column_that_nobody_sees_has_a_logarithm(dtype):
+    "Its entries are smaller than any number; the stored kernel cuts exponents, a program adds"
+    x, y, a, b, _ = clouds(20, 30, 2, dtype=dtype)
+    y[:, 0] = 100.0
+    K = kernels.TritonKernel(x, y, a, b)
+    K.absorb(torch.zeros_like(b), torch.full_like(b[:, 0], 0.5))
+    t, columns = K.both(K.weigh(torch.zeros_like(b)), lambda t, s: a / t)
+    assert (columns[:, 0] > 0).all() and columns.log().isfinite().all()
+    assert (columns[:, 0] <= 1.01 * K.least).all()
+
+
+@needs_triton
 def test_many_columns_are_shared():
     "Several programs have a part of the columns each; the result is that of one program"
     x, y, a, b, eps = clouds(30, 1100, 2)

@@ -108,7 +108,7 @@ def row_sums(
     OUT: tl.tensor,  # sums, one for each share of the columns, (shares, B, NV, n)
     n: int,  # rows of a problem, a multiple of 64
     m: int,  # columns
-    least: float,  # is added to each entry, in the first of the sums
+    least: tl.constexpr,  # is added to each entry, in the first of the sums
     NV: tl.constexpr,  # right-hand sides, 1 to 3
     D: tl.constexpr,  # coordinates of a point
     STEP: tl.constexpr,  # of a slice of a product; 0: differences
