@@ -26,7 +26,10 @@ DEVICE = torch.device("cuda" if GPU else "cpu")
 LOCKED = re.search(r"^triton==(\S+)", (ROOT / "requirements-lock.txt").read_text(), re.M)[1]
 # operations of torch, reads by the host, programs of a cold solve of two problems
 MOST = {"dense": (3410, 65), "triton": (3470, 112, 142)}
-needs_triton = pytest.mark.skipif(find_spec("triton") is None, reason="Triton is not installed")
+# the interpreter of older versions does not go with today's NumPy
+HERE = find_spec("triton") is not None
+HERE = HERE and (GPU or tuple(map(int, version("triton").split(".")[:2])) >= (3, 9))
+needs_triton = pytest.mark.skipif(not HERE, reason="Triton 3.9 is not installed")
 
 
 @pytest.fixture(autouse=True)
@@ -217,7 +220,7 @@ def test_import_needs_no_triton():
 
 @needs_triton
 @pytest.mark.skipif(
-    find_spec("triton") is not None and version("triton") != LOCKED,
+    HERE and version("triton") != LOCKED,
     reason=f"counts are those of Triton {LOCKED}",
 )
 def test_instructions_for_each_pair():
