@@ -96,6 +96,12 @@ def machine(device, quick):
 # --- agreement with float64 -------------------------------------------------------------------
 
 
+def our_backends(device):
+    "Those that run there; Triton's interpreter takes a CPU's tensors, slowly, for tests only."
+    here = device.type == "cuda" and find_spec("triton")
+    return ("dense", "stream", "triton") if here else ("dense", "stream")
+
+
 def clouds(n, m, d, seed, device, shift=1.0):
     "A normal cloud, and a narrower one beside it."
     g = torch.Generator().manual_seed(seed)
@@ -116,7 +122,7 @@ def agreement(device, quick):
     if device.type == "cuda" and find_spec("flash_sinkhorn"):
         rivals.append("flash")
     # the rivals last: flash-sinkhorn tunes itself for half a minute a shape
-    for backends in (("dense", "stream"), rivals):
+    for backends in (our_backends(device), rivals):
         for n, m, d in sizes[:2] if quick else sizes:
             x, y = clouds(n, m, d, seed=n + d, device=device)
             for r in (0.5, 0.2):
@@ -186,16 +192,15 @@ def limit_of(d, machine_rows):
     return by_products, "TF32 products"
 
 
-def our_pass(x, y, eps, stored):
+def our_pass(x, y, eps, kind):
     "One evaluation of the dual's state (two half iterations) by the kernel of the package."
     from nsgf_nb.solver.dual import start
-    from nsgf_nb.solver.kernel import Kernel, block_rows
+    from nsgf_nb.solver.triton import make_kernel
 
     mid = y.mean(0)
     n, m = len(x), len(y)
     a, b = x.new_full((1, n), 1 / n), x.new_full((1, m), 1 / m)
-    rows = None if stored else block_rows(m)
-    kernel = Kernel((x - mid)[None], (y - mid)[None], a, b, rows, stored)
+    kernel = make_kernel(kind, (x - mid)[None], (y - mid)[None], a, b)
     state = start(kernel, x.new_tensor([eps]), x.new_zeros(1, m))
     return lambda: kernel.both(state.v, lambda t, s: kernel.a[:, s] / t)
 
@@ -248,8 +253,12 @@ def pairs(device, quick):
         for n in (300,) if quick else (1000, 10_000, 50_000):
             x, y, eps = problem(n, d)
             if 12 * n * n < 2**35:
-                yield row(n, d, "stored kernel", seconds_of(our_pass(x, y, eps, True), device) / 2)
-            streamed = our_pass(x, y, eps, False)
+                stored = our_pass(x, y, eps, "dense")
+                yield row(n, d, "stored kernel", seconds_of(stored, device) / 2)
+            if "triton" in our_backends(device):
+                programs = our_pass(x, y, eps, "triton")
+                yield row(n, d, "programs", seconds_of(programs, device, inner=5) / 2)
+            streamed = our_pass(x, y, eps, "stream")
             yield row(n, d, "streamed kernel", seconds_of(streamed, device, repeats=3) / 2)
     if device.type == "cuda" and find_spec("flash_sinkhorn"):
         for n, d in ((10_000, 64), (50_000, 64), (10_000, 2), (50_000, 2), (10_000, 784)):
@@ -272,7 +281,7 @@ def converged(device, quick):
             if n > 10_000 and d > 2:
                 continue
             x, y = clouds(n, n, d, seed=n, device=device)
-            for backend in ("dense", "stream"):
+            for backend in our_backends(device):
                 if backend == "dense" and 12 * n * n > 2**35:
                     continue
                 velocity = SinkhornVelocity(relative_blur=r, backend=backend)

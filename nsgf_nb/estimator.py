@@ -22,8 +22,10 @@ from .caller import exact_arithmetic
 from .core import check_count, check_name, check_positive, patch
 from .solver.kernel import fits_in_memory
 from .solver.problem import Problem, VelocityInfo, prepare, solve_group
+from .solver.triton import kernel_kind, programs_for, triton_runs
 
 # %% ../nbs/3_solver/07_estimator.ipynb #est-info
+_OURS = ("auto", "dense", "stream", "triton")
 _RIVALS = ("flash", "geomloss")
 
 
@@ -38,7 +40,7 @@ class SinkhornVelocity:
         self_term: str = "same",  # "same", "masked" (no diagonal) or "two_batch" (x_self)
         tol: float = 1e-3,  # error of v in units of scale
         max_iter: int = 1000,  # most passes through the kernel
-        backend: str = "auto",  # "auto", "dense", "stream"; to compare "geomloss", "flash"
+        backend: str = "auto",  # "auto", "dense", "stream", "triton"; or "geomloss", "flash"
         chunk: int | None = None,  # rows a block of "stream"; None: blocks of 2²¹ entries
         certify: bool = False,  # float64, and on until the *proved* error is within tol
     ):
@@ -52,7 +54,7 @@ class SinkhornVelocity:
         self.self_term = check_name(self_term, ("same", "masked", "two_batch"), "self_term")
         self.tol = check_positive(tol, "tol")
         self.max_iter = check_count(max_iter, "max_iter")
-        self.backend = check_name(backend, ("auto", "dense", "stream", *_RIVALS), "backend")
+        self.backend = check_name(backend, (*_OURS, *_RIVALS), "backend")
         self.chunk = chunk if chunk is None else check_count(chunk, "chunk")
         self.certify = bool(certify)
         if backend in _RIVALS:
@@ -166,7 +168,7 @@ class _Kind:
     m: int
     shape: tuple  # of a point
     dtype: torch.dtype
-    stored: bool
+    kernel: str
     warm: bool
     number: int | None  # of a problem that is solved alone
 
@@ -174,23 +176,27 @@ class _Kind:
 def _kind(vel, i, p):
     "Of problem i."
     n, m = len(p.x), len(p.y)
-    stored = vel.backend == "dense"
-    if vel.backend == "auto":
-        stored = fits_in_memory(n * m, p.x)
-    alone = p.x.device.type == "cpu" or vel.backend in _RIVALS or not stored
+    kernel = vel.backend
+    if kernel == "auto":
+        fits, gpu = fits_in_memory(n * m, p.x), p.x.is_cuda
+        runs = gpu and triton_runs(p.x.device)
+        kernel = kernel_kind("auto", p.x.shape[1], on_gpu=gpu, fits=fits, triton=runs)
+    if kernel == "triton":
+        programs_for(p.x)
+    alone = p.x.device.type == "cpu" or vel.backend in _RIVALS or kernel == "stream"
     warm = p.init is not None
-    return _Kind(n, m, p.x.shape[1:], p.x.dtype, stored, warm, i if alone else None)
+    return _Kind(n, m, p.x.shape[1:], p.x.dtype, kernel, warm, i if alone else None)
 
 
 def _groups(vel, problems):
-    "Numbers of problems that are solved at once, and whether their kernels are stored."
+    "Numbers of problems that are solved at once, and the kind of their kernels."
     kinds = {}
     for i, p in enumerate(problems):
         kinds.setdefault(_kind(vel, i, p), []).append(i)
     for kind, index in kinds.items():
         size = max(1, 2**27 // (kind.n * kind.m))
         for k in range(0, len(index), size):
-            yield index[k : k + size], kind.stored
+            yield index[k : k + size], kind.kernel
 
 # %% ../nbs/3_solver/07_estimator.ipynb #est-one
 def _out_of_memory(e):
@@ -221,25 +227,25 @@ def takes_compiled(
     return fast is not None and fast.takes(vel, p)
 
 
-def _solved(vel, group, stored):
+def _solved(vel, group, kernel):
     "v (n, d) and its VelocityInfo, for each problem."
     if vel.backend in _RIVALS:
         return [_samples_loss(vel, group[0])]
     try:
-        if takes_compiled(vel, group[0], stored):
+        if takes_compiled(vel, group[0], kernel == "dense"):
             return [compiled_module("solver.fast").solve_one(vel, group[0])]
-        return solve_group(vel, group, stored)
+        return solve_group(vel, group, kernel)
     except (RuntimeError, MemoryError) as e:
-        if not stored or not _out_of_memory(e):
+        if kernel != "dense" or not _out_of_memory(e):
             raise
-    return [solve_group(vel, [p], stored=False)[0] for p in group]
+    return [solve_group(vel, [p], "stream")[0] for p in group]
 
 # %% ../nbs/3_solver/07_estimator.ipynb #est-threads
 def _side_by_side(vel, problems, groups):
     "How many groups are solved at a time."
-    index, stored = groups[0]
+    index, kernel = groups[0]
     p = problems[index[0]]
-    if len(groups) == 1 or p.x.shape[1] > 8 or not takes_compiled(vel, p, stored):
+    if len(groups) == 1 or p.x.shape[1] > 8 or not takes_compiled(vel, p, kernel == "dense"):
         return 1
     return min(len(groups), torch.get_num_threads())
 

@@ -11,7 +11,15 @@ from torch import Tensor
 
 from ..core import dot
 from .bound import largest_cost, width
-from .dual import State, advance, other_side, recentre, start, sweep_direction
+from nsgf_nb.solver.dual import (
+    State,
+    advance,
+    drifted,
+    other_side,
+    recentre,
+    start,
+    sweep_direction,
+)
 from .kernel import Kernel
 
 # %% ../../nbs/3_solver/04_annealing.ipynb #sol-anneal-plumb
@@ -27,10 +35,17 @@ def _unsettled(K, st):
 def _settled(K, st):
     "Climb at one temperature, 100 passes at most."
     used = torch.zeros_like(st.dual)
-    while (alive := _unsettled(K, st) & (used < 100)).any():
+    alive = _unsettled(K, st)
+    going = alive.any()
+    while going:
         move = advance(K, st, alive)
-        used = used + move.used * alive
-        st = recentre(K, move.st)
+        used, st = used + move.used * alive, move.st
+        alive = _unsettled(K, st) & (used < 100)
+        far, going = torch.stack([drifted(st), alive.any()]).tolist()  # read at once
+        if far:
+            st = recentre(K, st)
+            alive = _unsettled(K, st) & (used < 100)
+            going = alive.any()
     return st
 
 

@@ -33,7 +33,7 @@ def diameter(
     K: Kernel,  # B problems
 ) -> Tensor:  # (B,)
     "Of the points of y with weight."
-    return extent(K.y, K.b > 0)
+    return extent(K.y, K.live)
 
 
 def _largest(z, weight):
@@ -58,7 +58,7 @@ def width(
     psi: Tensor,  # potentials in units of eps, (B, m)
 ) -> Tensor:  # (B,)
     "Largest less smallest potential of the columns with weight."
-    live = K.b > 0
+    live = K.live
     return torch.where(live, psi, -math.inf).amax(-1) - torch.where(live, psi, math.inf).amin(-1)
 
 

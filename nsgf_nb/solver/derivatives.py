@@ -16,8 +16,9 @@ from torch import Tensor
 from ..core import dot
 from .annealing import cold_start
 from .dual import State, start
-from .kernel import Kernel, block_rows, fits_in_memory
+from .kernel import Kernel, fits_in_memory
 from .solve import marginal_error, solve, solve_self, spread
+from .triton import kernel_kind, make_kernel, triton_runs
 
 # %% ../../nbs/3_solver/09_derivatives.ipynb #dif-first
 @dataclass
@@ -67,10 +68,12 @@ def debias(
 
 # %% ../../nbs/3_solver/09_derivatives.ipynb #dif-terms
 def _kernel(x, y, a, b):
-    "Stored where costs and kernel fit into the memory that is free, else in blocks of rows."
-    n, m = x.shape[1], y.shape[1]
-    stored = fits_in_memory(len(x) * n * m, x)
-    return Kernel(x, y, a, b, None if stored else block_rows(m), stored=stored)
+    "Stored where costs and kernel fit into the memory that is free, else made anew in each pass."
+    B, n, d = x.shape
+    fits = fits_in_memory(B * n * y.shape[1], x)
+    runs = x.is_cuda and triton_runs(x.device)
+    kind = kernel_kind("auto", d, on_gpu=x.is_cuda, fits=fits, triton=runs)
+    return make_kernel(kind, x, y, a, b)
 
 
 @dataclass

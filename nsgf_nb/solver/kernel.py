@@ -19,6 +19,11 @@ from ..core import patch
 _LEAST = {torch.float32: -45.0, torch.float64: -300.0}  # exponents are cut here
 
 
+_GIVEN = ("x", "y", "a", "b")
+_DERIVED = ("log_b", "live", "dead", "light", "half_x", "half_y")
+_ABSORBED = ("eps", "psi0", "phi0")
+
+
 class Kernel:
     "b exp(φ⁰ + ψ⁰ - C/ε) of B problems, rows with maximum 1, stored or in blocks of rows."
 
@@ -38,18 +43,20 @@ class Kernel:
         self.own = y is x
         self.least = math.exp(_LEAST[x.dtype])  # no entry is less
         self.log_b = b.log()
-        # added to ψ: a column without weight has no mass
-        self.dead = torch.where(b > 0, 0.0, -math.inf).to(b)
-        self.light = (b > 0) & (b * b.shape[1] < 1e-3)  # columns that no sum over all columns shows
+        self.live = b > 0
+        self.dead = torch.where(self.live, 0.0, -math.inf).to(b)  # added to ψ: they hold no mass
+        self.light = self.live & (
+            b * b.shape[1] < 1e-3
+        )  # columns that no sum over all columns shows
         self.some_light = bool(self.light.any())
+        self.half_x, self.half_y = x.square().sum(-1) / 2, y.square().sum(-1) / 2
+        self.tensors = _GIVEN + _DERIVED + _ABSORBED  # names of those with an axis of problems
         n = x.shape[1]
         size = chunk or n
         self.slices = [slice(i, min(n, i + size)) for i in range(0, n, size)]
-        self.half_x, self.half_y = x.square().sum(-1) / 2, y.square().sum(-1) / 2
+        self._room = None  # of one block that is filled again and again
         if stored:
             self._store_costs()
-        else:  # one block, filled again and again
-            self._room = x.new_empty(len(x), self.slices[0].stop, y.shape[1])
 
 # %% ../../nbs/3_solver/01_kernel.ipynb #krn-factors
 @patch
@@ -94,6 +101,8 @@ def _exponents(self: Kernel, i, s, phi):
 @patch
 def _put_columns_in_factors(self: Kernel):
     "Factors of ψ⁰ + log b - C/ε, for blocks that are not stored."
+    if self._room is None:
+        self._room = self.x.new_empty(len(self.x), self.slices[0].stop, self.b.shape[1])
     e = self.eps[:, None]
     columns = self.psi0 + self.log_b
     scaled = self.x / e[..., None]
@@ -212,16 +221,11 @@ def back(
     return out
 
 # %% ../../nbs/3_solver/01_kernel.ipynb #krn-take
-_GIVEN = ("x", "y", "a", "b")
-_DERIVED = ("log_b", "dead", "light", "half_x", "half_y")
-_ABSORBED = ("eps", "psi0", "phi0")
-
-
 @patch
 def take(self: Kernel, keep: Tensor) -> Kernel:  # (B,), bool
     "The problems to keep."
     new = copy.copy(self)
-    for name in _GIVEN + _DERIVED + _ABSORBED:
+    for name in self.tensors:
         setattr(new, name, getattr(self, name)[keep])
     if self.stored:
         new.minus_cost = [C[keep] for C in self.minus_cost]

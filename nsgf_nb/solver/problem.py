@@ -15,7 +15,6 @@ from torch import Tensor
 from ..core import check_pair, check_positive, dot, patch
 from .annealing import cold_start, warm_start
 from .dual import other_side, start
-from .kernel import Kernel, block_rows
 from nsgf_nb.solver.solve import (
     bounded_error,
     estimated_error,
@@ -24,6 +23,7 @@ from nsgf_nb.solver.solve import (
     solve_self,
     spread,
 )
+from .triton import make_kernel
 from ..transport.entropic import Potentials
 from ..transport.scale import inner_length, weights_of
 
@@ -216,11 +216,6 @@ def _rule(vel):
     return bounded_error if vel.certify else estimated_error
 
 
-def _kernel(vel, x, y, a, b, stored, masked=False):
-    rows = None if stored else vel.chunk or block_rows(y.shape[1])
-    return Kernel(x, y, a, b, rows, stored=stored, masked=masked)
-
-
 def _tolerance(vel, s, move, size):
     "tol in the unit of the problem, (B,), from the move T - x."
     rms = dot(s.a, move.square().sum(-1)).sqrt()
@@ -248,16 +243,17 @@ class _SelfTerm:
     same: Tensor  # diagonal mass, (B,)
 
 
-def _self_term(vel, group, s, tol, stored):
+def _self_term(vel, group, s, tol, kind):
     if vel.self_term == "same":
-        K = _kernel(vel, s.x, s.x, s.a, s.a, stored)
+        K = make_kernel(kind, s.x, s.x, s.a, s.a, vel.chunk)
         own = solve_self(K, s.eps, tol, proved=vel.certify)
         return _SelfTerm(own.T, own.err, own.bound, own.same)
     if vel.self_term == "masked":
-        K = _kernel(vel, s.x, s.x, s.a, s.a, stored, masked=True)
+        K = make_kernel(kind, s.x, s.x, s.a, s.a, vel.chunk, masked=True)
     else:
         z = torch.stack([p.other for p in group])
-        K = _kernel(vel, s.x, z, s.a, torch.full_like(z[..., 0], 1 / z.shape[1]), stored)
+        b = torch.full_like(z[..., 0], 1 / z.shape[1])
+        K = make_kernel(kind, s.x, z, s.a, b, vel.chunk)
     own = solve(K, cold_start(K, s.eps), tol, vel.max_iter, _rule(vel))
     return _SelfTerm(own.T, own.err, own.bound, torch.zeros_like(s.eps))
 
@@ -299,21 +295,21 @@ def information(
 def solve_group(
     vel: object,  # settings: has self_term, tol, max_iter, chunk and certify
     group: list[Problem],  # of one shape and precision
-    stored: bool,  # keep the kernels
+    kind: str,  # of kernel: "dense", "stream" or "triton"
 ) -> list[tuple[Tensor, VelocityInfo]]:  # v (n, d) and what it knows, for each
     "Solve problems together, each to its own convergence, in float64 where float32 does not do."
-    solved = _solve_group(vel, group, stored)
+    solved = _solve_group(vel, group, kind)
     for i, p in enumerate(group):
         _, info = solved[i]
         if not info.converged and p.x.dtype != p.middle.dtype:  # there is a finer one
             better = replace(double(p), init=info.potentials)
-            solved[i] = _solve_group(vel, [better], stored)[0]
+            solved[i] = _solve_group(vel, [better], kind)[0]
     return solved
 
 
-def _solve_group(vel, group, stored):
+def _solve_group(vel, group, kind):
     s = stack(group)
-    K = _kernel(vel, s.x, s.y, s.a, s.b, stored)
+    K = make_kernel(kind, s.x, s.y, s.a, s.b, vel.chunk)
     st = _first(K, s.eps, group)
     size = spread(s.x, s.a) + spread(s.y, s.b)
     first = K.mean(st.v, project(s.y), st.t) - project(s.x)
@@ -321,10 +317,10 @@ def _solve_group(vel, group, stored):
     fine = tol < 5e-7 * size  # finer than the rounding of T in float32
     if s.x.dtype != group[0].middle.dtype and fine.any():
         better = [double(p) if f else p for p, f in zip(group, fine.tolist())]
-        return [_solve_group(vel, [p], stored)[0] for p in better]
+        return [_solve_group(vel, [p], kind)[0] for p in better]
     cross, tol = _cross_term(vel, K, st, s, tol, size)
     del K, st  # two kernels at once may not fit
-    own = _self_term(vel, group, s, tol, stored)
+    own = _self_term(vel, group, s, tol, kind)
     v = cross.T - own.T
     known = _known(vel, group, cross, own, tol, size)
     rows = torch.stack([column.to(known["err_v"]) for column in known.values()], 1).tolist()

@@ -38,7 +38,7 @@ class Solution:
 # %% ../../nbs/3_solver/05_solve.ipynb #sol-solution
 def _mean_entropy(K, st, T, phi, psi):
     "Of the rows of the plan under a, (B,); at most log m, also where exponents were cut."
-    eps, live = K.eps[:, None], K.b > 0
+    eps, live = K.eps[:, None], K.live
     rows = phi + (dot(K.x, T) - K.half_x) / eps
     columns = torch.where(live, psi + K.log_b - K.half_y / eps, 0.0)
     entropy = -dot(K.a, rows) - dot(st.c, columns)
@@ -55,7 +55,7 @@ def solution(
     T = K.mean(st.v, K.y, st.t)
     phi, psi = K.phi0 + st.phi, K.psi0 + st.psi
     f, g = phi * K.eps[:, None], psi * K.eps[:, None]
-    live = K.b > 0
+    live = K.live
     if not live.all():
         g = torch.where(live, g, other_side(K, K.eps, K.x, K.a, f))
     return Solution(
