@@ -23,6 +23,7 @@ PUBLIC = {
     "matching.interpolants": ("OneStep", "Interpolant", "DDIM", "DDPM"),
     "family.plan": ("EntropicPlan", "self_score"),
     "family.generator": ("SinkhornGenerator",),
+    "family.neural_plan": ("NeuralPlan", "langevin"),
     "sets.snapshots": ("snapshots",),
     "family.trajectory": ("Trajectory", "leave_one_out"),
     "distances": ("gate", "mmd", "w2", "w2_floor"),

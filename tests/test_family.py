@@ -20,6 +20,7 @@ FEW = dict(iterations=3, batch_size=8)
 SMALL = {name: FEW for name in MEMBERS}
 SMALL["nsgf"] = FEW | POOL
 SMALL["generator"] = FEW | dict(cloud=16, reuse=3)  # a fit stopped after two goes on in a cloud
+SMALL["neural-plan"] = FEW | dict(bank=40)
 SMALL["nsgf++"] = dict(sinkhorn=FEW | POOL, straight=FEW)
 
 
