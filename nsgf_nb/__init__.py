@@ -27,6 +27,7 @@ PUBLIC = {
     "family.dsbm": ("DSBM",),
     "family.semidiscrete": ("SemidiscretePlan",),
     "family.growth": ("UnbalancedPlan", "growth", "unbalanced_plan", "unbalanced_velocity"),
+    "family.neural_plan": ("NeuralPlan", "langevin"),
     "sets.snapshots": ("snapshots",),
     "family.trajectory": ("Trajectory", "leave_one_out"),
     "scikit": ("FlowEstimator",),

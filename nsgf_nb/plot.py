@@ -128,7 +128,7 @@ def loss_curve(
     history: Mapping | Sequence,  # lists or rows: step, loss, val, floor (may be absent or None)
     ax: Any = None,  # Axes to draw into; None: a new figure
 ) -> Any:  # Figure
-    "The loss, on held-out rows too, beside its floor; logarithmic."
+    "The loss, on held-out rows too, beside its floor; logarithmic where all are positive."
     rows = list(history)
     if isinstance(history, Mapping):
         rows = [dict(zip(history, values)) for values in zip(*history.values())]
@@ -139,7 +139,8 @@ def loss_curve(
         known = _known(rows, key)
         if known:
             curves[name] = known
-    fig = lines(curves, "step", "loss", "y", ax)
+    positive = all(v > 0 for _, values in curves.values() for v in values)
+    fig = lines(curves, "step", "loss", "y" if positive else "", ax)
     for line in (ax or fig.axes[0]).get_lines():
         line.set(marker="", linestyle="--" if line.get_label() == "floor" else "-")
     return fig

@@ -22,6 +22,7 @@ SMALL["nsgf"] = FEW | POOL
 SMALL["generator"] = FEW | dict(cloud=16, reuse=3)  # a fit stopped after two goes on in a cloud
 SMALL["bridge"] = FEW | dict(cloud=16, reuse=2)
 SMALL["dsbm"] = dict(bridge=FEW | dict(num_steps=2), rounds=1)
+SMALL["neural-plan"] = FEW | dict(bank=40)
 SMALL["nsgf++"] = dict(sinkhorn=FEW | POOL, straight=FEW)
 
 

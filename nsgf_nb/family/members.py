@@ -80,6 +80,12 @@ MEMBERS |= {
         "1",
         "one call, connected targets",
     ),
+    "neural-plan": Member(
+        "NeuralPlan",
+        "the two potentials of an entropic plan",
+        "1–100",
+        "samples of y given x in many dimensions",
+    ),
 }
 
 # %% ../../nbs/7_family/01_map.ipynb #map-noisy

@@ -14,12 +14,12 @@ from torch import nn
 from ..core import check_name
 
 # %% ../../nbs/5_learning/03_networks.ipynb #prs-kinds
-_KINDS = dict(MLP="nets", UNet="unet")  # kind of network: its module
+_KINDS = dict(MLP="learning.nets", UNet="learning.unet", PotentialPair="family.neural_plan")
 
 
 def _network_class(kind):
     "The class, imported now."
-    return getattr(import_module(f"nsgf_nb.learning.{_KINDS[kind]}"), kind)
+    return getattr(import_module(f"nsgf_nb.{_KINDS[kind]}"), kind)
 
 # %% ../../nbs/5_learning/03_networks.ipynb #prs-preset
 PRESETS = dict(
@@ -46,7 +46,7 @@ def preset_unet(
     return _network_class("UNet")(**preset | changes)
 
 # %% ../../nbs/5_learning/03_networks.ipynb #prs-make
-NETWORKS = (*PRESETS, "mlp")
+NETWORKS = (*PRESETS, "mlp", "potentials")
 
 
 def make_network(
@@ -61,6 +61,8 @@ def make_network(
     if network == "mlp":
         size = dict() if math.prod(shape) <= 16 else dict(hidden=512, layers=4)
         return _network_class("MLP")(shape, **size)
+    if network == "potentials":
+        return _network_class("PotentialPair")(shape)
     patch = PRESETS[check_name(network, NETWORKS, "network")].get("patch_size", 1)
     if any(s % patch for s in shape[1:]):
         patch = 1
@@ -126,7 +128,7 @@ def network_from(
     kind = config.pop("kind", "MLP")
     if kind not in _KINDS:
         raise ValueError(
-            f"network: expected {' or '.join(_KINDS)}, got {kind!r}: "
+            f"network: expected one of {', '.join(_KINDS)}, got {kind!r}: "
             "written by another version of nsgf_nb"
         )
     return _network_class(kind)(**config)
