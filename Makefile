@@ -69,6 +69,7 @@ readme: $(INSTALLED)  ## README.md from nbs/index.ipynb
 export: $(INSTALLED)  ## notebooks cleaned, nsgf_nb/ and README.md written from them
 	$(BIN)/nbdev_clean
 	$(BIN)/nbdev_export
+	$(BIN)/python tools/docstrings.py
 	$(BIN)/python tools/readme.py
 	$(BIN)/python tools/sidebar.py
 

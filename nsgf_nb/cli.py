@@ -201,7 +201,18 @@ def _run(args):
 def main(
     argv: list[str] | None = None,  # the words after `nsgf`; None: those of the process
 ) -> int:  # exit code
-    "The command `nsgf`."
+    """The command `nsgf`.
+
+    Parameters
+    ----------
+    argv : list[str] | None, default None
+        the words after `nsgf`; None: those of the process
+
+    Returns
+    -------
+    int
+        exit code
+    """
     if "torch" not in sys.modules:
         os.environ.setdefault("GOMP_SPINCOUNT", "2000")
     for stream in (sys.stdout, sys.stderr):

@@ -17,7 +17,17 @@ from .sets.own import as_points
 
 # %% ../nbs/9_workshop/16_scikit.ipynb #sk-class
 class FlowEstimator(TransformerMixin, BaseEstimator):
-    "A model of this package as an estimator of scikit-learn."
+    """A model of this package as an estimator of scikit-learn.
+
+    Parameters
+    ----------
+    model : Model
+        not fitted; its settings are model__name
+    source : object, default None
+        whatever get_sampler takes; None: the usual normal one
+    seed : int, default 0
+        of the fit and of samples
+    """
 
     def __init__(
         self,
@@ -32,7 +42,15 @@ class FlowEstimator(TransformerMixin, BaseEstimator):
         X: object,  # points of the target, (n, *shape), in any form
         y: object = None,  # not looked at
     ):  # self
-        "Fit a copy of the model to points."
+        """Fit a copy of the model to points.
+
+        Parameters
+        ----------
+        X : object
+            points of the target, (n, *shape), in any form
+        y : object, default None
+            not looked at
+        """
         points = as_points(X, "X")
         self.model_ = clone(self.model)
         self.model_.fit(points, self.source, seed=self.seed, progress=False)
@@ -43,7 +61,18 @@ class FlowEstimator(TransformerMixin, BaseEstimator):
         self,
         n_samples: int = 1,  # number of samples
     ) -> np.ndarray:  # (n_samples, *shape), float32
-        "New samples, the same at each call."
+        """New samples, the same at each call.
+
+        Parameters
+        ----------
+        n_samples : int, default 1
+            number of samples
+
+        Returns
+        -------
+        np.ndarray
+            (n_samples, *shape), float32
+        """
         check_is_fitted(self, "model_")
         n = check_count(n_samples, "n_samples")
         return self.model_.sample(n, seed=self.seed).cpu().numpy()
@@ -52,7 +81,18 @@ class FlowEstimator(TransformerMixin, BaseEstimator):
         self,
         X: object,  # points of the source, (n, *shape), in any form
     ) -> np.ndarray:  # (n, *shape), float32
-        "Carry points of the source to the target."
+        """Carry points of the source to the target.
+
+        Parameters
+        ----------
+        X : object
+            points of the source, (n, *shape), in any form
+
+        Returns
+        -------
+        np.ndarray
+            (n, *shape), float32
+        """
         check_is_fitted(self, "model_")
         return np.asarray(self.model_.transform(as_points(X, "X")).cpu())
 
@@ -63,7 +103,20 @@ def score(
     X: object,  # points that the fit has not seen, (n, *shape)
     y: object = None,  # not looked at
 ) -> float:  # at most 0, in the units of X to the power ½
-    "Minus the energy distance between samples and these points."
+    """Minus the energy distance between samples and these points.
+
+    Parameters
+    ----------
+    X : object
+        points that the fit has not seen, (n, *shape)
+    y : object, default None
+        not looked at
+
+    Returns
+    -------
+    float
+        at most 0, in the units of X to the power ½
+    """
     check_is_fitted(self, "model_")
     points = as_points(X, "X")
     samples = self.model_.sample(len(points), seed=self.seed).cpu()

@@ -8,6 +8,7 @@ import inspect
 import re
 import textwrap
 
+from docstrings import SECTION
 from fastcore.docments import docments
 from nbdev.config import get_config
 from nbdev.process import Processor
@@ -123,7 +124,7 @@ class ParameterTable(BasicMarkdownRenderer):
         super().__init__(*args, **kw)
         if self.sig:
             self.dm = Signature(self.nm, self.sig)
-        self.docs = tex(self.docs)
+        self.docs = tex(SECTION.sub("", self.docs))  # the table tells of the parameters
 
     def heading(self):
         "What nbdev shows: a link to the source, the name, the signature and the docstring"

@@ -140,9 +140,10 @@ def exported(copy):
     for p in (copy / "nsgf_nb").rglob("*.py"):
         if p != copy / "nsgf_nb/__init__.py":
             p.unlink()
-    rc, _, text = run("nbdev_export", cwd=copy)
-    if rc:
-        return [text]
+    for command in (["nbdev_export"], [sys.executable, "tools/docstrings.py", "nsgf_nb"]):
+        rc, _, text = run(*command, cwd=copy)
+        if rc:
+            return [text]
     stale, gone = "stale, run `make export`", "no notebook exports it, delete it"
     names = changed(copy, "nsgf_nb", "*.py")
     return [f"{n}: {stale if (copy / n).exists() else gone}" for n in names]

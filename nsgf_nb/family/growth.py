@@ -31,7 +31,29 @@ def _update(C, potential, log_weights, eps, damping):
 # %% ../../nbs/7_family/15_growth.ipynb #gro-plan
 @dataclass(frozen=True)
 class UnbalancedPlan:
-    "A plan whose marginals may differ from the weights of its ends."
+    """A plan whose marginals may differ from the weights of its ends.
+
+    Parameters
+    ----------
+    x : Tensor
+        source points, (n, *shape)
+    y : Tensor
+        target points, (m, *shape)
+    rows : Tensor
+        P_ij / a_i, (n, m), float64; also for points without weight
+    a : Tensor
+        weights of x, (n,), float64
+    f : Tensor
+        potential on x, (n,)
+    g : Tensor
+        potential on y, (m,)
+    eps : float
+        temperature, blur²
+    n_iter : int
+        sweeps at the last temperature
+    converged : bool
+        did masses change by less than tol in the last sweep?
+    """
 
     x: Tensor  # source points, (n, *shape)
     y: Tensor  # target points, (m, *shape)
@@ -74,7 +96,31 @@ def unbalanced_plan(
     tol: float = 1e-9,  # relative change of a mass in a sweep
     max_iter: int = 5000,  # most sweeps at the last temperature
 ) -> UnbalancedPlan:
-    "Entropic transport with soft marginals (arXiv 1607.05816), in float64."
+    """Entropic transport with soft marginals (arXiv 1607.05816), in float64.
+
+    Parameters
+    ----------
+    x : Tensor
+        points, (n, *shape)
+    y : Tensor
+        points, (m, *shape)
+    blur : float
+        length, eps = blur²
+    reach : tuple[float, float]
+        of source and target, lengths: ρ = reach²; 0: free, inf: kept
+    a : Tensor | None, default None
+        weights of x, (n,); None: 1/n each
+    b : Tensor | None, default None
+        weights of y, (m,); None: 1/m each
+    tol : float, default 1e-09
+        relative change of a mass in a sweep
+    max_iter : int, default 5000
+        most sweeps at the last temperature
+
+    Returns
+    -------
+    UnbalancedPlan
+    """
     first, second = _check_reach(reach)
     check_pair(x, y)
     eps = check_positive(blur, "blur") ** 2
@@ -145,7 +191,30 @@ def unbalanced_velocity(
     b: Tensor | None = None,  # weights of y, (m,); None: 1/m each
     tol: float = 1e-9,  # relative change of a mass in a sweep
 ) -> Tensor:  # v, (n, *shape)
-    "-1/a_i of the gradient of the unbalanced Sinkhorn divergence (arXiv 1910.12958)."
+    """-1/a_i of the gradient of the unbalanced Sinkhorn divergence (arXiv 1910.12958).
+
+    Parameters
+    ----------
+    x : Tensor
+        moving points, (n, *shape)
+    y : Tensor
+        target points, (m, *shape)
+    blur : float
+        length, eps = blur²
+    reach : tuple[float, float]
+        of x and of y, lengths
+    a : Tensor | None, default None
+        weights of x, (n,); None: 1/n each
+    b : Tensor | None, default None
+        weights of y, (m,); None: 1/m each
+    tol : float, default 1e-09
+        relative change of a mass in a sweep
+
+    Returns
+    -------
+    Tensor
+        v, (n, *shape)
+    """
     cross = unbalanced_plan(x, y, blur, reach, a, b, tol)
     own = unbalanced_plan(x, x, blur, (reach[0], reach[0]), a, a, tol)
     z = x.flatten(1).double()
@@ -162,5 +231,26 @@ def growth(
     b: Tensor | None = None,  # weights of y, (m,); None: 1/m each
     reach: float = 0.0,  # of the source, a length: 0 lets its masses go free
 ) -> Tensor:  # descendants of a cell over the mean, (n,), float64
-    "Relative growth: the row masses of the semi-relaxed plan over the weights."
+    """Relative growth: the row masses of the semi-relaxed plan over the weights.
+
+    Parameters
+    ----------
+    x : Tensor
+        cells at the earlier time, (n, *shape)
+    y : Tensor
+        cells at the later time, (m, *shape)
+    blur : float
+        length: how far descendants spread
+    a : Tensor | None, default None
+        weights of x, (n,); None: 1/n each
+    b : Tensor | None, default None
+        weights of y, (m,); None: 1/m each
+    reach : float, default 0.0
+        of the source, a length: 0 lets its masses go free
+
+    Returns
+    -------
+    Tensor
+        descendants of a cell over the mean, (n,), float64
+    """
     return unbalanced_plan(x, y, blur, (reach, math.inf), a, b).rows.sum(1)

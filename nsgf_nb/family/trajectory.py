@@ -39,7 +39,19 @@ def _own_speed(flow, z, s):
 
 # %% ../../nbs/7_family/13_trajectory.ipynb #trj-field
 class PathField(nn.Module):
-    "dx/dτ at any time between the first and the last, in the units of the data."
+    """dx/dτ at any time between the first and the last, in the units of the data.
+
+    Parameters
+    ----------
+    flows : Sequence[Flow]
+        fitted, one between each two times
+    times : Sequence[float]
+        rising, one more than flows
+    mean : Tensor
+        where the flows have their 0, (*shape)
+    scale : Tensor
+        what the flows call 1, (*shape)
+    """
 
     def __init__(
         self,
@@ -59,7 +71,20 @@ class PathField(nn.Module):
         x: Tensor,  # positions, (n, *shape)
         t: Tensor | float,  # time, one or (n,)
     ) -> Tensor:  # dx/dτ, (n, *shape)
-        "The velocity."
+        """The velocity.
+
+        Parameters
+        ----------
+        x : Tensor
+            positions, (n, *shape)
+        t : Tensor | float
+            time, one or (n,)
+
+        Returns
+        -------
+        Tensor
+            dx/dτ, (n, *shape)
+        """
         t = torch.as_tensor(t, dtype=torch.float64).cpu().expand(len(x)).contiguous()
         _check_between(t, self.times)
         knots = torch.tensor(self.times, dtype=torch.float64)
@@ -87,7 +112,15 @@ USUAL = dict(method="ot-cfm")
 
 
 class Trajectory(Chain):
-    "A population at several times: a flow between each two (as in arXiv 2002.04461)."
+    """A population at several times: a flow between each two (as in arXiv 2002.04461).
+
+    Parameters
+    ----------
+    flow : Flow | dict, default USUAL
+        to copy; or its method and its arguments
+    device : str | None, default None
+        None: CUDA where there is one, or that of the flow
+    """
 
     def __init__(
         self,
@@ -176,7 +209,19 @@ def link(
     name: str,  # of the flow
     ends: Ends,  # of the whole
 ) -> Ends:
-    "A flow begins at one snapshot and ends at the next."
+    """A flow begins at one snapshot and ends at the next.
+
+    Parameters
+    ----------
+    name : str
+        of the flow
+    ends : Ends
+        of the whole
+
+    Returns
+    -------
+    Ends
+    """
     return self.links[name]
 
 
@@ -186,7 +231,15 @@ def finish(
     ends: Ends | None,  # of the whole
     run: Fit | None,  # seed, folder, callbacks
 ) -> None:
-    "The velocity at all times."
+    """The velocity at all times.
+
+    Parameters
+    ----------
+    ends : Ends | None
+        of the whole
+    run : Fit | None
+        seed, folder, callbacks
+    """
     self.velocity = PathField(self.flows, self.times, self.mean, self.scale).to(self.device)
 
 # %% ../../nbs/7_family/13_trajectory.ipynb #trj-fit
@@ -202,7 +255,28 @@ def fit(
     callbacks: Sequence[Callable] = (),  # called with a row of the history
     progress: bool = True,  # progress bars
 ) -> Trajectory:  # self
-    "Learn a flow between each two neighbouring times."
+    """Learn a flow between each two neighbouring times.
+
+    Parameters
+    ----------
+    data : Mapping
+        time -> whatever get_sampler takes; or Snapshots
+    seed : int | None, default None
+        of everything; None: from the operating system
+    workdir : str | Path | None, default None
+        folder for the state of an unfinished fit
+    resume : bool, default False
+        go on with what is in workdir
+    callbacks : Sequence[Callable], default ()
+        called with a row of the history
+    progress : bool, default True
+        progress bars
+
+    Returns
+    -------
+    Trajectory
+        self
+    """
     raw, standard = _opened(data)
     run = Fit.checked(seed, workdir, resume, callbacks, progress)
     first, *_, last = raw.values()
@@ -270,7 +344,32 @@ def sample(
     seed: int | None = None,  # of the start; None: from the operating system
     batch_size: int | None = None,  # points at a time; None: chunk_size
 ) -> Tensor:  # (n, *shape), or (number of times, n, *shape) for several
-    "The population at some times, each point on its own path. Samples carry no gradients."
+    """The population at some times, each point on its own path. Samples carry no gradients.
+
+    Parameters
+    ----------
+    n : int | None, default None
+        number of samples, drawn from the snapshot at the start
+    x0 : Tensor | None, default None
+        or points to start from, (n, *shape)
+    times : float | Sequence[float] | None, default None
+        one or several; None: the last
+    start : float | None, default None
+        a time of the fit at which points start; None: the first
+    num_steps : int | None, default None
+        steps of each flow; None: as trained
+    solver : str, default 'euler'
+        "euler", "midpoint" or "heun"
+    seed : int | None, default None
+        of the start; None: from the operating system
+    batch_size : int | None, default None
+        points at a time; None: chunk_size
+
+    Returns
+    -------
+    Tensor
+        (n, *shape), or (number of times, n, *shape) for several
+    """
     if self.velocity is None:
         raise ValueError("sample: the trajectory is not fitted, call fit or load first")
     k = _place_of(start, self.times)
@@ -327,7 +426,17 @@ def restore(
     tensors: dict[str, Tensor],  # what `contents` gave
     facts: dict,  # likewise
 ) -> None:
-    "Take back what `contents` gave; raises ValueError where it does not fit."
+    """Take back what `contents` gave; raises ValueError where it does not fit.
+
+    Parameters
+    ----------
+    path : Path
+        of the file, for messages
+    tensors : dict[str, Tensor]
+        what `contents` gave
+    facts : dict
+        likewise
+    """
     _restore(self, path, tensors, facts)
 
 # %% ../../nbs/7_family/13_trajectory.ipynb #trj-restore
@@ -363,7 +472,17 @@ from ..straight import assign
 # %% ../../nbs/7_family/14_left_out.ipynb #lft-scores
 @dataclass(frozen=True)
 class LeftOut:
-    "How well a time is predicted by a fit without it."
+    """How well a time is predicted by a fit without it.
+
+    Parameters
+    ----------
+    time : float
+        that was left out
+    n : int
+        points per distance
+    scores : dict[str, list[float]]
+        W2 of each draw: "model", "floor", "nearest", "line"
+    """
 
     time: float  # that was left out
     n: int  # points per distance
@@ -373,7 +492,17 @@ class LeftOut:
         self,
         name: str,  # of a score
     ) -> float:
-        "Mean over the draws."
+        """Mean over the draws.
+
+        Parameters
+        ----------
+        name : str
+            of a score
+
+        Returns
+        -------
+        float
+        """
         return sum(self.scores[name]) / len(self.scores[name])
 
     def __str__(self):
@@ -421,7 +550,30 @@ def leave_one_out(
     seed: int = 0,  # of the fits and of the draws
     progress: bool = True,  # progress bars
 ) -> list[LeftOut]:  # one for each time; distances in standard units where a table has them
-    "Predict a time from the others, beside the floor and two predictions without a model."
+    """Predict a time from the others, beside the floor and two predictions without a model.
+
+    Parameters
+    ----------
+    data : Mapping
+        time -> whatever get_sampler takes; or Snapshots
+    model : Trajectory | None, default None
+        of the kind that is judged; None: the usual one
+    times : Sequence[float] | None, default None
+        to leave out, one after the other; None: all inner ones
+    n : int, default 1000
+        points per distance, at most what the smallest snapshot allows
+    draws : int, default 5
+        of all points, with the same fit
+    seed : int, default 0
+        of the fits and of the draws
+    progress : bool, default True
+        progress bars
+
+    Returns
+    -------
+    list[LeftOut]
+        one for each time; distances in standard units where a table has them
+    """
     model = Trajectory() if model is None else model
     _, standard = _opened(data)
     known = list(standard)

@@ -23,7 +23,18 @@ from ..straight import PairFlow
 def straightness(
     path: Tensor,  # positions at equal steps of time, (T+1, n, *shape), T > 1
 ) -> float:  # S: 0 for straight paths at constant speed
-    "How much paths bend (arXiv 2209.03003, equation 4, over the mean square of the way)."
+    """How much paths bend (arXiv 2209.03003, equation 4, over the mean square of the way).
+
+    Parameters
+    ----------
+    path : Tensor
+        positions at equal steps of time, (T+1, n, *shape), T > 1
+
+    Returns
+    -------
+    float
+        S: 0 for straight paths at constant speed
+    """
     if len(check_points(path, "path")) < 3:
         raise ValueError("path: expected at least 2 steps")
     way = path[-1] - path[0]
@@ -42,7 +53,17 @@ def begin(
     self: OneStep,
     source: Sampler,  # of the fit; the pairs begin at the source of the other flow
 ) -> Sampler:
-    "Where the other flow begins."
+    """Where the other flow begins.
+
+    Parameters
+    ----------
+    source : Sampler
+        of the fit; the pairs begin at the source of the other flow
+
+    Returns
+    -------
+    Sampler
+    """
     if not isinstance(self.coupling, Model):
         raise ValueError(f"coupling: expected a fitted flow to distil, got {self.coupling!r}")
     return self.coupling.source
@@ -54,7 +75,20 @@ def times(
     n: int,  # of pairs
     generator: torch.Generator,  # not asked
 ) -> Tensor:  # (n,)
-    "Pairs are looked at where they begin."
+    """Pairs are looked at where they begin.
+
+    Parameters
+    ----------
+    n : int
+        of pairs
+    generator : torch.Generator
+        not asked
+
+    Returns
+    -------
+    Tensor
+        (n,)
+    """
     return torch.zeros(n)
 
 
@@ -66,7 +100,23 @@ def line(
     t: Tensor,  # times, all 0
     mean: Tensor,  # not looked at
 ) -> tuple[Tensor, Tensor]:
-    "At the beginning, and the whole way to go."
+    """At the beginning, and the whole way to go.
+
+    Parameters
+    ----------
+    x0 : Tensor
+        points of the source, (n, *shape)
+    y : Tensor
+        where the other flow takes them, (n, *shape)
+    t : Tensor
+        times, all 0
+    mean : Tensor
+        not looked at
+
+    Returns
+    -------
+    tuple[Tensor, Tensor]
+    """
     return x0, y - x0
 
 
@@ -76,7 +126,19 @@ def grid(
     num_steps: int | None,  # 1 or None
     solver: str,  # "euler"
 ) -> list[float]:
-    "One step."
+    """One step.
+
+    Parameters
+    ----------
+    num_steps : int | None
+        1 or None
+    solver : str
+        "euler"
+
+    Returns
+    -------
+    list[float]
+    """
     if (num_steps or 1) != 1 or solver != "euler":
         raise ValueError("num_steps and solver: this flow knows one step of Euler only")
     return [0.0, 1.0]
@@ -88,7 +150,24 @@ def quarter_turn(
     t: Tensor,  # times, (n, 1, …, 1)
     mean: Tensor,  # the centre of the circle, (*shape)
 ) -> tuple[Tensor, Tensor]:  # x_t and dx_t/dt, (n, *shape)
-    "From x0 to y on an ellipse around the mean."
+    """From x0 to y on an ellipse around the mean.
+
+    Parameters
+    ----------
+    x0 : Tensor
+        points of the source, (n, *shape)
+    y : Tensor
+        points of the target, (n, *shape)
+    t : Tensor
+        times, (n, 1, …, 1)
+    mean : Tensor
+        the centre of the circle, (*shape)
+
+    Returns
+    -------
+    tuple[Tensor, Tensor]
+        x_t and dx_t/dt, (n, *shape)
+    """
     c, s = torch.cos(t * math.pi / 2), torch.sin(t * math.pi / 2)
     a, b = x0 - mean, y - mean
     return mean + c * a + s * b, math.pi / 2 * (c * b - s * a)
@@ -152,7 +231,19 @@ def task(
     ends: Ends,  # the source must be the default one
     run: Fit,  # the seed
 ) -> Task:
-    "Pairs of noise and data."
+    """Pairs of noise and data.
+
+    Parameters
+    ----------
+    ends : Ends
+        the source must be the default one
+    run : Fit
+        the seed
+
+    Returns
+    -------
+    Task
+    """
     _check_noise(ends)
     return PairFlow.task(self, ends, run)
 
@@ -166,7 +257,26 @@ def walk(
     solver: str,  # "euler"
     noise: torch.Generator,  # of what is drawn anew
 ) -> tuple[list[Tensor], int]:  # positions at the times, calls of f
-    "Steps of a diffusion."
+    """Steps of a diffusion.
+
+    Parameters
+    ----------
+    f : Callable
+        dx/dt = f(x, t)
+    x : Tensor
+        where it begins, (n, *shape)
+    times : Sequence[float]
+        of the grid
+    solver : str
+        "euler"
+    noise : torch.Generator
+        of what is drawn anew
+
+    Returns
+    -------
+    tuple[list[Tensor], int]
+        positions at the times, calls of f
+    """
     return _diffuse(self.velocity, f, x, times, solver, noise, self.fresh)
 
 

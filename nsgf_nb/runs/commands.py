@@ -40,7 +40,19 @@ def options_of(
     file: str | None,  # --config
     pairs: list[str],  # --set
 ) -> dict:
-    "Arguments of the method from a file and from key=value."
+    """Arguments of the method from a file and from key=value.
+
+    Parameters
+    ----------
+    file : str | None
+        --config
+    pairs : list[str]
+        --set
+
+    Returns
+    -------
+    dict
+    """
     if not file:
         values = {}
     elif file in SETTINGS:
@@ -58,7 +70,22 @@ def settings_of(
     *,
     resume: bool,  # go on with the run that is there
 ) -> tuple[Flow, dict]:  # a flow that is not fitted, its settings
-    "What was asked for, else what is in the folder, else what is usual."
+    """What was asked for, else what is in the folder, else what is usual.
+
+    Parameters
+    ----------
+    args : Namespace
+        of `nsgf fit`
+    folder : Path
+        of the run
+    resume : bool
+        go on with the run that is there
+
+    Returns
+    -------
+    tuple[Flow, dict]
+        a flow that is not fitted, its settings
+    """
     asked = dict(target=args.target, source=args.source, method=args.method, seed=args.seed)
     options = options_of(args.config, args.set)
     preset = args.config is None
@@ -75,7 +102,21 @@ def report(
     measure: bool = False,  # although it is measured
     redraw: bool = False,  # although it is drawn
 ) -> None:
-    "Measure and draw what is not yet measured or drawn."
+    """Measure and draw what is not yet measured or drawn.
+
+    Parameters
+    ----------
+    flow : Flow
+        fitted
+    settings : dict
+        of the run
+    run : Run
+        where to
+    measure : bool, default False
+        although it is measured
+    redraw : bool, default False
+        although it is drawn
+    """
     target = open_data(settings["target"])
     metrics = read_json(run.metrics) if run.metrics.exists() else {}
     if "seconds" in metrics:
@@ -91,7 +132,13 @@ def report(
 def show(
     run: Run,  # with its metrics, if there are any
 ) -> None:
-    "Print what a run has to say."
+    """Print what a run has to say.
+
+    Parameters
+    ----------
+    run : Run
+        with its metrics, if there are any
+    """
     if run.metrics.exists():
         with reading(run.metrics):
             lines = summary(read_json(run.metrics))
@@ -128,7 +175,13 @@ def _close(flow, settings, run, device):
 def fit(
     args: Namespace,  # target, source, method, seed, config, set, out, resume, device
 ) -> None:
-    "Fit a flow, measure it and draw it; go on with a run."
+    """Fit a flow, measure it and draw it; go on with a run.
+
+    Parameters
+    ----------
+    args : Namespace
+        target, source, method, seed, config, set, out, resume, device
+    """
     run = Run(run_folder(args))
     with ExitStack() as stack:
         device = stack.enter_context(process_group(args.device))
@@ -167,14 +220,26 @@ def _report_again(args, **what):
 def measure_again(
     args: Namespace,  # folder, method, device
 ) -> None:
-    "Measure the samples of a fitted flow again."
+    """Measure the samples of a fitted flow again.
+
+    Parameters
+    ----------
+    args : Namespace
+        folder, method, device
+    """
     _report_again(args, measure=True)
 
 
 def draw_again(
     args: Namespace,  # folder, method, device
 ) -> None:
-    "Draw the pictures of a fitted flow again."
+    """Draw the pictures of a fitted flow again.
+
+    Parameters
+    ----------
+    args : Namespace
+        folder, method, device
+    """
     _report_again(args, redraw=True)
 
 # %% ../../nbs/9_workshop/13_commands.ipynb #com-sample
@@ -188,7 +253,13 @@ def _tidy(folder):
 def sample(
     args: Namespace,  # folder, n, seed, out, method, device
 ) -> None:
-    "Write samples of a fitted flow to a .npy file."
+    """Write samples of a fitted flow to a .npy file.
+
+    Parameters
+    ----------
+    args : Namespace
+        folder, n, seed, out, method, device
+    """
     out = Path(args.out or args.folder / "samples.npy")
     n = check_count(args.n, "n")
     if out.suffix != ".npy":
@@ -214,7 +285,13 @@ def _flat(parameters: dict, before: str = "") -> Iterator[tuple[str, object]]:
 def info(
     args: Namespace,  # folder, method
 ) -> None:
-    "Tell what a folder holds."
+    """Tell what a folder holds.
+
+    Parameters
+    ----------
+    args : Namespace
+        folder, method
+    """
     _trust(args)
     run = Run(args.folder)
     settings = read_settings(run.folder)
@@ -235,7 +312,13 @@ def info(
 def pool_build(
     args: Namespace,  # as for fit, without resume
 ) -> None:
-    "Simulate the pool of `nsgf fit TARGET`."
+    """Simulate the pool of `nsgf fit TARGET`.
+
+    Parameters
+    ----------
+    args : Namespace
+        as for fit, without resume
+    """
     folder = run_folder(args)
     flow, settings = settings_of(args, folder, resume=True)
     folder.mkdir(parents=True, exist_ok=True)
@@ -248,14 +331,31 @@ def pool_build(
 def pool_tell(
     args: Namespace,  # folder
 ) -> None:
-    "Tell what a pool holds."
+    """Tell what a pool holds.
+
+    Parameters
+    ----------
+    args : Namespace
+        folder
+    """
     print(pool_info(args.folder))
 
 
 def pool_verify(
     args: Namespace,  # folder
 ) -> int:  # exit code: 1 if a byte is wrong
-    "Compare every byte of a pool with its checksums."
+    """Compare every byte of a pool with its checksums.
+
+    Parameters
+    ----------
+    args : Namespace
+        folder
+
+    Returns
+    -------
+    int
+        exit code: 1 if a byte is wrong
+    """
     lines, bad = pool_check(args.folder)
     print(lines)
     return int(bad)

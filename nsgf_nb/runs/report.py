@@ -48,7 +48,18 @@ def _finite(facts):
 def endless(
     flow: Flow,  # fitted
 ) -> Callable:  # (n, generator) → samples (n, *shape)
-    "A flow as a function that draws: one source starts alike where the generators are alike."
+    """A flow as a function that draws: one source starts alike where the generators are alike.
+
+    Parameters
+    ----------
+    flow : Flow
+        fitted
+
+    Returns
+    -------
+    Callable
+        (n, generator) → samples (n, *shape)
+    """
 
     def draw(n, generator):
         seed = torch.randint(2**31, (), generator=generator)  # of the starts, and of noise
@@ -62,7 +73,22 @@ def evaluate(
     target: Sampler,  # what it should carry its source to
     seed: int = 0,  # of all draws
 ) -> dict:  # n, nfe, distances with floors, seconds; gate for sets in the plane
-    "Measure samples of a flow."
+    """Measure samples of a flow.
+
+    Parameters
+    ----------
+    flow : Flow
+        fitted
+    target : Sampler
+        what it should carry its source to
+    seed : int, default 0
+        of all draws
+
+    Returns
+    -------
+    dict
+        n, nfe, distances with floors, seconds; gate for sets in the plane
+    """
     start = time.monotonic()
     plane = target.shape == (2,) and target.num_points is None
     x = flow.sample(_at_most(20_000 if plane else 5_000, flow.source), seed=seed)
@@ -115,7 +141,24 @@ def draw(
     folder: str | Path,  # where to
     seed: int = 0,  # of all draws
 ) -> list[Path]:  # samples.png, path.gif, loss.png
-    "Draw samples, their way, and the loss."
+    """Draw samples, their way, and the loss.
+
+    Parameters
+    ----------
+    flow : Flow
+        fitted
+    target : Sampler
+        what it should carry its source to
+    folder : str | Path
+        where to
+    seed : int, default 0
+        of all draws
+
+    Returns
+    -------
+    list[Path]
+        samples.png, path.gif, loss.png
+    """
     images = len(target.shape) == 3 and target.shape[0] in (1, 3)
     n = _at_most(100 if images else 2000, flow.source)
     path = flow.sample(n, seed=seed, return_path=True).cpu()
@@ -158,7 +201,18 @@ def _distance_row(name, d):
 def summary(
     metrics: dict,  # content of metrics.json: what `evaluate` gives, and the losses
 ) -> str:  # a few lines
-    "Losses, distances beside their floors, verdict, cost."
+    """Losses, distances beside their floors, verdict, cost.
+
+    Parameters
+    ----------
+    metrics : dict
+        content of metrics.json: what `evaluate` gives, and the losses
+
+    Returns
+    -------
+    str
+        a few lines
+    """
     parts = metrics.get("parts", {"loss": metrics})
     out = [_loss_row(name, facts) for name, facts in parts.items() if "loss" in facts]
     if d := metrics.get("distances"):

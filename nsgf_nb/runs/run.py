@@ -27,7 +27,15 @@ def write_history(
     file: str | Path,  # e.g. Run(folder).history
     rows: list[dict],  # numbers by name
 ) -> None:
-    "Write a table with a column for each name."
+    """Write a table with a column for each name.
+
+    Parameters
+    ----------
+    file : str | Path
+        e.g. Run(folder).history
+    rows : list[dict]
+        numbers by name
+    """
     columns = []
     for row in rows:
         columns += [name for name in row if name not in columns]
@@ -46,7 +54,18 @@ def _numbers(row):
 def read_history(
     file: str | Path,  # e.g. Run(folder).history
 ) -> list[dict]:  # empty where there is no file
-    "The rows of a table."
+    """The rows of a table.
+
+    Parameters
+    ----------
+    file : str | Path
+        e.g. Run(folder).history
+
+    Returns
+    -------
+    list[dict]
+        empty where there is no file
+    """
     file = Path(file)
     if not file.exists():
         return []
@@ -119,7 +138,26 @@ def fit_run(
     note: Callable = lambda row: None,  # called with each row of the history
     progress: bool = False,  # progress bars
 ) -> Flow:  # fitted
-    "Fit in a folder, going on with what is there."
+    """Fit in a folder, going on with what is there.
+
+    Parameters
+    ----------
+    flow : Flow
+        from make_settings
+    settings : dict
+        likewise
+    folder : str | Path
+        of the run; must exist
+    note : Callable, default lambda row: None
+        called with each row of the history
+    progress : bool, default False
+        progress bars
+
+    Returns
+    -------
+    Flow
+        fitted
+    """
     run = Run(folder)
     writes = world()[0] == 0
     start = time.monotonic()
@@ -153,7 +191,20 @@ def load_run(
     folder: str | Path,  # of a run
     device: str | None = None,  # None: CUDA where there is one
 ) -> tuple[Flow, dict]:  # fitted flow, settings
-    "The flow of a folder, and its settings."
+    """The flow of a folder, and its settings.
+
+    Parameters
+    ----------
+    folder : str | Path
+        of a run
+    device : str | None, default None
+        None: CUDA where there is one
+
+    Returns
+    -------
+    tuple[Flow, dict]
+        fitted flow, settings
+    """
     run = Run(folder)
     settings = read_settings(folder)
     if not run.fitted:
@@ -180,7 +231,23 @@ def pool_run(
     folder: str | Path,  # of the run; must exist
     progress: bool = False,  # progress bar
 ) -> Pool:
-    "Simulate the pool of a run and no more; `fit_run` goes on from there."
+    """Simulate the pool of a run and no more; `fit_run` goes on from there.
+
+    Parameters
+    ----------
+    flow : Flow
+        from make_settings, of a kind that has a pool
+    settings : dict
+        likewise
+    folder : str | Path
+        of the run; must exist
+    progress : bool, default False
+        progress bar
+
+    Returns
+    -------
+    Pool
+    """
     run = Run(folder)
     if not isinstance(flow, NSGF) or flow.online:
         got = settings["method"]
@@ -208,14 +275,35 @@ def _pool_at(folder):
 def pool_info(
     folder: str | Path,  # of a run, or of a pool
 ) -> str:
-    "A few lines on a pool."
+    """A few lines on a pool.
+
+    Parameters
+    ----------
+    folder : str | Path
+        of a run, or of a pool
+
+    Returns
+    -------
+    str
+    """
     return describe_pool(_pool_at(folder))
 
 
 def pool_check(
     folder: str | Path,  # of a run, or of a pool
 ) -> tuple[str, bool]:  # what is wrong with it, line by line; is something?
-    "Compare every byte with its checksum."
+    """Compare every byte with its checksum.
+
+    Parameters
+    ----------
+    folder : str | Path
+        of a run, or of a pool
+
+    Returns
+    -------
+    tuple[str, bool]
+        what is wrong with it, line by line; is something?
+    """
     pool = _pool_at(folder)
     bad = verify_pool(pool)
     lines = [f"{pool / file}: {what}" for file, what in bad.items()]

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..core import check_name, check_weights
+from ..core import check_name, check_weights, patch
 from ..data import Sampler
 from ..files import reading
 from .rows import from_rows, from_weighted_rows
@@ -186,7 +186,23 @@ def _moments(
 # %% ../../nbs/1_data/11_snapshots.ipynb #snp-class
 @dataclass(frozen=True, eq=False, repr=False)
 class Snapshots(Mapping):
-    "Samplers of a population by their times, in the units of their table."
+    """Samplers of a population by their times, in the units of their table.
+
+    Parameters
+    ----------
+    points : dict
+        time -> rows, float64, (n, d)
+    weights : dict | None
+        time -> their weights, (n,); None: all weigh the same
+    columns : tuple[str, ...]
+        names of the d features
+    mean : Tensor
+        of the columns, float64, (d,)
+    scale : Tensor
+        of the columns, float64, (d,)
+    name : str, default 'data'
+        of the table, for messages
+    """
 
     points: dict  # time -> rows, float64, (n, d)
     weights: dict | None  # time -> their weights, (n,); None: all weigh the same
@@ -219,24 +235,46 @@ def _standard(self):
     return {t: self._sampler(t, (x - self.mean) / self.scale) for t, x in self.points.items()}
 
 
-def _undo(
+Snapshots.standard = property(_standard, doc="The samplers in standard units, by their times.")
+
+
+@patch
+def undo(
     self: Snapshots,
     z: Tensor,  # points in standard units, (…, d)
 ) -> Tensor:  # in the units of the table, (…, d)
-    "Standard units back to those of the table."
+    """Standard units back to those of the table.
+
+    Parameters
+    ----------
+    z : Tensor
+        points in standard units, (…, d)
+
+    Returns
+    -------
+    Tensor
+        in the units of the table, (…, d)
+    """
     return (z.double() * self.scale.to(z.device) + self.mean.to(z.device)).to(z.dtype)
 
 
-def _without(
+@patch
+def without(
     self: Snapshots,
     time: float,  # one of the times
 ) -> Snapshots:
-    "The other times, in the same units."
+    """The other times, in the same units.
+
+    Parameters
+    ----------
+    time : float
+        one of the times
+
+    Returns
+    -------
+    Snapshots
+    """
     return replace(self, points={t: x for t, x in self.points.items() if t != time})
-
-
-Snapshots.standard = property(_standard, doc="The samplers in standard units, by their times.")
-Snapshots.undo, Snapshots.without = _undo, _without
 
 # %% ../../nbs/1_data/11_snapshots.ipynb #snp-snapshots
 def snapshots(
@@ -247,7 +285,26 @@ def snapshots(
     columns: str | Sequence[str] | None = None,  # the features; None: all others
     standardise: bool = True,  # give the columns a common scale inside of models
 ) -> Snapshots:  # time -> sampler, in the order of time
-    "Samplers of a population that was measured at several times."
+    """Samplers of a population that was measured at several times.
+
+    Parameters
+    ----------
+    data : object
+        a CSV or .h5ad file, array with names, dict, DataFrame or AnnData
+    time : str, default 'day'
+        the column of times
+    weight : str | None, default None
+        the column of weights, ≥ 0; None: all rows weigh the same
+    columns : str | Sequence[str] | None, default None
+        the features; None: all others
+    standardise : bool, default True
+        give the columns a common scale inside of models
+
+    Returns
+    -------
+    Snapshots
+        time -> sampler, in the order of time
+    """
     name, table = _table(data, time, weight, columns)
     for key, what in ((time, "time column"), (weight, "weight column")):
         if key is not None:

@@ -79,7 +79,15 @@ def powers(
     row: np.ndarray,  # exponents in base 2, (m,); changed in place
     top: float,  # subtracted from all of them first
 ):
-    "row <- 2^(row - top), with exponents cut as in `Kernel`."
+    """row <- 2^(row - top), with exponents cut as in `Kernel`.
+
+    Parameters
+    ----------
+    row : np.ndarray
+        exponents in base 2, (m,); changed in place
+    top : float
+        subtracted from all of them first
+    """
     if row.itemsize == 4:
         _powers_single(row, np.float32(top))
     else:
@@ -126,7 +134,21 @@ def absorbed(
     K: np.ndarray,  # where the kernel goes, (n, m)
     phi0: np.ndarray,  # where φ⁰ goes, (n,)
 ):
-    "K <- exp(φ⁰ + ψ⁰ + log b - C/ε), where φ⁰ gives all rows the maximum 1."
+    """K <- exp(φ⁰ + ψ⁰ + log b - C/ε), where φ⁰ gives all rows the maximum 1.
+
+    Parameters
+    ----------
+    costs : np.ndarray
+        -C, (n, m)
+    eps : float
+        temperature
+    columns : np.ndarray
+        ψ⁰ + log b, (m,); -inf: a column without weight
+    K : np.ndarray
+        where the kernel goes, (n, m)
+    phi0 : np.ndarray
+        where φ⁰ goes, (n,)
+    """
     columns = columns * columns.dtype.type(LOG2E)
     factor = columns.dtype.type(LOG2E / eps)
     for i in range(phi0.size):
@@ -144,7 +166,17 @@ def minus_costs(
     y: np.ndarray,  # points, one row a coordinate, (d, m)
     out: np.ndarray,  # (n, m)
 ):
-    "out <- -|x - y|²/2, from differences."
+    """out <- -|x - y|²/2, from differences.
+
+    Parameters
+    ----------
+    x : np.ndarray
+        points, (n, d)
+    y : np.ndarray
+        points, one row a coordinate, (d, m)
+    out : np.ndarray
+        (n, m)
+    """
     half = x.dtype.type(0.5)
     for i in range(x.shape[0]):
         row = out[i]
@@ -163,7 +195,17 @@ def subtract(
     left: np.ndarray,  # (n,)
     right: np.ndarray,  # (m,)
 ):
-    "out <- out - left - right, row by row."
+    """out <- out - left - right, row by row.
+
+    Parameters
+    ----------
+    out : np.ndarray
+        (n, m), changed in place
+    left : np.ndarray
+        (n,)
+    right : np.ndarray
+        (m,)
+    """
     for i in range(left.size):
         row, z = out[i], left[i]
         for j in range(right.size):
@@ -175,7 +217,19 @@ def dot(
     u: np.ndarray,  # (m,)
     v: np.ndarray,  # (m,)
 ) -> float:
-    "Σ u v, in float64."
+    """Σ u v, in float64.
+
+    Parameters
+    ----------
+    u : np.ndarray
+        (m,)
+    v : np.ndarray
+        (m,)
+
+    Returns
+    -------
+    float
+    """
     s = 0.0
     for j in range(u.size):
         s += np.float64(u[j]) * np.float64(v[j])
@@ -187,7 +241,15 @@ def half_squares(
     z: np.ndarray,  # points, (n, d)
     out: np.ndarray,  # (n,)
 ):
-    "out <- |z|²/2."
+    """out <- |z|²/2.
+
+    Parameters
+    ----------
+    z : np.ndarray
+        points, (n, d)
+    out : np.ndarray
+        (n,)
+    """
     for i in range(out.size):
         out[i] = dot(z[i], z[i]) / 2
 
@@ -229,7 +291,17 @@ def rows(
     v: np.ndarray,  # (m,)
     t: np.ndarray,  # (n,)
 ):
-    "t <- K v."
+    """t <- K v.
+
+    Parameters
+    ----------
+    K : np.ndarray
+        (n, m)
+    v : np.ndarray
+        (m,)
+    t : np.ndarray
+        (n,)
+    """
     last = t.size - t.size % 4
     for i in range(0, last, 4):
         t[i], t[i + 1], t[i + 2], t[i + 3] = _dot_four(K[i], K[i + 1], K[i + 2], K[i + 3], v)
@@ -246,7 +318,23 @@ def both(
     t: np.ndarray,  # (n,)
     columns: np.ndarray,  # (m,)
 ):
-    "t <- K v and columns <- Kᵀ u, reading K once."
+    """t <- K v and columns <- Kᵀ u, reading K once.
+
+    Parameters
+    ----------
+    K : np.ndarray
+        (n, m)
+    v : np.ndarray
+        (m,)
+    w : np.ndarray
+        (n,)
+    inverse : bool
+        u = w / t, else u = w t
+    t : np.ndarray
+        (n,)
+    columns : np.ndarray
+        (m,)
+    """
     columns[:] = 0
     last = t.size - t.size % 4
     for i in range(0, last, 4):
@@ -271,7 +359,21 @@ def means(
     Y: np.ndarray,  # what to average, one row a coordinate, (k, m)
     out: np.ndarray,  # (n, k)
 ):
-    "out <- averages of Y under the rows of K v."
+    """out <- averages of Y under the rows of K v.
+
+    Parameters
+    ----------
+    K : np.ndarray
+        (n, m)
+    v : np.ndarray
+        (m,)
+    t : np.ndarray
+        K v, (n,)
+    Y : np.ndarray
+        what to average, one row a coordinate, (k, m)
+    out : np.ndarray
+        (n, k)
+    """
     column = np.empty_like(t)
     for k in range(Y.shape[0]):
         rows(K, v * Y[k], column)
@@ -283,7 +385,19 @@ from typing import NamedTuple
 
 # %% ../../nbs/3_solver/14_climb.ipynb #climb-state
 class Problem(NamedTuple):
-    "What stays as it is while a problem is solved."
+    """What stays as it is while a problem is solved.
+
+    Parameters
+    ----------
+    costs : np.ndarray
+        -C, (n, m)
+    a : np.ndarray
+        weights, (n,), sum 1
+    b : np.ndarray
+        weights, (m,), sum 1; 0: a column that only fills up a vector
+    log_b : np.ndarray
+        (m,)
+    """
 
     costs: np.ndarray  # -C, (n, m)
     a: np.ndarray  # weights, (n,), sum 1
@@ -292,7 +406,27 @@ class Problem(NamedTuple):
 
 
 class State(NamedTuple):
-    "Potentials with exact rows, and what one pass says about them, as in `solver.dual`."
+    """Potentials with exact rows, and what one pass says about them, as in `solver.dual`.
+
+    Parameters
+    ----------
+    psi : np.ndarray
+        ψ - ψ⁰, (m,)
+    v : np.ndarray
+        e^(ψ - ψ⁰), (m,)
+    t : np.ndarray
+        K v, (n,)
+    columns : np.ndarray
+        Kᵀ (a / t), (m,)
+    c : np.ndarray
+        column sums of the plan, (m,)
+    phi : np.ndarray
+        φ - φ⁰, (n,)
+    dual : float
+        in units of ε
+    marginal : float
+        L1 error of the columns
+    """
 
     psi: np.ndarray  # ψ - ψ⁰, (m,)
     v: np.ndarray  # e^(ψ - ψ⁰), (m,)
@@ -310,7 +444,21 @@ def evaluate(
     K: np.ndarray,  # its kernel, (n, m)
     psi: np.ndarray,  # ψ - ψ⁰, (m,)
 ) -> State:
-    "A state from its ψ."
+    """A state from its ψ.
+
+    Parameters
+    ----------
+    problem : Problem
+        with n rows and m columns
+    K : np.ndarray
+        its kernel, (n, m)
+    psi : np.ndarray
+        ψ - ψ⁰, (m,)
+
+    Returns
+    -------
+    State
+    """
     a, b = problem.a, problem.b
     v, columns, c = np.empty_like(psi), np.empty_like(psi), np.empty_like(psi)
     t, phi = np.empty_like(a), np.empty_like(a)
@@ -377,7 +525,26 @@ def newton_direction(
     residual: np.ndarray,  # the right side, (m,)
     rtol: float,  # stop when two iterations add less than rtol² of the energy
 ) -> tuple:  # direction (m,), iterations, stopped by rtol
-    "Conjugate gradients on the scaled Hessian, 400 iterations at most."
+    """Conjugate gradients on the scaled Hessian, 400 iterations at most.
+
+    Parameters
+    ----------
+    problem : Problem
+        with n rows and m columns
+    K : np.ndarray
+        its kernel, (n, m)
+    st : State
+        where
+    residual : np.ndarray
+        the right side, (m,)
+    rtol : float
+        stop when two iterations add less than rtol² of the energy
+
+    Returns
+    -------
+    tuple
+        direction (m,), iterations, stopped by rtol
+    """
     a, b, c = problem.a, problem.b, st.c
     tiny = np.finfo(c.dtype).tiny * 1e8
     root, s, r, w = np.empty_like(c), np.empty_like(c), np.empty_like(c), np.empty_like(a)
@@ -443,7 +610,22 @@ def advance(
     K: np.ndarray,  # its kernel, (n, m)
     st: State,  # where it is
 ) -> tuple:  # the new state, θ, passes, and whether only rounding was left before
-    "A Newton step on the dual, or a sweep far from the solution, as in `solver.dual`."
+    """A Newton step on the dual, or a sweep far from the solution, as in `solver.dual`.
+
+    Parameters
+    ----------
+    problem : Problem
+        with n rows and m columns
+    K : np.ndarray
+        its kernel, (n, m)
+    st : State
+        where it is
+
+    Returns
+    -------
+    tuple
+        the new state, θ, passes, and whether only rounding was left before
+    """
     sweep = _sweep_direction(problem, st)
     unit = np.finfo(st.psi.dtype).eps
     exact = st.marginal < 4 * unit
@@ -470,7 +652,23 @@ def advance(
 
 # %% ../../nbs/3_solver/14_climb.ipynb #climb-rule
 class Rule(NamedTuple):
-    "When a climb ends."
+    """When a climb ends.
+
+    Parameters
+    ----------
+    tol : float
+        error of T, in units of scale; negative: none is small enough
+    scale : float
+        0: the rms of T - x at the start
+    smallest : float
+        scale is at least this, in the units of x
+    enough : float
+        a column error at which it ends as well; negative: none is
+    worst : float
+        a column error at the start above which there is no climb
+    most : int
+        passes
+    """
 
     tol: float  # error of T, in units of scale; negative: none is small enough
     scale: float  # 0: the rms of T - x at the start
@@ -481,7 +679,23 @@ class Rule(NamedTuple):
 
 
 class Climbed(NamedTuple):
-    "Where a climb has led; no passes: the start was not worth it."
+    """Where a climb has led; no passes: the start was not worth it.
+
+    Parameters
+    ----------
+    psi0 : np.ndarray
+        (m,)
+    phi0 : np.ndarray
+        (n,)
+    T : np.ndarray
+        in the coordinates that were asked for, (n, k)
+    err : float
+        estimated error of T
+    tol : float
+        what it had to be, in the units of x
+    used : int
+        passes
+    """
 
     st: State
     psi0: np.ndarray  # (m,)
@@ -534,7 +748,29 @@ def climb(
     rule: Rule,  # when to stop
     K: np.ndarray,  # room for the kernel, (n, m); it is left there
 ) -> Climbed:
-    "Advance until the error of T is small enough, or only rounding is left."
+    """Advance until the error of T is small enough, or only rounding is left.
+
+    Parameters
+    ----------
+    problem : Problem
+        with n rows and m columns
+    eps : float
+        temperature
+    g : np.ndarray
+        potential of y, in squared units, (m,)
+    X : np.ndarray
+        coordinates of x in which errors are measured, (n, k)
+    Y : np.ndarray
+        the same of y, one row a coordinate, (k, m)
+    rule : Rule
+        when to stop
+    K : np.ndarray
+        room for the kernel, (n, m); it is left there
+
+    Returns
+    -------
+    Climbed
+    """
     psi0, phi0 = np.empty_like(problem.b), np.empty_like(problem.a)
     for j in range(psi0.size):
         psi0[j] = g[j] / eps if problem.b[j] > 0 else 0.0
@@ -566,7 +802,28 @@ def half_steps(
     most: int,  # half steps
     K: np.ndarray,  # room for the kernel, (n, n); it is left there
 ) -> tuple:  # State, φ⁰ (n,), estimated error of T
-    "The symmetric potential of a cloud with itself."
+    """The symmetric potential of a cloud with itself.
+
+    Parameters
+    ----------
+    problem : Problem
+        of a cloud with itself, (n, n)
+    eps : float
+        temperature
+    radius : float
+        spread of the points
+    tol : float
+        error of T, in their units
+    most : int
+        half steps
+    K : np.ndarray
+        room for the kernel, (n, n); it is left there
+
+    Returns
+    -------
+    tuple
+        State, φ⁰ (n,), estimated error of T
+    """
     a, b = problem.a, problem.b
     phi0, t = np.empty_like(a), np.empty_like(a)
     absorbed(problem.costs, eps, problem.log_b, K, phi0)
@@ -592,7 +849,22 @@ def own_shares(
     phi0: np.ndarray,  # (n,)
     st: State,  # of its symmetric potential
 ) -> tuple:  # the mass of the diagonal, and the largest share of a row that is elsewhere
-    "What stays where it is."
+    """What stays where it is.
+
+    Parameters
+    ----------
+    problem : Problem
+        of a cloud with itself
+    phi0 : np.ndarray
+        (n,)
+    st : State
+        of its symmetric potential
+
+    Returns
+    -------
+    tuple
+        the mass of the diagonal, and the largest share of a row that is elsewhere
+    """
     mass = elsewhere = 0.0
     for i in range(phi0.size):
         share = math.exp(phi0[i] + problem.log_b[i]) * st.v[i] / st.t[i]
@@ -602,7 +874,15 @@ def own_shares(
 
 # %% ../../nbs/3_solver/15_known.ipynb #known-extent
 class Cloud(NamedTuple):
-    "Points, and what costs and bounds need of them."
+    """Points, and what costs and bounds need of them.
+
+    Parameters
+    ----------
+    points : np.ndarray
+        centred, (n, d)
+    half : np.ndarray
+        |z|²/2, (n,)
+    """
 
     points: np.ndarray  # centred, (n, d)
     half: np.ndarray  # |z|²/2, (n,)
@@ -613,7 +893,19 @@ def extent(
     cloud: Cloud,  # m points
     w: np.ndarray,  # weights, (m,) or more; 0: does not count
 ) -> float:
-    "At least the largest distance between two of the points, as in `solver.bound`."
+    """At least the largest distance between two of the points, as in `solver.bound`.
+
+    Parameters
+    ----------
+    cloud : Cloud
+        m points
+    w : np.ndarray
+        weights, (m,) or more; 0: does not count
+
+    Returns
+    -------
+    float
+    """
     z = cloud.points
     m, d = cloud.half.size, z.shape[1]
     if d > 16:  # twice the largest distance from the origin
@@ -668,7 +960,30 @@ def proof(
     phi0: np.ndarray,  # (n,)
     st: State,  # with exact rows
 ) -> tuple:  # bounds on the gap, in units of eps, and on the error of T, in the units of x
-    "How wrong the map can be at most, as in `solver.bound`."
+    """How wrong the map can be at most, as in `solver.bound`.
+
+    Parameters
+    ----------
+    x : Cloud
+        rows
+    y : Cloud
+        columns
+    problem : Problem
+        with weights of both
+    eps : float
+        temperature
+    psi0 : np.ndarray
+        (m,)
+    phi0 : np.ndarray
+        (n,)
+    st : State
+        with exact rows
+
+    Returns
+    -------
+    tuple
+        bounds on the gap, in units of eps, and on the error of T, in the units of x
+    """
     a, b, m = problem.a, problem.b[: y.half.size], y.half.size
     radius_x = math.sqrt(2 * _largest_live(x.half, a))
     radius_y = math.sqrt(2 * _largest_live(y.half, b))
@@ -699,7 +1014,31 @@ def mean_entropy(
     st: State,  # with exact rows
     inner: np.ndarray,  # inner products of x and its map T, (n,)
 ) -> float:
-    "Of the rows of the plan under a; at most log m, also where exponents were cut."
+    """Of the rows of the plan under a; at most log m, also where exponents were cut.
+
+    Parameters
+    ----------
+    x : Cloud
+        rows
+    y : Cloud
+        columns
+    problem : Problem
+        with weights of both
+    eps : float
+        temperature
+    psi0 : np.ndarray
+        (m,)
+    phi0 : np.ndarray
+        (n,)
+    st : State
+        with exact rows
+    inner : np.ndarray
+        inner products of x and its map T, (n,)
+
+    Returns
+    -------
+    float
+    """
     total = 0.0
     for i in range(x.half.size):
         total += problem.a[i] * (phi0[i] + st.phi[i] + (inner[i] - x.half[i]) / eps)

@@ -26,7 +26,18 @@ _WIDTH = 32  # entries; whole vectors on every processor
 def filled(
     z: np.ndarray,  # (..., m)
 ) -> np.ndarray:  # (..., columns)
-    "z and zeros, up to whole vectors."
+    """z and zeros, up to whole vectors.
+
+    Parameters
+    ----------
+    z : np.ndarray
+        (..., m)
+
+    Returns
+    -------
+    np.ndarray
+        (..., columns)
+    """
     m = z.shape[-1]
     out = np.zeros((*z.shape[:-1], -(-m // _WIDTH) * _WIDTH), z.dtype)
     out[..., :m] = z
@@ -41,7 +52,23 @@ def _cloud(z):
 
 @dataclass
 class Clouds:
-    "Two clouds as compiled code takes them."
+    """Two clouds as compiled code takes them.
+
+    Parameters
+    ----------
+    x : Cloud
+        n points
+    y : Cloud
+        m points
+    arrays : Arrays
+        n rows, and columns in whole vectors
+    X : np.ndarray
+        coordinates of x in which errors are measured, (n, k)
+    Y : np.ndarray
+        those of the columns, (k, columns)
+    top : float, default field(init=False)
+        a bound on the largest cost
+    """
 
     x: Cloud  # n points
     y: Cloud  # m points
@@ -59,7 +86,21 @@ def arrays_of(
     a: np.ndarray,  # weights of the rows, (n,)
     b: np.ndarray,  # weights of the columns, (m,)
 ) -> Arrays:
-    "A problem for the compiled code."
+    """A problem for the compiled code.
+
+    Parameters
+    ----------
+    costs : np.ndarray
+        -C, (n, columns)
+    a : np.ndarray
+        weights of the rows, (n,)
+    b : np.ndarray
+        weights of the columns, (m,)
+
+    Returns
+    -------
+    Arrays
+    """
     b = filled(b)
     return Arrays(costs, a, b, _logarithms(b))
 
@@ -75,7 +116,22 @@ def costs_of_products(
     half_x: np.ndarray,  # |x|²/2, (n,)
     half_y: np.ndarray,  # |y|²/2, (m,)
 ) -> np.ndarray:  # -C, (n, columns)
-    "Inner products less half squares."
+    """Inner products less half squares.
+
+    Parameters
+    ----------
+    inner : Tensor
+        inner products, (n, m)
+    half_x : np.ndarray
+        |x|²/2, (n,)
+    half_y : np.ndarray
+        |y|²/2, (m,)
+
+    Returns
+    -------
+    np.ndarray
+        -C, (n, columns)
+    """
     costs = filled(inner.numpy())
     compiled.subtract(costs[:, : len(half_y)], half_x, half_y)
     return costs
@@ -98,7 +154,23 @@ def clouds_of(
     a: Tensor,  # weights, (n,), sum 1
     b: Tensor,  # weights, (m,), sum 1
 ) -> Clouds:
-    "Arrays and costs of two clouds."
+    """Arrays and costs of two clouds.
+
+    Parameters
+    ----------
+    x : Tensor
+        points, centred, (n, d)
+    y : Tensor
+        points, (m, d)
+    a : Tensor
+        weights, (n,), sum 1
+    b : Tensor
+        weights, (m,), sum 1
+
+    Returns
+    -------
+    Clouds
+    """
     p, q = _cloud(x.numpy()), _cloud(y.numpy())
     arrays = arrays_of(_minus_costs(p, q), a.numpy(), b.numpy())
     return Clouds(p, q, arrays, project(x).numpy(), filled(project(y).numpy().T))
@@ -117,7 +189,20 @@ def potential(
     found: Climbed,  # where
     eps: float,  # temperature
 ) -> np.ndarray:  # g, of all columns
-    "The potential of y, in squared units."
+    """The potential of y, in squared units.
+
+    Parameters
+    ----------
+    found : Climbed
+        where
+    eps : float
+        temperature
+
+    Returns
+    -------
+    np.ndarray
+        g, of all columns
+    """
     return (found.psi0 + found.st.psi) * found.psi0.dtype.type(eps)
 
 
@@ -125,7 +210,20 @@ def row_potential(
     found: Climbed,  # where
     eps: float,  # temperature
 ) -> np.ndarray:  # f, (n,)
-    "The potential of x, in squared units."
+    """The potential of x, in squared units.
+
+    Parameters
+    ----------
+    found : Climbed
+        where
+    eps : float
+        temperature
+
+    Returns
+    -------
+    np.ndarray
+        f, (n,)
+    """
     return (found.phi0 + found.st.phi) * found.phi0.dtype.type(eps)
 
 
@@ -178,7 +276,22 @@ def known_potential(
     eps: float,  # temperature
     p: Problem,  # with an earlier solution, perhaps
 ) -> np.ndarray | None:  # centred, of all columns
-    "g of an earlier solution, or one soft-min of its f; None: nothing of use is known."
+    """g of an earlier solution, or one soft-min of its f; None: nothing of use is known.
+
+    Parameters
+    ----------
+    C : Clouds
+        n rows
+    eps : float
+        temperature
+    p : Problem
+        with an earlier solution, perhaps
+
+    Returns
+    -------
+    np.ndarray | None
+        centred, of all columns
+    """
     if p.init is None:
         return None
     square, dtype = p.unit * p.unit, C.arrays.b.dtype
@@ -200,7 +313,25 @@ def ascend(
     rule: Rule,  # when to stop
     room: np.ndarray,  # for the kernel; it is left there
 ) -> Climbed:
-    "Climb from g, or from a pilot, or along the whole path: the first that is worth it."
+    """Climb from g, or from a pilot, or along the whole path: the first that is worth it.
+
+    Parameters
+    ----------
+    C : Clouds
+        n rows
+    eps : float
+        temperature
+    g : np.ndarray | None
+        potential of the columns, centred; None: nothing is known
+    rule : Rule
+        when to stop
+    room : np.ndarray
+        for the kernel; it is left there
+
+    Returns
+    -------
+    Climbed
+    """
     if g is not None:
         found = compiled.climb(C.arrays, eps, g, C.X, C.Y, rule._replace(worst=1.9), room)
         if found.used:
@@ -238,15 +369,41 @@ def size_of(
     cloud: Cloud,  # n points
     w: np.ndarray,  # weights, (n,)
 ) -> float:
-    "The larger rms distance from the origin: under the weights, and of all points alike."
+    """The larger rms distance from the origin: under the weights, and of all points alike.
+
+    Parameters
+    ----------
+    cloud : Cloud
+        n points
+    w : np.ndarray
+        weights, (n,)
+
+    Returns
+    -------
+    float
+    """
     return math.sqrt(2 * max(float(np.dot(w, cloud.half)), float(cloud.half.mean())))
 
 # %% ../../nbs/3_solver/17_fast.ipynb #fast-same
 @dataclass
 class Term:
-    "What is known about one of the two terms."
+    """What is known about one of the two terms.
 
-    st: compiled.State
+    Parameters
+    ----------
+    st : compiled.State
+        potentials with exact rows
+    err : float
+        estimated error of its map, in the units of x
+    bound : float
+        proved error
+    mass : float, default 0.0
+        of the diagonal
+    identity : bool, default False
+        the map is x itself
+    """
+
+    st: compiled.State  # potentials with exact rows
     err: float  # estimated error of its map, in the units of x
     bound: float  # proved error
     mass: float = 0.0  # of the diagonal
@@ -259,7 +416,23 @@ def same_cloud(
     tol: float,  # error of T_xx, in the units of x
     room: np.ndarray,  # for the kernel, (n, columns); it is left there
 ) -> Term:
-    "T_xx; where almost no mass leaves its point it is the identity, and needs no product."
+    """T_xx; where almost no mass leaves its point it is the identity, and needs no product.
+
+    Parameters
+    ----------
+    C : Clouds
+        of a cloud with itself
+    eps : float
+        temperature
+    tol : float
+        error of T_xx, in the units of x
+    room : np.ndarray
+        for the kernel, (n, columns); it is left there
+
+    Returns
+    -------
+    Term
+    """
     w = C.arrays.a
     st, phi0, err = compiled.half_steps(C.arrays, eps, size_of(C.x, w), tol, 200, room)
     mass, elsewhere = compiled.own_shares(C.arrays, phi0, st)
@@ -305,7 +478,30 @@ def cross_term(
     size: float,  # of both clouds
     keep: Callable,  # what to keep of a climb, and the rms of its move
 ) -> tuple[Climbed, object] | None:  # the climb and what is kept; None: float32 does not do
-    "Climb to the tolerance; its unit, the move, is known for certain only at the end."
+    """Climb to the tolerance; its unit, the move, is known for certain only at the end.
+
+    Parameters
+    ----------
+    vel : object
+        settings: has tol and max_iter
+    C : Clouds
+        n rows
+    eps : float
+        temperature
+    g : np.ndarray | None
+        potential to start from
+    scale : float
+        unit of tol; 0: the rms of the move T - x
+    size : float
+        of both clouds
+    keep : Callable
+        what to keep of a climb, and the rms of its move
+
+    Returns
+    -------
+    tuple[Climbed, object] | None
+        the climb and what is kept; None: float32 does not do
+    """
     single, room = C.x.half.dtype == np.float32, np.empty_like(C.arrays.costs)
     most = min(vel.max_iter, 300) if single else vel.max_iter
     rule = Rule(vel.tol, scale, 1e-6 * size, -1.0, math.inf, most)
@@ -329,7 +525,27 @@ def information_of(
     own: Term,  # the self term
     size: float,  # of both clouds
 ) -> VelocityInfo:
-    "What is known about v = T - T_xx."
+    """What is known about v = T - T_xx.
+
+    Parameters
+    ----------
+    p : Problem
+        in whose units they are found
+    C : Clouds
+        its arrays
+    found : Climbed
+        the cross term
+    inner : np.ndarray
+        inner products of x and T, (n,)
+    own : Term
+        the self term
+    size : float
+        of both clouds
+
+    Returns
+    -------
+    VelocityInfo
+    """
     parts = C.x, C.y, C.arrays, p.eps, found.psi0, found.phi0, found.st
     gap, proved = compiled.proof(*parts)
     err = found.err + own.err + p.rounding() * C.top / p.eps * size
@@ -370,7 +586,20 @@ def solve_one(
     vel: object,  # settings: has self_term, tol and max_iter
     p: Problem,  # on a CPU
 ) -> tuple[Tensor, VelocityInfo]:  # v (n, d) and what it knows
-    "Solve a problem to its own convergence, in float64 where float32 does not do."
+    """Solve a problem to its own convergence, in float64 where float32 does not do.
+
+    Parameters
+    ----------
+    vel : object
+        settings: has self_term, tol and max_iter
+    p : Problem
+        on a CPU
+
+    Returns
+    -------
+    tuple[Tensor, VelocityInfo]
+        v (n, d) and what it knows
+    """
     with announced():
         found = _evaluated(vel, p)
         if found is None:
@@ -405,7 +634,19 @@ def takes(
     vel: object,  # settings: has certify
     p: Problem,  # any
 ) -> bool:
-    "On a CPU, no certificate, no point of y almost without weight, not many threads for much work."
+    """On a CPU, no certificate, no point of y almost without weight, not many threads for much work.
+
+    Parameters
+    ----------
+    vel : object
+        settings: has certify
+    p : Problem
+        any
+
+    Returns
+    -------
+    bool
+    """
     shared = len(p.x) * len(p.y) > 2**22 and torch.get_num_threads() > 2  # torch shares passes
     light = p.b.min().item() * len(p.b) < 1e-3
     return p.x.device.type == "cpu" and not (vel.certify or light or shared)

@@ -25,7 +25,35 @@ def exponents(
     MASKED: tl.constexpr,  # a point does not see itself
     PRECISION: tl.constexpr,  # of the product: "tf32x3", "bf16x3", "tf32" or "ieee"
 ):  # (BN, BM)
-    "Exponents of one block, in base 2."
+    """Exponents of one block, in base 2.
+
+    Parameters
+    ----------
+    X : tl.tensor
+        rows of one problem, padded: (D, n) for differences, (n, D) for products
+    Y : tl.tensor
+        columns, padded: (D, m), or (m, D)
+    i : tl.tensor
+        numbers of the rows of the block, (BN,)
+    j : tl.tensor
+        numbers of its columns, (BM,)
+    n : int
+        rows, a multiple of 64
+    m : int
+        columns, a multiple of 64
+    shift : tl.tensor
+        α of these rows, (BN,)
+    BETA : tl.tensor
+        β of all columns, (m,)
+    D : tl.constexpr
+        coordinates of a point
+    STEP : tl.constexpr
+        coordinates of a slice of the product; 0: differences
+    MASKED : tl.constexpr
+        a point does not see itself
+    PRECISION : tl.constexpr
+        of the product: "tf32x3", "bf16x3", "tf32" or "ieee"
+    """
     s = shift[:, None] + tl.load(BETA + j)[None, :]
     if STEP == 0:
         for q in tl.static_range(D):
@@ -79,7 +107,35 @@ def soft_rows(
     BN: tl.constexpr,  # rows of a block
     BM: tl.constexpr,  # columns of a block
 ):
-    "OUT_i = log₂ Σ_j 2^(β_j - |x_i - y_j|²)."
+    """OUT_i = log₂ Σ_j 2^(β_j - |x_i - y_j|²).
+
+    Parameters
+    ----------
+    X : tl.tensor
+        rows of all problems, as `exponents` takes them
+    Y : tl.tensor
+        columns
+    BETA : tl.tensor
+        β, (B, m)
+    OUT : tl.tensor
+        log₂ sums, one for each share of the columns, (shares, B, n)
+    n : int
+        rows of a problem, a multiple of 64
+    m : int
+        columns, a multiple of 64
+    D : tl.constexpr
+        coordinates of a point
+    STEP : tl.constexpr
+        of a slice of a product; 0: differences
+    MASKED : tl.constexpr
+        a point does not see itself
+    PRECISION : tl.constexpr
+        of products
+    BN : tl.constexpr
+        rows of a block
+    BM : tl.constexpr
+        columns of a block
+    """
     k, i = _place(n, BN)
     m, first, last = _share(m, BM)
     top = tl.full((BN, BM), -1e30, X.dtype.element_ty)
@@ -117,7 +173,43 @@ def row_sums(
     BN: tl.constexpr,  # rows of a block
     BM: tl.constexpr,  # columns of a block
 ):
-    "OUT_qi = Σ_j (2^(α_i + β_j - |x_i - y_j|²) + least) V_qj."
+    """OUT_qi = Σ_j (2^(α_i + β_j - |x_i - y_j|²) + least) V_qj.
+
+    Parameters
+    ----------
+    X : tl.tensor
+        rows of all problems, as `exponents` takes them
+    Y : tl.tensor
+        columns
+    ALPHA : tl.tensor
+        α, (B, n)
+    BETA : tl.tensor
+        β, (B, m)
+    V : tl.tensor
+        what is summed, (B, NV, m)
+    OUT : tl.tensor
+        sums, one for each share of the columns, (shares, B, NV, n)
+    n : int
+        rows of a problem, a multiple of 64
+    m : int
+        columns
+    least : tl.constexpr
+        is added to each entry, in the first of the sums
+    NV : tl.constexpr
+        right-hand sides, 1 to 3
+    D : tl.constexpr
+        coordinates of a point
+    STEP : tl.constexpr
+        of a slice of a product; 0: differences
+    MASKED : tl.constexpr
+        a point does not see itself
+    PRECISION : tl.constexpr
+        of products
+    BN : tl.constexpr
+        rows of a block
+    BM : tl.constexpr
+        columns of a block
+    """
     k, i = _place(n, BN)
     M, first, last = _share(m, BM)
     X, Y, BETA, V = X + k * D * n, Y + k * D * M, BETA + k * M, V + k * NV * m
@@ -159,7 +251,43 @@ def row_products(
     BM: tl.constexpr,  # columns of a block
     BV: tl.constexpr,  # right-hand sides of a program
 ):
-    "OUT_iq = Σ_j 2^(α_i + β_j - |x_i - y_j|²) V_jq."
+    """OUT_iq = Σ_j 2^(α_i + β_j - |x_i - y_j|²) V_jq.
+
+    Parameters
+    ----------
+    X : tl.tensor
+        rows of all problems, as `exponents` takes them
+    Y : tl.tensor
+        columns
+    ALPHA : tl.tensor
+        α, (B, n)
+    BETA : tl.tensor
+        β, (B, m)
+    V : tl.tensor
+        what is multiplied, (B, m, nv)
+    OUT : tl.tensor
+        products, (B, n, nv)
+    n : int
+        rows of a problem, a multiple of 64
+    m : int
+        columns
+    nv : int
+        right-hand sides
+    D : tl.constexpr
+        coordinates of a point
+    STEP : tl.constexpr
+        of a slice of a product; 0: differences
+    MASKED : tl.constexpr
+        a point does not see itself
+    PRECISION : tl.constexpr
+        of products
+    BN : tl.constexpr
+        rows of a block
+    BM : tl.constexpr
+        columns of a block
+    BV : tl.constexpr
+        right-hand sides of a program
+    """
     k, i = _place(n, BN)
     q = tl.program_id(1) * BV + tl.arange(0, BV)
     M = tl.cdiv(m, BM) * BM

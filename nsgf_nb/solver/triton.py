@@ -31,7 +31,17 @@ def has_triton() -> bool:
 def programs_for(
     points: Tensor,  # of the kernel
 ) -> ModuleType:
-    "The programs, where they can run on the device of the points."
+    """The programs, where they can run on the device of the points.
+
+    Parameters
+    ----------
+    points : Tensor
+        of the kernel
+
+    Returns
+    -------
+    ModuleType
+    """
     if not has_triton():
         raise ImportError("backend 'triton': expected Triton, pip install 'nsgf_nb[gpu]'")
     if not points.is_cuda and os.environ.get("TRITON_INTERPRET") != "1":
@@ -48,7 +58,23 @@ _PROGRAMS = 1280  # enough for a GPU
 
 
 class TritonKernel(Kernel):
-    "b exp(φ⁰ + ψ⁰ - C/ε) of B problems, rows with sum 1, made anew in each pass."
+    """b exp(φ⁰ + ψ⁰ - C/ε) of B problems, rows with sum 1, made anew in each pass.
+
+    Parameters
+    ----------
+    x : Tensor
+        rows, centred, (B, n, d)
+    y : Tensor
+        columns, centred, (B, m, d)
+    a : Tensor
+        weights of x, (B, n), sum 1
+    b : Tensor
+        weights of y, (B, m), sum 1; columns of weight 0 hold no mass
+    masked : bool, default False
+        y is x, and a point does not see itself
+    precision : str, default 'tf32x3'
+        of products in more than 8 dimensions
+    """
 
     def __init__(
         self,
@@ -75,7 +101,23 @@ class TritonKernel(Kernel):
         a: Tensor,  # weights of x, (B, k)
         b: Tensor,  # weights of y, (B, l)
     ) -> "TritonKernel":
-        "A kernel of the same kind between other clouds."
+        """A kernel of the same kind between other clouds.
+
+        Parameters
+        ----------
+        x : Tensor
+            other rows, (B, k, d)
+        y : Tensor
+            other columns, (B, l, d)
+        a : Tensor
+            weights of x, (B, k)
+        b : Tensor
+            weights of y, (B, l)
+
+        Returns
+        -------
+        'TritonKernel'
+        """
         return TritonKernel(x, y, a, b, precision=self.precision)
 
 # %% ../../nbs/3_solver/20_triton.ipynb #tri-launch
@@ -162,7 +204,15 @@ def absorb(
     psi: Tensor,  # the new ψ⁰, (B, m)
     eps: Tensor | None = None,  # a new temperature, (B,)
 ):
-    "Take new reference potentials ψ⁰, and a new temperature if given; all rows get the sum 1."
+    """Take new reference potentials ψ⁰, and a new temperature if given; all rows get the sum 1.
+
+    Parameters
+    ----------
+    psi : Tensor
+        the new ψ⁰, (B, m)
+    eps : Tensor | None, default None
+        a new temperature, (B,)
+    """
     if eps is not None:
         self.eps = eps
         self._scale()
@@ -182,7 +232,18 @@ def absorb(
 # %% ../../nbs/3_solver/20_triton.ipynb #tri-prod
 @patch
 def rows(self: TritonKernel, v: Tensor) -> Tensor:  # (B, m) -> (B, n)
-    "K v."
+    """K v.
+
+    Parameters
+    ----------
+    v : Tensor
+        (B, m) -> (B, n)
+
+    Returns
+    -------
+    Tensor
+        (B, m) -> (B, n)
+    """
     return self._sums(v[:, None])[:, 0]
 
 
@@ -192,7 +253,20 @@ def both(
     v: Tensor,  # (B, m)
     turn: object,  # function from the rows t and their slice to what goes back
 ) -> tuple[Tensor, Tensor]:  # t = K v (B, n) and Kᵀ turn(t) (B, m)
-    "A product with the kernel and one with its transpose."
+    """A product with the kernel and one with its transpose.
+
+    Parameters
+    ----------
+    v : Tensor
+        (B, m)
+    turn : object
+        function from the rows t and their slice to what goes back
+
+    Returns
+    -------
+    tuple[Tensor, Tensor]
+        t = K v (B, n) and Kᵀ turn(t) (B, m)
+    """
     t = self.rows(v)
     return t, self._sums(turn(t, slice(None))[:, None], turned=True)[:, 0]
 
@@ -204,7 +278,20 @@ def products(
     *,
     turned: bool = False,  # with the transpose
 ) -> Tensor:  # (B, n, k); (B, m, k) turned
-    "Products with many right-hand sides."
+    """Products with many right-hand sides.
+
+    Parameters
+    ----------
+    V : Tensor
+        (B, m, k); (B, n, k) turned
+    turned : bool, default False
+        with the transpose
+
+    Returns
+    -------
+    Tensor
+        (B, n, k); (B, m, k) turned
+    """
     if V.shape[2] <= 3 or V.dtype == torch.float64:
         parts = V.mT.split(3, 1)
         return torch.cat([self._sums(part, turned=turned) for part in parts], 1).mT
@@ -225,7 +312,22 @@ def mean(
     Y: Tensor,  # what to average, (B, m, k)
     t: Tensor | None = None,  # K v, (B, n), where it is known
 ) -> Tensor:  # (B, n, k)
-    "Averages of Y under the rows of K v, normalised: with Y = y the barycentric map."
+    """Averages of Y under the rows of K v, normalised: with Y = y the barycentric map.
+
+    Parameters
+    ----------
+    v : Tensor
+        column weights, (B, m)
+    Y : Tensor
+        what to average, (B, m, k)
+    t : Tensor | None, default None
+        K v, (B, n), where it is known
+
+    Returns
+    -------
+    Tensor
+        (B, n, k)
+    """
     Y = v[..., None] * Y
     if t is None and Y.shape[2] <= 2:
         out = self._sums(torch.cat([v[..., None], Y], 2).mT)
@@ -238,13 +340,35 @@ def back(
     self: TritonKernel,
     X: Tensor,  # what comes back, (B, n, k)
 ) -> Tensor:  # Kᵀ X, (B, m, k)
-    "A product with the transpose."
+    """A product with the transpose.
+
+    Parameters
+    ----------
+    X : Tensor
+        what comes back, (B, n, k)
+
+    Returns
+    -------
+    Tensor
+        Kᵀ X, (B, m, k)
+    """
     return self.products(X, turned=True)
 
 
 @patch
 def take(self: TritonKernel, keep: Tensor) -> TritonKernel:  # (B,), bool
-    "The problems to keep."
+    """The problems to keep.
+
+    Parameters
+    ----------
+    keep : Tensor
+        (B,), bool
+
+    Returns
+    -------
+    TritonKernel
+        (B,), bool
+    """
     new = copy.copy(self)
     for name in self.tensors:
         setattr(new, name, getattr(self, name)[keep])
@@ -255,7 +379,17 @@ def take(self: TritonKernel, keep: Tensor) -> TritonKernel:  # (B,), bool
 def triton_runs(
     device: torch.device,  # of the points
 ) -> bool:
-    "Do programs run there? If not, a warning says why."
+    """Do programs run there? If not, a warning says why.
+
+    Parameters
+    ----------
+    device : torch.device
+        of the points
+
+    Returns
+    -------
+    bool
+    """
     points = torch.zeros(1, 2, 1, device=device)
     weights = torch.full((1, 2), 0.5, device=device)
     try:
@@ -275,7 +409,26 @@ def kernel_kind(
     fits: bool,  # does a stored kernel find room?
     triton: bool,  # does Triton run there?
 ) -> str:  # "dense", "stream" or "triton"
-    "The kind of kernel that a backend means."
+    """The kind of kernel that a backend means.
+
+    Parameters
+    ----------
+    backend : str
+        "auto", "dense", "stream" or "triton"
+    d : int
+        coordinates of a point
+    on_gpu : bool
+        are the points on a CUDA device?
+    fits : bool
+        does a stored kernel find room?
+    triton : bool
+        does Triton run there?
+
+    Returns
+    -------
+    str
+        "dense", "stream" or "triton"
+    """
     if backend != "auto":
         return backend
     if on_gpu and triton and (d <= DIFFERENCES or not fits):
@@ -293,7 +446,29 @@ def make_kernel(
     *,
     masked: bool = False,  # y is x, and a point does not see itself
 ) -> Kernel:
-    "A kernel of one kind; float64 in many dimensions has no program and is streamed."
+    """A kernel of one kind; float64 in many dimensions has no program and is streamed.
+
+    Parameters
+    ----------
+    kind : str
+        "dense", "stream" or "triton"
+    x : Tensor
+        rows, centred, (B, n, d)
+    y : Tensor
+        columns, centred, (B, m, d)
+    a : Tensor
+        weights of x, (B, n), sum 1
+    b : Tensor
+        weights of y, (B, m), sum 1
+    chunk : int | None, default None
+        rows of a block of "stream"; None: blocks of 2²¹ entries
+    masked : bool, default False
+        y is x, and a point does not see itself
+
+    Returns
+    -------
+    Kernel
+    """
     if kind == "triton" and (x.dtype == torch.float32 or x.shape[2] <= DIFFERENCES):
         return TritonKernel(x, y, a, b, masked=masked)
     if kind == "dense":
