@@ -9,7 +9,7 @@ __version__ = "0.1.0"
 # module: the names that the package lends from it. A new member of the family adds a row.
 PUBLIC = {
     "data": ("Sampler", "get_sampler"),
-    "sinkhorn": ("sinkhorn_divergence", "sinkhorn_potentials", "transport_plan"),
+    "sinkhorn": ("SinkhornLoss", "sinkhorn_divergence", "sinkhorn_potentials", "transport_plan"),
     "velocity": ("entropic_map", "sinkhorn_velocity"),
     "estimator": ("SinkhornVelocity", "VelocityInfo"),
     "particles": ("particle_flow",),

@@ -95,3 +95,14 @@ def test_a_warm_start_does_not_change_what_it_started_from():
     kept = info.potentials.f.clone(), info.potentials.g.clone()
     SinkhornVelocity(0.4)(x + 0.1 * v, y, init=info)
     assert torch.equal(info.potentials.f, kept[0]) and torch.equal(info.potentials.g, kept[1])
+
+
+def test_what_is_known_prints_as_three_short_lines():
+    x, y = torch.randn(30, 2), torch.randn(20, 2)
+    _, info = SinkhornVelocity(0.5)(x, y, return_info=True)
+    lines = str(info).splitlines()
+    assert len(lines) == 3 and max(map(len, lines)) < 80
+    assert lines[0].startswith("converged after") and f"{info.cross_perplexity:.1f}" in lines[2]
+    batch = torch.stack([x, x + 1])
+    _, both = SinkhornVelocity(0.5)(batch, y.expand(2, 20, 2), batched=True, return_info=True)
+    assert str(both) == "2 of 2 problems converged"

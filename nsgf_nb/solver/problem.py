@@ -28,7 +28,7 @@ from ..transport.entropic import Potentials
 from ..transport.scale import inner_length, weights_of
 
 # %% ../../nbs/3_solver/06_problem.ipynb #trm-info
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class VelocityInfo:
     """What an evaluation knows. With `batched=True` each field is a list, one entry a problem.
 
@@ -67,6 +67,17 @@ class VelocityInfo:
     def __getitem__(self, i: int) -> "VelocityInfo":
         "Problem i of a batched evaluation."
         return VelocityInfo(*(getattr(self, k)[i] for k in self.__dataclass_fields__))
+
+    def __repr__(self):
+        if isinstance(self.converged, list):
+            return f"{sum(self.converged)} of {len(self.converged)} problems converged"
+        word = "converged" if self.converged else "not converged"
+        stays = "no self plan" if math.isnan(self.self_diag) else f"{self.self_diag:.0%} stays"
+        return (
+            f"{word} after {self.n_iter} passes: v is off by about {self.err_v:.1e} (rms)\n"
+            f"proved: at most {self.bound_v:.1e}; columns are off by {self.err_marginal:.1e}\n"
+            f"a point goes to {self.cross_perplexity:.1f} points of y; self plan: {stays}"
+        )
 
 # %% ../../nbs/3_solver/06_problem.ipynb #trm-problem
 @dataclass
