@@ -145,3 +145,11 @@ def test_the_address_of_the_repository_stands_in_one_place():
         if home.removeprefix("https://") not in m[0] or not home
     ]
     assert not [f for f in found if not f.startswith("settings.ini")]
+
+
+def test_the_citation_names_this_version_and_the_paper():
+    cited = yaml.safe_load(read("CITATION.cff"))
+    assert cited["version"] == SETTINGS["version"] and cited["license"] == "Apache-2.0"
+    paper = cited["references"][0]
+    assert paper["url"].endswith("2401.14069")
+    assert all(a["family-names"] in read("README.md") for a in paper["authors"])
