@@ -8,6 +8,7 @@ __version__ = "0.1.0"
 
 # module: the names that the package lends from it. A new member of the family adds a row.
 PUBLIC = {
+    "core": ("ConvergenceWarning", "RegimeWarning"),
     "data": ("Sampler", "get_sampler"),
     "sinkhorn": ("SinkhornLoss", "sinkhorn_divergence", "sinkhorn_potentials", "transport_plan"),
     "velocity": ("entropic_map", "sinkhorn_velocity"),

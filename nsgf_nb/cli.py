@@ -147,7 +147,9 @@ def _parser():
 
 # %% ../nbs/9_workshop/14_cli.ipynb #cli-run
 def _show_warning(message, category, *where):
-    if "Sinkhorn stopped" not in str(message):  # the summary says how often
+    from nsgf_nb.core import ConvergenceWarning  # late: only here torch is needed
+
+    if not issubclass(category, ConvergenceWarning):  # the summary says how often
         say(f"warning: {message}")
 
 

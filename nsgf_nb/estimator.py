@@ -19,10 +19,19 @@ import torch
 from torch import Tensor
 
 from .caller import exact_arithmetic
-from .core import check_count, check_name, check_positive, patch
+from .core import patch
 from .solver.kernel import fits_in_memory
 from .solver.problem import Problem, VelocityInfo, prepare, solve_group
 from .solver.triton import kernel_kind, programs_for, triton_runs
+
+# %% ../nbs/3_solver/07_estimator.ipynb #est-plumbing
+from nsgf_nb.core import (
+    ConvergenceWarning,
+    RegimeWarning,
+    check_count,
+    check_name,
+    check_positive,
+)
 
 # %% ../nbs/3_solver/07_estimator.ipynb #est-info
 _OURS = ("auto", "dense", "stream", "triton")
@@ -137,7 +146,9 @@ def warn_of_regime(
         else:
             plan, what = "nearly uniform", "all particles move to the mean"
         warnings.warn(
-            f"the self plan is the identity and the cross plan {plan}: {what}", stacklevel=3
+            f"the self plan is the identity and the cross plan {plan}: {what}",
+            RegimeWarning,
+            stacklevel=3,
         )
         return
 
@@ -165,7 +176,7 @@ def __call__(
         v = v.to(x).view_as(x)
     bad = [i for i in infos if not i.converged]
     if bad and self.backend not in _RIVALS:
-        warnings.warn(_complaint(self, bad[0]), stacklevel=2)
+        warnings.warn(_complaint(self, bad[0]), ConvergenceWarning, stacklevel=2)
     warn_of_regime(self, problems, infos)
     if not return_info:
         return v

@@ -234,6 +234,7 @@ def _warn_without_locks():
     warnings.warn(
         "this platform has no fcntl: nothing keeps two processes from writing to one folder,"
         " see to it that there is one",
+        RuntimeWarning,
         stacklevel=4,
     )
 

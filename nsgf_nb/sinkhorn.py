@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from .caller import exact_arithmetic
-from .core import check_count, check_positive
+from .core import ConvergenceWarning, check_count, check_positive
 from .estimator import SinkhornVelocity
 from .solver.derivatives import Gradient, cross_term, debias, second_derivatives, self_term
 from .solver.problem import prepare, stack
@@ -61,6 +61,7 @@ def _warn_of_marginal(err, used, goal):
         warnings.warn(
             f"sinkhorn_divergence stopped after {int(used[i])} passes at a marginal error of"
             f" {err[i]:.1e} > tol {goal:.1e}: raise max_iter, tol or blur",
+            ConvergenceWarning,
             stacklevel=1,  # between here and the user's line stands autograd
         )
 
@@ -70,6 +71,7 @@ def _warn_of_residual(left):
         warnings.warn(
             "sinkhorn_divergence: the linear system of the second derivative has a relative"
             f" residual of {left.max():.1e}: raise blur",
+            ConvergenceWarning,
             stacklevel=1,
         )
 

@@ -1,5 +1,6 @@
 "The files around the package agree with each other"
 
+import ast
 import configparser
 import re
 import subprocess
@@ -153,3 +154,49 @@ def test_the_citation_names_this_version_and_the_paper():
     paper = cited["references"][0]
     assert paper["url"].endswith("2401.14069")
     assert all(a["family-names"] in read("README.md") for a in paper["authors"])
+
+
+def constant_parts(node):
+    "The text of a message apart from its numbers: constants of strings and of f-strings"
+    return [
+        n.value for n in ast.walk(node) if isinstance(n, ast.Constant) and isinstance(n.value, str)
+    ]
+
+
+def warned(source):
+    "The arguments of each call of warnings.warn in a module"
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "warnings.warn":
+            yield node.args
+
+
+def spoken(source):
+    "The message of each warning in a module, also if it has a name or a function makes it"
+    known = {}
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+            known[node.targets[0].id] = node.value
+        if isinstance(node, ast.FunctionDef) and isinstance(node.body[-1], ast.Return):
+            known[node.name] = node.body[-1].value
+    for message, *_ in warned(source):
+        name = ast.unparse(message.func if isinstance(message, ast.Call) else message)
+        yield known.get(name, message)
+
+
+def test_the_page_of_messages_knows_every_warning():
+    "The words with which it begins stand there"
+    page = read("nbs/messages.ipynb").replace('\\"', '"')
+    missing = []
+    for path in sorted((ROOT / "nsgf_nb").rglob("*.py")):
+        for message in spoken(path.read_text(encoding="utf-8")):
+            words = constant_parts(message)[0]
+            if not words.strip(" :,(") or words.strip(" :,(") not in page:
+                missing.append((path.name, words))
+    assert not missing
+
+
+def test_warnings_have_a_class():
+    "The second argument of warnings.warn is one, everywhere"
+    for path in sorted((ROOT / "nsgf_nb").rglob("*.py")):
+        for _, kind, *_ in warned(path.read_text(encoding="utf-8")):
+            assert ast.unparse(kind).endswith("Warning"), path

@@ -13,7 +13,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..core import check_count, check_pair, check_positive, check_weights
+from nsgf_nb.core import (
+    ConvergenceWarning,
+    check_count,
+    check_pair,
+    check_positive,
+    check_weights,
+)
 from ..sinkhorn import cost_matrix, softmin
 
 # %% ../../nbs/7_family/15_growth.ipynb #gro-sweep
@@ -136,7 +142,7 @@ def unbalanced_plan(
         said = (
             f"unbalanced plan: stopped after {k} sweeps, masses still change by more than {tol:g}"
         )
-        warnings.warn(said, stacklevel=2)
+        warnings.warn(said, ConvergenceWarning, stacklevel=2)
     rows = (lb + (f[:, None] + g - C) / eps).exp()
     return UnbalancedPlan(x, y, rows, la.exp(), f, g, eps, k, converged)
 

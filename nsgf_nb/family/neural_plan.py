@@ -15,7 +15,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from ..core import make_generator, patch
+from ..core import RegimeWarning, make_generator, patch
 from .plan import EntropicPlan
 from ..learning.model import Fit, Flow
 from ..learning.training import Task
@@ -391,6 +391,7 @@ def _warn_if_discrete(plan, ends, seed):
         warnings.warn(
             f"a row of a plan between {n} points spreads over {share:.0%} of them: "
             f"EntropicPlan(x, y, {blur:.3g}) needs no training here",
+            RegimeWarning,
             stacklevel=2,
         )
 

@@ -14,7 +14,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from ..core import check_count, check_positive, make_generator, patch
+from ..core import ConvergenceWarning, check_count, check_positive, make_generator, patch
 from ..data import Sampler, get_sampler, points_and_labels
 from .plan import EntropicPlan
 from ..sets.ends import Ends
@@ -154,7 +154,7 @@ def _warn(plan, error):
     "Say how far it came."
     n, upper = len(plan.plan.x), plan.mass_error.upper
     said = f"the masses may be wrong by {upper:.2g} with {n} points of the source"
-    warnings.warn(f"{said}, error={error:g} was asked for", stacklevel=3)
+    warnings.warn(f"{said}, error={error:g} was asked for", ConvergenceWarning, stacklevel=3)
 
 # %% ../../nbs/7_family/12_semidiscrete.ipynb #sds-pairs
 @patch

@@ -397,7 +397,7 @@ def triton_runs(
         K.absorb(torch.zeros_like(weights), torch.ones_like(weights[:, 0]))
         return bool((K.rows(weights) - 0.5).abs().max() < 1e-5)
     except Exception as problem:  # whatever a compiler or a driver has to say
-        warnings.warn(f"Triton does not run on {device}: {problem}", stacklevel=2)
+        warnings.warn(f"Triton does not run on {device}: {problem}", RuntimeWarning, stacklevel=2)
         return False
 
 # %% ../../nbs/3_solver/20_triton.ipynb #tri-choice

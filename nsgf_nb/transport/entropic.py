@@ -13,7 +13,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..core import check_count, check_pair, check_positive, check_weights
+from nsgf_nb.core import (
+    ConvergenceWarning,
+    check_count,
+    check_pair,
+    check_positive,
+    check_weights,
+)
 
 # %% ../../nbs/2_transport/01_sinkhorn.ipynb #snk-cost
 def cost_matrix(
@@ -160,6 +166,7 @@ def _result(f, g, err, n_iter, eps, tol):
         warnings.warn(
             f"Sinkhorn stopped after {n_iter} sweeps at marginal error {err:.1e} > tol {tol:.1e}: "
             "raise max_iter or blur",
+            ConvergenceWarning,
             stacklevel=4,
         )
     return Potentials(f, g, eps, err, n_iter, err <= tol)
