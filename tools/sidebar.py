@@ -33,7 +33,7 @@ def sidebar():
     unknown -= set(CHAPTERS)
     if unknown:
         raise ValueError(f"{', '.join(sorted(unknown))}: expected a title in CHAPTERS")
-    contents = ["index.ipynb", "glossary.ipynb", "messages.ipynb"]
+    contents = ["index.ipynb", "howto.ipynb", "glossary.ipynb", "messages.ipynb"]
     for folder, title in CHAPTERS.items():
         number = f"{folder[0]} " if folder[0].isdigit() else ""
         contents.append({"section": number + title, "contents": sections(folder)})
