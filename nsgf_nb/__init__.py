@@ -20,7 +20,7 @@ PUBLIC = {
     "learning.unet": ("UNet",),
     "flow": ("NSGF",),
     "straight": ("PairFlow", "StraightFlow"),
-    "plusplus": ("NSGFPlusPlus", "SampleInfo"),
+    "plusplus": ("NSGFPlusPlus", "SampleInfo", "list_pretrained"),
     "matching.interpolants": ("OneStep", "Interpolant", "DDIM", "DDPM"),
     "family.plan": ("EntropicPlan", "self_score"),
     "family.generator": ("SinkhornGenerator",),
