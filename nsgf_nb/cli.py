@@ -55,7 +55,8 @@ def _add_fitted(parser):
     parser.add_argument("--method", metavar="M", help=own)
 
 # %% ../nbs/9_workshop/14_cli.ipynb #cli-fit-words
-_METHODS = ", ".join(MEMBERS) + ", or package.module:Class for a class of your own (default: nsgf)"
+_OWN = "or package.module:Class for a class of your own (default: nsgf; with --time: ot-cfm)"
+_METHODS = ", ".join([*MEMBERS, _OWN])
 _SETTINGS = {  # word: metavar, help
     "--method": ("M", _METHODS),
     "--source": (
@@ -89,6 +90,36 @@ def _add_settings(parser):
     several = dict(nargs="+", action="extend", default=[])
     parser.add_argument("--set", metavar="K=V", help=_SET, **several)
 
+# %% ../nbs/9_workshop/14_cli.ipynb #cli-times
+_TIMES = {  # word: metavar, help
+    "--time": (
+        "COLUMN",
+        "TARGET is a table (.csv, .tsv, .npz, .npy or .h5ad), and this column of it holds times:"
+        " fit a flow between each two",
+    ),
+    "--weight": ("COLUMN", "weights of the rows (default: all weigh the same)"),
+    "--held-out": (
+        "SHARE",
+        "of the rows of each time, which the fit does not see and distances are measured to"
+        " (default: 0.2; 0: all rows serve both)",
+    ),
+}
+_LEAVE_OUT = "fit again without each inner time, and say how well it is predicted"
+
+
+def _add_times(fit):
+    group = fit.add_argument_group("a population at several times")
+    for word, (metavar, text) in _TIMES.items():
+        kind = float if word == "--held-out" else str
+        group.add_argument(word, metavar=metavar, type=kind, help=text)
+    features = "the features (default: all columns but those of times and weights)"
+    group.add_argument("--columns", metavar="C", nargs="+", help=features)
+    raw = "leave columns in their units, as for an embedding (default: a common scale)"
+    group.add_argument(
+        "--no-standardise", dest="standardise", action="store_const", const=False, help=raw
+    )
+    group.add_argument("--leave-out", action="store_true", help=_LEAVE_OUT)
+
 # %% ../nbs/9_workshop/14_cli.ipynb #cli-commands
 def _add_fit(commands):
     fit = _command(commands, "fit", "fit a flow to TARGET, measure it and draw it")
@@ -96,6 +127,7 @@ def _add_fit(commands):
     _add_settings(fit)
     again = "go on with the run in DIR; starts where there is none"
     fit.add_argument("--resume", action="store_true", help=again)
+    _add_times(fit)
 
 
 def _add_sample(commands):
@@ -106,6 +138,8 @@ def _add_sample(commands):
     seed = "of the draws (default: 0)"
     sample.add_argument("--seed", metavar="N", type=int, default=0, help=seed)
     sample.add_argument("--out", metavar="FILE", help="where to (default: DIR/samples.npy)")
+    times = "of a run with --time: which times (default: the last); --out may be a .csv file"
+    sample.add_argument("--times", metavar="T", nargs="+", type=float, help=times)
 
 
 def _add_again(commands):
@@ -116,9 +150,12 @@ def _add_again(commands):
         parser = _command(commands, name, text)
         _add_fitted(parser)
         _add_device(parser)
+        if name == "eval":
+            text = f"of a run with --time: {_LEAVE_OUT}"
+            parser.add_argument("--leave-out", action="store_true", help=text)
     _add_fitted(_command(commands, "info", "tell what a folder holds"))
 
-
+# %% ../nbs/9_workshop/14_cli.ipynb #cli-pool
 def _add_pool(commands):
     text = "build a pool before the fit, tell about it, check it"
     pools = commands.add_parser("pool", help=text, allow_abbrev=False)
@@ -155,12 +192,12 @@ def _show_warning(message, category, *where):
 
 def _call(args):
     "Exit code of the function behind a command."
-    from nsgf_nb.runs.commands import COMMANDS  # late: only here torch is needed
+    from nsgf_nb.runs.times import command_of  # late: only here torch is needed
 
     with warnings.catch_warnings():
         warnings.showwarning = _show_warning
         here = args.command in _SEVERAL or is_first()
-        code = COMMANDS[args.command](args) if here else 0
+        code = command_of(args)(args) if here else 0
     sys.stdout.flush()
     return code or 0
 

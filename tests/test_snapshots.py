@@ -132,3 +132,22 @@ def test_masked_and_object_columns():
     assert snapshots(dict(day=[0, 1], x=objects))[1](1).item() == 2
     with pytest.raises(ValueError, match="x: 1"):
         snapshots(dict(day=[0, 1], x=np.array([1, None], dtype=object)))
+
+
+def test_files_of_numpy(tmp_path):
+    "An array for each column, or one array whose columns have names; no objects"
+    np.savez(tmp_path / "cells.npz", day=TABLE["day"], x=np.stack([TABLE["a"], TABLE["b"]], 1))
+    cells = snapshots(tmp_path / "cells.npz")
+    assert rows(cells[4]) == [(5e4, 2.0), (7e4, 0.0)] and cells.columns == ("x1", "x2")
+    named = np.array(list(zip(*TABLE.values())), [("day", "i4"), ("a", "f8"), ("b", "f4")])
+    np.save(tmp_path / "cells.npy", named)
+    cells = snapshots(tmp_path / "cells.npy")
+    assert rows(cells[2]) == [(1e4, 1.0), (3e4, 3.0)] and cells.name == "cells.npy"
+    np.save(tmp_path / "plain.npy", np.eye(2))
+    with pytest.raises(ValueError, match="plain.npy: expected an array whose columns have names"):
+        snapshots(tmp_path / "plain.npy")
+    np.savez(tmp_path / "objects.npz", day=np.array([{}, {}]))
+    with pytest.raises(ValueError, match="objects.npz: damaged: Object arrays cannot be loaded"):
+        snapshots(tmp_path / "objects.npz")
+    with pytest.raises(FileNotFoundError, match="none.npz: no such file"):
+        snapshots(tmp_path / "none.npz")

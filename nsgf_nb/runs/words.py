@@ -70,6 +70,11 @@ def set_pairs(
     return values
 
 # %% ../../nbs/9_workshop/12_words.ipynb #wor-folder
+def _time(args):
+    "The column of times; only some commands know of one."
+    return getattr(args, "time", None)
+
+
 def run_folder(
     args: Namespace,  # target, method and out of `nsgf fit`
 ) -> Path:
@@ -84,7 +89,8 @@ def run_folder(
     -------
     Path
     """
-    method = (args.method or "nsgf").rpartition(":")[2]
+    usual = "ot-cfm" if _time(args) else "nsgf"
+    method = (args.method or usual).rpartition(":")[2]
     return Path(args.out or f"runs/{Path(args.target).stem}-{method}")
 
 
@@ -104,6 +110,8 @@ def fit_again(
         words for a shell
     """
     words = ["nsgf", "fit", args.target, "--out", str(run_folder(args)), "--resume"]
+    if _time(args):
+        words += ["--time", args.time]
     if ":" in (args.method or ""):
         words += ["--method", args.method]  # what a file names is not imported
     return shlex.join(words)

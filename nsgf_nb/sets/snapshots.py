@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ..core import check_name, check_weights, patch
 from ..data import Sampler
-from ..files import reading
+from ..files import read_array, reading
 from .rows import from_rows, from_weighted_rows
 
 # %% ../../nbs/1_data/11_snapshots.ipynb #snp-csv
@@ -50,7 +50,7 @@ def _pairs_of(data):
         pairs = [(name, data[name]) for name in names]
     else:
         raise TypeError(
-            "data: expected a CSV file, a structured array, a dictionary of columns, "
+            "data: expected a CSV or NumPy file, a structured array, a dictionary of columns, "
             f"a DataFrame or an AnnData, got {type(data).__name__}"
         )
     return [(str(name), _plain(column)) for name, column in pairs]
@@ -87,6 +87,24 @@ def _read_h5ad(path):
     with reading(path):
         return anndata.read_h5ad(path)
 
+# %% ../../nbs/1_data/11_snapshots.ipynb #snp-numpy
+def _read_numpy(path):
+    "The columns of a .npz file, or of a .npy file of an array with names."
+    if path.suffix == ".npz":
+        if not path.is_file():
+            raise FileNotFoundError(f"{path}: no such file")
+        with reading(path), np.load(path, allow_pickle=False) as file:
+            return _pairs_of({name: file[name] for name in file.files})
+    array = read_array(path)
+    if array.dtype.names is None:
+        raise ValueError(f"{path}: expected an array whose columns have names, got {array.dtype}")
+    return _pairs_of(array)
+
+
+def _pairs_in(path):
+    "Names and columns of a file of any kind."
+    return _read_numpy(path) if path.suffix in (".npz", ".npy") else _read_csv(path)
+
 # %% ../../nbs/1_data/11_snapshots.ipynb #snp-table
 def _table(data, time, weight, columns):
     "The name of a table for messages, and its columns by name."
@@ -94,7 +112,7 @@ def _table(data, time, weight, columns):
     if isinstance(data, (str, os.PathLike)):
         name, path = Path(data).name, Path(data)
         if path.suffix != ".h5ad":
-            return name, _by_name(name, _read_csv(path))
+            return name, _by_name(name, _pairs_in(path))
         data = _read_h5ad(path)
     if hasattr(data, "obs") and hasattr(data, "obsm"):
         return name, _by_name(name, _pairs_of_cells(data, time, weight, columns))
@@ -164,7 +182,7 @@ def _numbers(name, table):
         which = f"column{'s' * (len(words) > 1)} {', '.join(words)}"
         example = _first_word(table[words[0]])
         said = f"{name}: expected numbers, got {example!r} in the {which}"
-        raise TypeError(f"{said}: choose the features with columns=")
+        raise TypeError(f"{said}: choose the columns that are features")
     missing = {key: int((~np.isfinite(values)).sum()) for key, values in numbers.items()}
     if count := sum(missing.values()):
         where = ", ".join(f"{key}: {m}" for key, m in missing.items() if m)
@@ -278,7 +296,7 @@ def without(
 
 # %% ../../nbs/1_data/11_snapshots.ipynb #snp-snapshots
 def snapshots(
-    data: object,  # a CSV or .h5ad file, array with names, dict, DataFrame or AnnData
+    data: object,  # CSV, .npz, .npy or .h5ad file, array with names, dict, DataFrame, AnnData
     time: str = "day",  # the column of times
     *,
     weight: str | None = None,  # the column of weights, ≥ 0; None: all rows weigh the same
@@ -290,7 +308,7 @@ def snapshots(
     Parameters
     ----------
     data : object
-        a CSV or .h5ad file, array with names, dict, DataFrame or AnnData
+        CSV, .npz, .npy or .h5ad file, array with names, dict, DataFrame, AnnData
     time : str, default 'day'
         the column of times
     weight : str | None, default None
