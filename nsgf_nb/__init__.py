@@ -33,6 +33,7 @@ PUBLIC = {
     "family.trajectory": ("Trajectory", "leave_one_out"),
     "scikit": ("FlowEstimator",),
     "distances": ("gate", "mmd", "w2", "w2_floor"),
+    "evaluation.advice": ("Advice", "advise"),
 }
 _MODULE_OF = {name: module for module, names in PUBLIC.items() for name in names}
 _DOORS = ("cli", "data", "distances", "estimator", "fid", "flow", "particles", "plot", "plusplus", "sinkhorn", "straight", "velocity")

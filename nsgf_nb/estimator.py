@@ -146,7 +146,8 @@ def warn_of_regime(
         else:
             plan, what = "nearly uniform", "all particles move to the mean"
         warnings.warn(
-            f"the self plan is the identity and the cross plan {plan}: {what}",
+            f"the self plan is the identity and the cross plan {plan}: {what}"
+            " (nsgf_nb.advise tells how far off it is)",
             RegimeWarning,
             stacklevel=3,
         )
