@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ..core import check_name, check_weights, patch
 from ..data import Sampler
-from ..files import read_array, reading
+from ..files import read_array, read_arrays, reading
 from .rows import from_rows, from_weighted_rows
 
 # %% ../../nbs/1_data/11_snapshots.ipynb #snp-csv
@@ -91,10 +91,7 @@ def _read_h5ad(path):
 def _read_numpy(path):
     "The columns of a .npz file, or of a .npy file of an array with names."
     if path.suffix == ".npz":
-        if not path.is_file():
-            raise FileNotFoundError(f"{path}: no such file")
-        with reading(path), np.load(path, allow_pickle=False) as file:
-            return _pairs_of({name: file[name] for name in file.files})
+        return _pairs_of(read_arrays(path))
     array = read_array(path)
     if array.dtype.names is None:
         raise ValueError(f"{path}: expected an array whose columns have names, got {array.dtype}")
