@@ -162,7 +162,7 @@ def test_a_stopped_run_says_how_to_go_on(home):
 
 def test_nsgf_between_the_times_of_an_npz(here):
     "Two times; nothing is held out, one column, another method"
-    small = ("num_steps=2", "pool_size=90", "group=45", "iterations=5", "batch_size=16")
+    small = ("num_steps=2", "pool_size=135", "group=45", "iterations=5", "batch_size=16")
     words = ("--time", "day", "--method", "nsgf", "--columns", "age", "--held-out", 0)
     rc, out, said = here("fit", "cells.npz", *words, "--set", *small)
     assert rc == 0 and "distances of 45, 45 points, to rows of the fit" in out, said
@@ -262,7 +262,8 @@ WRONG = [  # words after nsgf, what standard error says
 @pytest.mark.parametrize("words, sentence", WRONG, ids=[w for w, _ in WRONG])
 def test_bad_input_is_one_sentence(home, here, done, words, sentence):
     before = sorted(home.rglob("*"))
-    rc, out, err = here(*words.split())
+    new = [] if "--out" in words or words.startswith("sample") else ["--out", "new"]
+    rc, out, err = here(*words.split(), *new)
     assert (rc, out) == (2, "") and err.startswith(sentence.format(home=home)), err
     assert err.count("\n") == 1 and "Traceback" not in err
     assert sorted(home.rglob("*")) == before
