@@ -349,7 +349,41 @@ def begin(
 
 # %% ../nbs/6_matching/04_lines.ipynb #lin-straight
 class StraightFlow(PairFlow):
-    "Flow matching (arXiv 2210.02747) and, with coupling='ot', OT-CFM (arXiv 2302.00482)."
+    """Flow matching (arXiv 2210.02747) and, with coupling='ot', OT-CFM (arXiv 2302.00482).
+
+    Parameters
+    ----------
+    coupling : str | Model, default 'independent'
+        one of COUPLINGS; or a model that makes the pairs
+    start : str | Model, default 'source'
+        where lines begin; or at what a fitted model makes of it
+    num_steps : int, default 10
+        steps when sampling, unless told otherwise
+    network : nn.Module | str | None, default None
+        net(x, t, label=None), copied, or a name
+    iterations : int, default 16000
+        optimiser steps
+    batch_size : int, default 256
+        pairs per step
+    lr : float, default 0.002
+        largest learning rate
+    ema : float, default 0.999
+        decay of the average of the weights
+    precision : str, default 'float32'
+        of the network in training: or "bfloat16", "float16" on CUDA
+    accumulate : int, default 1
+        parts of a batch that are taken one after the other
+    clip : float | None, default None
+        largest norm of the gradient
+    weight_decay : float, default 0.0
+        of AdamW
+    label_dropout : float, default 0.1
+        share of labels that are left out, for guidance
+    patience : int | None, default None
+        rows without a better held-out loss after which to stop
+    device : str | None, default None
+        None: CUDA where there is one
+    """
 
     def line(
         self,

@@ -381,15 +381,15 @@ WRONG = [  # words after nsgf, exit code, what standard error says
     ("fit moons --out bad.json/x", 1, "nsgf: bad.json/x: Not a directory"),
     ("sample nowhere -n 5", 2, "nsgf: nowhere: no run here (no config.json)"),
     (
-        "sample runs/8gaussians-nsgf",
+        "sample",
         2,
-        "nsgf sample: the following arguments are required: -n (see nsgf sample --help)",
+        "nsgf sample: the following arguments are required: DIR (see nsgf sample --help)",
     ),
     ("sample runs/8gaussians-nsgf -n 0", 2, "nsgf: n: expected at least 1, got 0"),
     (
         "sample runs/8gaussians-nsgf -n 5 --out x.pt",
         2,
-        "nsgf: --out: expected a .npy file, got x.pt",
+        "nsgf: --out: expected a .npy or .csv file, or a folder for pictures, got x.pt",
     ),
     (
         "sample runs/8gaussians-nsgf -n 5 --out no/x.npy",
@@ -406,6 +406,11 @@ WRONG = [  # words after nsgf, exit code, what standard error says
         2,
         "nsgf: unfitted: not fitted to its end (no model.safetensors), "
         "go on with: nsgf fit 8gaussians --out unfitted --resume",
+    ),
+    (
+        "fit moons --config mnist",
+        2,
+        "nsgf: --config mnist: settings of nsgf++, add --method nsgf++",
     ),
     ("train moons", 2, "nsgf: argument COMMAND: invalid choice: 'train'"),
     ("", 2, "nsgf: the following arguments are required: COMMAND (see nsgf --help)"),

@@ -43,7 +43,41 @@ def straightness(
 
 # %% ../../nbs/6_matching/11_interpolants.ipynb #bsl-one
 class OneStep(PairFlow):
-    "The distillation of a flow, its `coupling`, into one step (arXiv 2209.03003, section 2.2)."
+    """The distillation of a flow, its `coupling`, into one step (arXiv 2209.03003, section 2.2).
+
+    Parameters
+    ----------
+    coupling : str | Model, default 'independent'
+        one of COUPLINGS; or a model that makes the pairs
+    start : str | Model, default 'source'
+        where lines begin; or at what a fitted model makes of it
+    num_steps : int, default 10
+        steps when sampling, unless told otherwise
+    network : nn.Module | str | None, default None
+        net(x, t, label=None), copied, or a name
+    iterations : int, default 16000
+        optimiser steps
+    batch_size : int, default 256
+        pairs per step
+    lr : float, default 0.002
+        largest learning rate
+    ema : float, default 0.999
+        decay of the average of the weights
+    precision : str, default 'float32'
+        of the network in training: or "bfloat16", "float16" on CUDA
+    accumulate : int, default 1
+        parts of a batch that are taken one after the other
+    clip : float | None, default None
+        largest norm of the gradient
+    weight_decay : float, default 0.0
+        of AdamW
+    label_dropout : float, default 0.1
+        share of labels that are left out, for guidance
+    patience : int | None, default None
+        rows without a better held-out loss after which to stop
+    device : str | None, default None
+        None: CUDA where there is one
+    """
 
     any_grid = False
 
@@ -174,7 +208,41 @@ def quarter_turn(
 
 
 class Interpolant(PairFlow):
-    "The trigonometric interpolant (arXiv 2209.15571)."
+    """The trigonometric interpolant (arXiv 2209.15571).
+
+    Parameters
+    ----------
+    coupling : str | Model, default 'independent'
+        one of COUPLINGS; or a model that makes the pairs
+    start : str | Model, default 'source'
+        where lines begin; or at what a fitted model makes of it
+    num_steps : int, default 10
+        steps when sampling, unless told otherwise
+    network : nn.Module | str | None, default None
+        net(x, t, label=None), copied, or a name
+    iterations : int, default 16000
+        optimiser steps
+    batch_size : int, default 256
+        pairs per step
+    lr : float, default 0.002
+        largest learning rate
+    ema : float, default 0.999
+        decay of the average of the weights
+    precision : str, default 'float32'
+        of the network in training: or "bfloat16", "float16" on CUDA
+    accumulate : int, default 1
+        parts of a batch that are taken one after the other
+    clip : float | None, default None
+        largest norm of the gradient
+    weight_decay : float, default 0.0
+        of AdamW
+    label_dropout : float, default 0.1
+        share of labels that are left out, for guidance
+    patience : int | None, default None
+        rows without a better held-out loss after which to stop
+    device : str | None, default None
+        None: CUDA where there is one
+    """
 
     line = staticmethod(quarter_turn)
 
@@ -212,14 +280,82 @@ def _diffuse(field, f, x, times, solver, noise, fresh):
 
 # %% ../../nbs/6_matching/11_interpolants.ipynb #bsl-dif-classes
 class DDIM(PairFlow):
-    "Diffusion without noise on the way (arXiv 2010.02502), from N(m, σ²I) only."
+    """Diffusion without noise on the way (arXiv 2010.02502), from N(m, σ²I) only.
+
+    Parameters
+    ----------
+    coupling : str | Model, default 'independent'
+        one of COUPLINGS; or a model that makes the pairs
+    start : str | Model, default 'source'
+        where lines begin; or at what a fitted model makes of it
+    num_steps : int, default 10
+        steps when sampling, unless told otherwise
+    network : nn.Module | str | None, default None
+        net(x, t, label=None), copied, or a name
+    iterations : int, default 16000
+        optimiser steps
+    batch_size : int, default 256
+        pairs per step
+    lr : float, default 0.002
+        largest learning rate
+    ema : float, default 0.999
+        decay of the average of the weights
+    precision : str, default 'float32'
+        of the network in training: or "bfloat16", "float16" on CUDA
+    accumulate : int, default 1
+        parts of a batch that are taken one after the other
+    clip : float | None, default None
+        largest norm of the gradient
+    weight_decay : float, default 0.0
+        of AdamW
+    label_dropout : float, default 0.1
+        share of labels that are left out, for guidance
+    patience : int | None, default None
+        rows without a better held-out loss after which to stop
+    device : str | None, default None
+        None: CUDA where there is one
+    """
 
     any_grid, fresh = False, 0.0  # fresh: the share of the variance s² that is drawn anew
     line = staticmethod(quarter_turn)
 
 
 class DDPM(PairFlow):
-    "Diffusion with its noise (arXiv 2006.11239), from N(m, σ²I) only."
+    """Diffusion with its noise (arXiv 2006.11239), from N(m, σ²I) only.
+
+    Parameters
+    ----------
+    coupling : str | Model, default 'independent'
+        one of COUPLINGS; or a model that makes the pairs
+    start : str | Model, default 'source'
+        where lines begin; or at what a fitted model makes of it
+    num_steps : int, default 10
+        steps when sampling, unless told otherwise
+    network : nn.Module | str | None, default None
+        net(x, t, label=None), copied, or a name
+    iterations : int, default 16000
+        optimiser steps
+    batch_size : int, default 256
+        pairs per step
+    lr : float, default 0.002
+        largest learning rate
+    ema : float, default 0.999
+        decay of the average of the weights
+    precision : str, default 'float32'
+        of the network in training: or "bfloat16", "float16" on CUDA
+    accumulate : int, default 1
+        parts of a batch that are taken one after the other
+    clip : float | None, default None
+        largest norm of the gradient
+    weight_decay : float, default 0.0
+        of AdamW
+    label_dropout : float, default 0.1
+        share of labels that are left out, for guidance
+    patience : int | None, default None
+        rows without a better held-out loss after which to stop
+    device : str | None, default None
+        None: CUDA where there is one
+    """
 
     any_grid, fresh = False, 1.0
     line = staticmethod(quarter_turn)

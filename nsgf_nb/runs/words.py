@@ -32,10 +32,16 @@ def value_of(
     """
     for read in (ast.literal_eval, json.loads):
         try:
-            return read(text)
+            return _whole(read(text), text)
         except (ValueError, SyntaxError, MemoryError, RecursionError):
             pass
     return text
+
+
+def _whole(value, text):
+    "A whole number, also if it is written like 1e3."
+    written = isinstance(value, float) and "e" in text.lower() and value.is_integer()
+    return int(value) if written else value
 
 # %% ../../nbs/9_workshop/12_words.ipynb #wor-pairs
 def set_pairs(
