@@ -7,7 +7,7 @@ KATEX := tools/site/node_modules/.package-lock.json
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow test-gpu test-portable bench-toy2d bench-mnist bench-gpu dist docs docs-check readme export format hooks clean lock
+.PHONY: help install demo test test-slow test-gpu test-portable bench-toy2d bench-mnist bench-cells bench-gpu dist docs docs-check readme export format hooks clean lock
 
 help:           ## this list
 	@grep -E '^[a-z-]+: .*##|^[a-z-]+:  *##' Makefile | sed -E 's/:.*##/\t/' | expand -t 14
@@ -44,6 +44,9 @@ bench-mnist: $(INSTALLED)  ## NSGF++ beside flow matching and OT-CFM on digits a
 	for part in digits trials finalists "final --seed 0" "final --seed 1" "final --seed 2" transport extras; do OMP_NUM_THREADS=1 $(BIN)/python bench/mnist.py --part $$part || exit 1; done
 	$(BIN)/nsgf fit mnist --method nsgf++ --seed 0 --out runs/nsgfpp-mnist --resume
 	for part in model ship; do OMP_NUM_THREADS=1 $(BIN)/python bench/mnist.py --part $$part || exit 1; done
+
+bench-cells: $(INSTALLED)  ## distances on blood cells, five seeds: 15 minutes of one core; DATA=lineage.csv, or $$NSGF_DATA; goes on where it was stopped
+	OMP_NUM_THREADS=1 $(BIN)/python bench/cells.py $(if $(DATA),--data $(DATA))
 
 bench-gpu: $(INSTALLED)  ## what a GPU does: agreement, pairs a second, training, then MNIST: a quarter of an hour
 	$(BIN)/python bench/gpu.py --minutes 7

@@ -98,21 +98,7 @@ def save_tensors(
     tensors: dict[str, Tensor],  # what to keep
     facts: dict,  # JSON values; must say kind=…
 ) -> Path:
-    """Write tensors and facts to one safetensors file, completely or not at all.
-
-    Parameters
-    ----------
-    path : str | Path
-        file to write, replaced if it exists
-    tensors : dict[str, Tensor]
-        what to keep
-    facts : dict
-        JSON values; must say kind=…
-
-    Returns
-    -------
-    Path
-    """
+    "Write tensors and facts to one safetensors file, completely or not at all."
     path = Path(path)
     text = json.dumps(facts, default=_plain)
     kept, aliases = _stored(tensors)
@@ -130,17 +116,7 @@ def save_tensors(
 def reading(
     path: str | Path,  # the file whose content is read in the block
 ) -> Iterator[None]:
-    """Whatever the content of a file leads to is one sentence with its name.
-
-    Parameters
-    ----------
-    path : str | Path
-        the file whose content is read in the block
-
-    Returns
-    -------
-    Iterator[None]
-    """
+    "Whatever the content of a file leads to is one sentence with its name."
     try:
         yield
     except (ImportError, OSError) as e:
@@ -163,21 +139,7 @@ LARGEST = 10**8  # bytes of a header or a JSON file; safetensors takes no longer
 
 @dataclass(frozen=True)
 class Header:
-    """What the beginning of a file says.
-
-    Parameters
-    ----------
-    facts : dict
-        JSON values
-    start : int
-        where the numbers begin
-    aliases : dict, default field(default_factory=dict)
-        name → the name under which it is stored
-    sha256 : str | None, default None
-        of the numbers; None: written by version 0.1
-    header_sha256 : str | None, default None
-        of the header, and with it of the whole content
-    """
+    "What the beginning of a file says."
 
     facts: dict  # JSON values
     start: int  # where the numbers begin
@@ -221,19 +183,7 @@ def read_header(
     path: str | Path,  # file written by save_tensors
     kind: str,  # facts["kind"] it must have
 ) -> Header:
-    """Read and check the header of a file; the numbers are not touched.
-
-    Parameters
-    ----------
-    path : str | Path
-        file written by save_tensors
-    kind : str
-        facts["kind"] it must have
-
-    Returns
-    -------
-    Header
-    """
+    "Read and check the header of a file; the numbers are not touched."
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")
@@ -275,24 +225,7 @@ def load_tensors(
     device: str | torch.device = "cpu",  # where the tensors go
     whole: bool = True,  # compare the numbers with their checksum; False: the header only
 ) -> tuple[dict[str, Tensor], dict]:  # tensors, facts
-    """Read tensors and facts; nothing in the file is executed.
-
-    Parameters
-    ----------
-    path : str | Path
-        file written by save_tensors
-    kind : str
-        facts["kind"] it must have
-    device : str | torch.device, default 'cpu'
-        where the tensors go
-    whole : bool, default True
-        compare the numbers with their checksum; False: the header only
-
-    Returns
-    -------
-    tuple[dict[str, Tensor], dict]
-        tensors, facts
-    """
+    "Read tensors and facts; nothing in the file is executed."
     path = Path(path)
     header = read_header(path, kind)
     with reading(path):
@@ -322,22 +255,7 @@ def check_facts(
     /,
     **kinds: type | tuple[type, ...],  # name=the kind that its value must have
 ) -> dict:  # facts
-    """Facts with the names and kinds that are needed.
-
-    Parameters
-    ----------
-    path : str | Path
-        the file they are from
-    facts : dict
-        what stands in it
-    **kinds : type | tuple[type, ...]
-        name=the kind that its value must have
-
-    Returns
-    -------
-    dict
-        facts
-    """
+    "Facts with the names and kinds that are needed."
     for name, kind in kinds.items():
         value = facts.get(name, ...)
         is_bool = isinstance(value, bool) and kind is int
@@ -360,20 +278,7 @@ def check_history(
     path: str | Path,  # the file they are from
     rows: list,  # of a history
 ) -> list[dict]:  # rows
-    """Rows of numbers by name, with rising steps.
-
-    Parameters
-    ----------
-    path : str | Path
-        the file they are from
-    rows : list
-        of a history
-
-    Returns
-    -------
-    list[dict]
-        rows
-    """
+    "Rows of numbers by name, with rising steps."
     step = 0
     for row in rows:
         if not isinstance(row, dict):
@@ -392,15 +297,7 @@ def check_finite(
     path: str | Path,  # the file they are from
     tensors: dict[str, Tensor],  # what stands in it
 ) -> None:
-    """Refuse what is not a number. Infinity may be meant: a mask holds it.
-
-    Parameters
-    ----------
-    path : str | Path
-        the file they are from
-    tensors : dict[str, Tensor]
-        what stands in it
-    """
+    "Refuse what is not a number. Infinity may be meant: a mask holds it."
     for name, v in tensors.items():
         if v.is_complex():
             raise ValueError(f"{path}: damaged: {name} is complex")
@@ -412,17 +309,7 @@ def check_finite(
 def checksum(
     tensors: dict[str, Tensor],  # on the CPU
 ) -> str:
-    """SHA-256 of names and bytes.
-
-    Parameters
-    ----------
-    tensors : dict[str, Tensor]
-        on the CPU
-
-    Returns
-    -------
-    str
-    """
+    "SHA-256 of names and bytes."
     digest = hashlib.sha256()
     for name in sorted(tensors):
         digest.update(name.encode())
@@ -436,19 +323,7 @@ def read_entry(
     i: int,  # number of an entry, along the first dimension
     out: Tensor,  # filled with it; contiguous, on the CPU, shape and dtype as in the file
 ) -> None:
-    """Copy one entry of a tensor, tensor[i], into memory that is there.
-
-    Parameters
-    ----------
-    path : str | Path
-        file written by save_tensors
-    name : str
-        of a tensor in it
-    i : int
-        number of an entry, along the first dimension
-    out : Tensor
-        filled with it; contiguous, on the CPU, shape and dtype as in the file
-    """
+    "Copy one entry of a tensor, tensor[i], into memory that is there."
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path}: no such file")
     with reading(path), open(path, "rb") as file:
@@ -467,19 +342,7 @@ def write_json(
     path: str | Path,  # file to write, replaced if it exists
     value: dict,  # JSON values
 ) -> Path:
-    """Write a JSON file, completely or not at all.
-
-    Parameters
-    ----------
-    path : str | Path
-        file to write, replaced if it exists
-    value : dict
-        JSON values
-
-    Returns
-    -------
-    Path
-    """
+    "Write a JSON file, completely or not at all."
     text = json.dumps(value, indent=1, default=_plain) + "\n"
     with _writing(path) as tmp:
         tmp.write_text(text, encoding="utf-8")
@@ -489,17 +352,7 @@ def write_json(
 def read_json(
     path: str | Path,  # a JSON file
 ) -> dict:
-    """The object in a JSON file.
-
-    Parameters
-    ----------
-    path : str | Path
-        a JSON file
-
-    Returns
-    -------
-    dict
-    """
+    "The object in a JSON file."
     with reading(path):
         size = Path(path).stat().st_size
         if size > LARGEST:
@@ -518,18 +371,7 @@ def read_json(
 def read_array(
     path: str | Path,  # a .npy file
 ) -> np.ndarray:  # a copy in memory
-    """The array in a .npy file; arrays of Python objects are refused.
-
-    Parameters
-    ----------
-    path : str | Path
-        a .npy file
-
-    Returns
-    -------
-    np.ndarray
-        a copy in memory
-    """
+    "The array in a .npy file; arrays of Python objects are refused."
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path}: no such file")
     with reading(path):
@@ -539,18 +381,7 @@ def read_array(
 def read_arrays(
     path: str | Path,  # a .npz file
 ) -> dict[str, np.ndarray]:  # by their names
-    """The arrays in a .npz file; arrays of Python objects are refused.
-
-    Parameters
-    ----------
-    path : str | Path
-        a .npz file
-
-    Returns
-    -------
-    dict[str, np.ndarray]
-        by their names
-    """
+    "The arrays in a .npz file; arrays of Python objects are refused."
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path}: no such file")
     with reading(path), zipfile.ZipFile(path) as archive:

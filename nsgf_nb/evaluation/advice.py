@@ -37,29 +37,7 @@ _LAST = 0.05  # relative blur of NSGF's last step
 
 @dataclass(frozen=True, repr=False)
 class Advice:
-    """What batches know of the velocity between two samples, and the setting that this suggests.
-
-    Parameters
-    ----------
-    relative_blur : float
-        r of the suggestion, eps = r² s
-    blur : float
-        the same as a length
-    group : int
-        points in a group
-    self_term : str
-        "same", "masked" or "two_batch"
-    wanted : Wanted
-        the velocity that batches should have
-    points : tuple[int, int]
-        that were used, of x and of y
-    dim : int
-        numbers in a point
-    rank : tuple[float, float]
-        effective rank of x and of y, 1 … dim
-    errors : dict
-        BatchError by (relative_blur, group, self_term)
-    """
+    "What batches know of the velocity between two samples, and the setting that this suggests."
 
     relative_blur: float  # r of the suggestion, eps = r² s
     blur: float  # the same as a length
@@ -82,22 +60,7 @@ class Advice:
         group: int | None = None,  # points in a group
         self_term: str | None = None,  # "same", "masked" or "two_batch"
     ) -> float:  # bias² + variance over the wanted |v|²
-        """The error of a setting that was measured.
-
-        Parameters
-        ----------
-        relative_blur : float | None, default None
-            None: that of the suggestion, and so below
-        group : int | None, default None
-            points in a group
-        self_term : str | None, default None
-            "same", "masked" or "two_batch"
-
-        Returns
-        -------
-        float
-            bias² + variance over the wanted |v|²
-        """
+        "The error of a setting that was measured."
         key = (
             relative_blur or self.relative_blur,
             group or self.group,
@@ -112,20 +75,7 @@ def effective_rank(
     x: Tensor,  # points, (n, *shape)
     a: Tensor | None = None,  # weights, (n,); None: uniform
 ) -> float:  # from 1 to the dimension
-    """How many directions share the variance of points.
-
-    Parameters
-    ----------
-    x : Tensor
-        points, (n, *shape)
-    a : Tensor | None, default None
-        weights, (n,); None: uniform
-
-    Returns
-    -------
-    float
-        from 1 to the dimension
-    """
+    "How many directions share the variance of points."
     w = weights_of(a, check_points(x), "a")
     z = x.detach().flatten(1).to(w)
     z = (z - w @ z) * w.sqrt()[:, None]
@@ -172,31 +122,7 @@ def advise(
     seed: int = 0,  # of all shuffles
     show: bool = True,  # progress bar, and the advice is printed
 ) -> Advice:
-    """Is minibatch transport biased for these points, and which setting is least so?
-
-    Parameters
-    ----------
-    x : Tensor
-        sample of the source, (N, *shape), at least 64 points
-    y : Tensor
-        sample of the target, (M, *shape), at least 64 points
-    a : Tensor | None, default None
-        weights of x, (N,); None: uniform
-    b : Tensor | None, default None
-        weights of y, (M,); None: uniform
-    relative_blur : float | None, default None
-        of the wanted velocity; None: what the points determine
-    max_group : int, default 2048
-        most points in a group
-    seed : int, default 0
-        of all shuffles
-    show : bool, default True
-        progress bar, and the advice is printed
-
-    Returns
-    -------
-    Advice
-    """
+    "Is minibatch transport biased for these points, and which setting is least so?"
     check_pair(check_points(x, "x", 64), check_points(y, "y", 64))
     if relative_blur is not None:
         check_positive(relative_blur, "relative_blur")

@@ -20,17 +20,7 @@ BRIDGE = dict(iterations=2000)  # what differs from the defaults of SchrodingerB
 
 
 class DSBM(Chain):
-    """Diffusion Schrödinger bridge matching, from independent pairs (arXiv 2303.16852, algorithm 1).
-
-    Parameters
-    ----------
-    bridge : SchrodingerBridge | dict, default BRIDGE
-        each direction, or arguments of it
-    rounds : int, default 2
-        a bridge back and a bridge forth in each
-    device : str | None, default None
-        None: CUDA where there is one
-    """
+    "Diffusion Schrödinger bridge matching, from independent pairs (arXiv 2303.16852, algorithm 1)."
 
     def __init__(
         self,
@@ -77,19 +67,7 @@ def link(
     name: str,  # of the bridge
     ends: Ends,  # of the whole
 ) -> Ends:
-    """Backwards the source is the target.
-
-    Parameters
-    ----------
-    name : str
-        of the bridge
-    ends : Ends
-        of the whole
-
-    Returns
-    -------
-    Ends
-    """
+    "Backwards the source is the target."
     if name.startswith("back"):
         return ends._replace(source=ends.target, target=ends.source)
     return ends
@@ -101,15 +79,7 @@ def finish(
     ends: Ends,  # of the whole
     run: Fit,  # seed, folder, callbacks
 ) -> None:
-    """The velocity is that of the last bridge.
-
-    Parameters
-    ----------
-    ends : Ends
-        of the whole
-    run : Fit
-        seed, folder, callbacks
-    """
+    "The velocity is that of the last bridge."
     self.velocity = self.last.velocity
 
 
@@ -120,17 +90,7 @@ def restore(
     tensors: dict[str, Tensor],  # what `contents` gave
     facts: dict,  # likewise
 ) -> None:
-    """Take back what `contents` gave; it starts where the last bridge does.
-
-    Parameters
-    ----------
-    path : Path
-        of the file, for messages
-    tensors : dict[str, Tensor]
-        what `contents` gave
-    facts : dict
-        likewise
-    """
+    "Take back what `contents` gave; it starts where the last bridge does."
     super(DSBM, self).restore(path, tensors, facts)
     self._source = self.last._source
 
@@ -142,22 +102,7 @@ def sample(
     x0: Tensor | None = None,  # or points to start from, (n, *shape)
     **options,  # of the sample of a bridge: label, num_steps, return_path, seed, batch_size
 ) -> Tensor:  # (n, *shape), or (num_steps + 1, n, *shape)
-    """Follow the last bridge: y given each x.
-
-    Parameters
-    ----------
-    n : int | None, default None
-        number of samples, drawn from the source
-    x0 : Tensor | None, default None
-        or points to start from, (n, *shape)
-    **options : object
-        of the sample of a bridge: label, num_steps, return_path, seed, batch_size
-
-    Returns
-    -------
-    Tensor
-        (n, *shape), or (num_steps + 1, n, *shape)
-    """
+    "Follow the last bridge: y given each x."
     if self.velocity is None:
         raise ValueError("sample: the bridges are not fitted, call fit or load first")
     x = self.starts(n, x0, options.get("seed"))

@@ -39,20 +39,7 @@ def pool_settings(
     sim: Simulation,  # of the groups
     num_groups: int,  # groups in all
 ) -> dict:  # JSON values
-    """All that the bits of a pool depend on.
-
-    Parameters
-    ----------
-    sim : Simulation
-        of the groups
-    num_groups : int
-        groups in all
-
-    Returns
-    -------
-    dict
-        JSON values
-    """
+    "All that the bits of a pool depend on."
     x0, y, _ = group_clouds(sim.source, sim.target, sim.group, sim.seed, 0)
     G, T = check_count(num_groups, "num_groups"), sim.num_steps
     size = x0[0].numel() * sim.group * (T + 1) * x0.element_size()  # bytes of a group, about
@@ -192,17 +179,7 @@ def _read_manifest(folder):
 def describe_pool(
     folder: str | Path,  # with a manifest
 ) -> str:
-    """A few lines on a pool.
-
-    Parameters
-    ----------
-    folder : str | Path
-        with a manifest
-
-    Returns
-    -------
-    str
-    """
+    "A few lines on a pool."
     m = _read_manifest(folder)
     with reading(Path(folder) / "manifest.json"):
         return _described(m, m["settings"])
@@ -226,18 +203,7 @@ def _described(m, s):
 def open_pool(
     folder: str | Path,  # with a manifest
 ) -> Pool:  # mapped from the disk
-    """A pool that was built earlier.
-
-    Parameters
-    ----------
-    folder : str | Path
-        with a manifest
-
-    Returns
-    -------
-    Pool
-        mapped from the disk
-    """
+    "A pool that was built earlier."
     settings = _read_manifest(folder)["settings"]
     numbers = range(len(_ranges(settings)))
     try:
@@ -251,18 +217,7 @@ def open_pool(
 def verify_pool(
     folder: str | Path,  # with a manifest
 ) -> dict[str, str]:  # file -> what is wrong with it; empty: all is well
-    """Compare every byte with the checksums.
-
-    Parameters
-    ----------
-    folder : str | Path
-        with a manifest
-
-    Returns
-    -------
-    dict[str, str]
-        file -> what is wrong with it; empty: all is well
-    """
+    "Compare every byte with the checksums."
     manifest, bad = _read_manifest(folder), {}
     for j, shard in enumerate(manifest["shards"]):
         try:
@@ -387,24 +342,7 @@ def build_shards(
     num_groups: int = 96,  # groups in all
     show: bool = True,  # progress bar
 ) -> Pool:  # mapped from the disk
-    """A pool on disk. Processes that are given the same arguments share the work.
-
-    Parameters
-    ----------
-    sim : Simulation
-        of the groups
-    folder : str | Path
-        made if it is not there; what is there of this pool is kept
-    num_groups : int, default 96
-        groups in all
-    show : bool, default True
-        progress bar
-
-    Returns
-    -------
-    Pool
-        mapped from the disk
-    """
+    "A pool on disk. Processes that are given the same arguments share the work."
     folder = Path(folder)
     settings = json.loads(json.dumps(pool_settings(sim, num_groups)))  # as a file returns them
     folder.mkdir(parents=True, exist_ok=True)

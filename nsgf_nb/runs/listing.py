@@ -23,13 +23,7 @@ WIDTH = 96  # columns of what is printed
 def print_names(
     args: Namespace,  # of `nsgf list`: nothing
 ) -> None:
-    """Print the names that the other commands take.
-
-    Parameters
-    ----------
-    args : Namespace
-        of `nsgf list`: nothing
-    """
+    "Print the names that the other commands take."
     _paragraph("sets (TARGET and --source)", ", ".join(_sets()))
     print("\nmethods (--method)")
     for name, member in MEMBERS.items():
@@ -59,13 +53,7 @@ def meanings(
 def print_options(
     method: str,  # a name of MEMBERS, or package.module:Class
 ) -> None:
-    """Print the options of a method: name, default, meaning.
-
-    Parameters
-    ----------
-    method : str
-        a name of MEMBERS, or package.module:Class
-    """
+    "Print the options of a method: name, default, meaning."
     cls, _, free = find_method(method)
     known = meanings(cls)
     free = {name: default for name, default in free.items() if name != "device"}
