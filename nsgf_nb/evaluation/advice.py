@@ -92,7 +92,7 @@ def _thinned(z, w, name, seed):
         w = weights_of(w, z, name)
     if len(z) <= _MOST:
         return z, w
-    rows = torch.randperm(len(z), generator=make_generator(seed, "thin", name))[:_MOST]
+    rows = torch.randperm(len(z), generator=make_generator(seed, f"thin {name}"))[:_MOST]
     rows = rows.to(z.device)
     return z[rows], w if w is None else weights_of(w[rows], z[rows], name)
 
