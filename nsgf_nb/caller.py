@@ -22,7 +22,17 @@ def _leave_autocast(stack):
 def usual_torch(
     grad: bool = False,  # are gradients wanted inside?
 ) -> Iterator[None]:
-    "Float32 and no autocast inside the block; then the caller's settings again."
+    """Float32 and no autocast inside the block; then the caller's settings again.
+
+    Parameters
+    ----------
+    grad : bool, default False
+        are gradients wanted inside?
+
+    Returns
+    -------
+    Iterator[None]
+    """
     before = torch.get_default_dtype()
     if before != torch.float32:
         torch.set_default_dtype(torch.float32)

@@ -23,7 +23,19 @@ def expect_error(
     kind: type[BaseException],  # the exception that the block must raise
     text: str,  # a part of its message
 ) -> Iterator[None]:
-    "Check that the block raises `kind` with `text` in its message."
+    """Check that the block raises `kind` with `text` in its message.
+
+    Parameters
+    ----------
+    kind : type[BaseException]
+        the exception that the block must raise
+    text : str
+        a part of its message
+
+    Returns
+    -------
+    Iterator[None]
+    """
     try:
         yield
     except kind as e:
@@ -46,7 +58,18 @@ class RegimeWarning(UserWarning):
 def patch(
     f: Callable,  # a method whose first parameter is annotated with its class
 ) -> object:  # what the name of `f` meant before
-    "Add `f` as a method to the class that annotates its first parameter."
+    """Add `f` as a method to the class that annotates its first parameter.
+
+    Parameters
+    ----------
+    f : Callable
+        a method whose first parameter is annotated with its class
+
+    Returns
+    -------
+    object
+        what the name of `f` meant before
+    """
     cls = next(iter(f.__annotations__.values()), None)
     if not isinstance(cls, type):
         raise TypeError(f"patch: annotate the first parameter of {f.__name__} with its class")
@@ -59,7 +82,19 @@ def check_positive(
     value: float,  # the number to check
     name: str,  # what the caller calls it
 ) -> float:
-    "A finite number greater than zero."
+    """A finite number greater than zero.
+
+    Parameters
+    ----------
+    value : float
+        the number to check
+    name : str
+        what the caller calls it
+
+    Returns
+    -------
+    float
+    """
     try:
         v = float(value)
     except (TypeError, ValueError):
@@ -74,7 +109,21 @@ def check_count(
     name: str,  # what the caller calls it
     least: int = 1,  # smallest value allowed
 ) -> int:
-    "An integer that is at least `least`."
+    """An integer that is at least `least`.
+
+    Parameters
+    ----------
+    value : int
+        the number to check
+    name : str
+        what the caller calls it
+    least : int, default 1
+        smallest value allowed
+
+    Returns
+    -------
+    int
+    """
     try:
         v = operator.index(value) if not isinstance(value, bool) else None
     except TypeError:
@@ -91,7 +140,21 @@ def check_fraction(
     name: str,  # what the caller calls it
     end: bool = True,  # may it be 1?
 ) -> float:
-    "A number from 0 to 1."
+    """A number from 0 to 1.
+
+    Parameters
+    ----------
+    value : float
+        the number to check
+    name : str
+        what the caller calls it
+    end : bool, default True
+        may it be 1?
+
+    Returns
+    -------
+    float
+    """
     is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
     if not is_number or not 0 <= value <= 1 or (value == 1 and not end):
         raise ValueError(f"{name}: expected 0 ≤ {name} {'≤' if end else '<'} 1, got {value!r}")
@@ -103,7 +166,21 @@ def check_name(
     known: Iterable[str],  # the names that exist
     what: str,  # what is being named, e.g. "target"
 ) -> str:
-    "A known name; for an unknown one the error names the nearest."
+    """A known name; for an unknown one the error names the nearest.
+
+    Parameters
+    ----------
+    name : str
+        the name to look up
+    known : Iterable[str]
+        the names that exist
+    what : str
+        what is being named, e.g. "target"
+
+    Returns
+    -------
+    str
+    """
     known = list(known)
     if name in known:
         return name
@@ -123,7 +200,22 @@ def check_points(
     name: str = "x",  # what the caller calls them
     min_points: int = 1,  # smallest n allowed
 ) -> Tensor:  # x itself
-    "Points of shape (n, *shape) with finite floating-point values."
+    """Points of shape (n, *shape) with finite floating-point values.
+
+    Parameters
+    ----------
+    x : Tensor
+        points, (n, *shape), floating point
+    name : str, default 'x'
+        what the caller calls them
+    min_points : int, default 1
+        smallest n allowed
+
+    Returns
+    -------
+    Tensor
+        x itself
+    """
     if not isinstance(x, Tensor):
         got = type(x).__name__
         raise TypeError(f"{name}: expected a tensor, got {got}: convert with torch.as_tensor")
@@ -146,7 +238,22 @@ def check_pair(
     y: Tensor,  # points, (m, *shape)
     names: tuple[str, str] = ("x", "y"),  # what the caller calls them
 ) -> tuple[Tensor, Tensor]:  # x, y
-    "Two sets of points that live in the same space, dtype and device."
+    """Two sets of points that live in the same space, dtype and device.
+
+    Parameters
+    ----------
+    x : Tensor
+        points, (n, *shape)
+    y : Tensor
+        points, (m, *shape)
+    names : tuple[str, str], default ('x', 'y')
+        what the caller calls them
+
+    Returns
+    -------
+    tuple[Tensor, Tensor]
+        x, y
+    """
     check_points(x, names[0])
     check_points(y, names[1])
     for what, p, q in (
@@ -165,7 +272,22 @@ def check_weights(
     n: int,  # number of points they belong to
     name: str = "a",  # what the caller calls them
 ) -> Tensor:  # (n,), with sum 1, in float64 where the device has it
-    "Non-negative weights with sum 1; below 1e-100 of the largest a weight counts as none."
+    """Non-negative weights with sum 1; below 1e-100 of the largest a weight counts as none.
+
+    Parameters
+    ----------
+    a : Tensor
+        weights, (n,), non-negative
+    n : int
+        number of points they belong to
+    name : str, default 'a'
+        what the caller calls them
+
+    Returns
+    -------
+    Tensor
+        (n,), with sum 1, in float64 where the device has it
+    """
     if not isinstance(a, Tensor) or not a.is_floating_point():
         raise TypeError(f"{name}: expected a floating-point tensor of weights")
     if a.shape != (n,):
@@ -185,7 +307,20 @@ def to_numbers(
     x: np.ndarray,  # an array of any kind
     name: str,  # what the caller calls it
 ) -> np.ndarray:  # a copy
-    "A NumPy array that torch can read: ordinary numbers in this machine's byte order."
+    """A NumPy array that torch can read: ordinary numbers in this machine's byte order.
+
+    Parameters
+    ----------
+    x : np.ndarray
+        an array of any kind
+    name : str
+        what the caller calls it
+
+    Returns
+    -------
+    np.ndarray
+        a copy
+    """
     if np.ma.is_masked(x):
         wrong = f"{np.ma.count_masked(x)} of {x.size} values are masked"
         raise ValueError(f"{name}: {wrong}, expected them filled or their rows left out")
@@ -209,7 +344,22 @@ def check_labels(
     n: int,  # number of points
     name: str = "label",  # what the caller calls them
 ) -> Tensor:  # long (n,), on the device of a tensor, else on the CPU
-    "One integer for each of n points."
+    """One integer for each of n points.
+
+    Parameters
+    ----------
+    label : object
+        classes: a list, an array or a tensor of n integers, or one integer for all
+    n : int
+        number of points
+    name : str, default 'label'
+        what the caller calls them
+
+    Returns
+    -------
+    Tensor
+        long (n,), on the device of a tensor, else on the CPU
+    """
     wrong = f"{name}: expected {n} integer labels"
     if not isinstance(label, Tensor):
         label = np.asarray(label.to_numpy() if hasattr(label, "to_numpy") else label)
@@ -233,14 +383,38 @@ def dot(
     u: Tensor,  # (..., n)
     v: Tensor,  # (..., n)
 ) -> Tensor:  # (...)
-    "Inner products."
+    """Inner products.
+
+    Parameters
+    ----------
+    u : Tensor
+        (..., n)
+    v : Tensor
+        (..., n)
+
+    Returns
+    -------
+    Tensor
+        (...)
+    """
     return (u * v).sum(-1)
 
 
 def rms(
     z: Tensor,  # (..., n, d)
 ) -> Tensor:  # (...)
-    "Root of the mean square length of n points."
+    """Root of the mean square length of n points.
+
+    Parameters
+    ----------
+    z : Tensor
+        (..., n, d)
+
+    Returns
+    -------
+    Tensor
+        (...)
+    """
     return z.square().sum(-1).mean(-1).sqrt()
 
 # %% ../nbs/9_workshop/02_seeds.ipynb #seed-imports
@@ -258,7 +432,18 @@ from tqdm import tqdm
 def pick_device(
     device: str | torch.device | None = None,  # None: CUDA where there is one, else the CPU
 ) -> torch.device:  # "cpu", "cuda", "cuda:1" or "mps"
-    "The device to work on, checked to exist."
+    """The device to work on, checked to exist.
+
+    Parameters
+    ----------
+    device : str | torch.device | None, default None
+        None: CUDA where there is one, else the CPU
+
+    Returns
+    -------
+    torch.device
+        "cpu", "cuda", "cuda:1" or "mps"
+    """
     if device is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -284,7 +469,23 @@ def make_generator(
     batch: int = 0,  # batch b of the stream
     device: str | torch.device = "cpu",  # where the numbers are drawn
 ) -> torch.Generator:
-    "A generator that depends on nothing but (seed, stream, batch)."
+    """A generator that depends on nothing but (seed, stream, batch).
+
+    Parameters
+    ----------
+    seed : int
+        seed of the run
+    stream : str
+        what the numbers are for, e.g. "source"
+    batch : int, default 0
+        batch b of the stream
+    device : str | torch.device, default 'cpu'
+        where the numbers are drawn
+
+    Returns
+    -------
+    torch.Generator
+    """
     seed = check_count(seed, "seed", 0)
     batch = check_count(batch, "batch", 0)
     digest = hashlib.sha256(f"{seed}/{stream}/{batch}".encode()).digest()
@@ -294,7 +495,13 @@ def make_generator(
 def seed_torch(
     seed: int,  # of the global generators of the CPU and of the GPUs in use
 ):
-    "Seed torch's global generators."
+    """Seed torch's global generators.
+
+    Parameters
+    ----------
+    seed : int
+        of the global generators of the CPU and of the GPUs in use
+    """
     # torch.manual_seed takes a millisecond more: it notes the seed for devices that are not in use
     torch.default_generator.manual_seed(seed)
     if torch.cuda.is_initialized():
@@ -323,7 +530,17 @@ def _restore_random_state(state):
 def keep_random_state(
     seed: int | None = None,  # seed inside the block; None: go on from the current state
 ) -> Iterator[None]:
-    "Save the global random states of torch, NumPy and Python, and restore them after the block."
+    """Save the global random states of torch, NumPy and Python, and restore them after the block.
+
+    Parameters
+    ----------
+    seed : int | None, default None
+        seed inside the block; None: go on from the current state
+
+    Returns
+    -------
+    Iterator[None]
+    """
     saved = _random_state()
     try:
         if seed is not None:
@@ -339,7 +556,18 @@ def keep_random_state(
 def atomic_path(
     path: str | Path,  # the file to write
 ) -> Iterator[Path]:  # a temporary name in the same folder, with the same suffix
-    "Write a file completely or not at all."
+    """Write a file completely or not at all.
+
+    Parameters
+    ----------
+    path : str | Path
+        the file to write
+
+    Returns
+    -------
+    Iterator[Path]
+        a temporary name in the same folder, with the same suffix
+    """
     path = Path(path)
     if not path.parent.is_dir():
         raise FileNotFoundError(f"{path}: the folder {path.parent} does not exist")
@@ -364,7 +592,21 @@ def require(
     extra: str,  # the extra of this package that installs it
     purpose: str,  # what it is needed for
 ) -> ModuleType:
-    "Import an optional module, or say how to install it."
+    """Import an optional module, or say how to install it.
+
+    Parameters
+    ----------
+    module : str
+        module to import, e.g. "torchvision"
+    extra : str
+        the extra of this package that installs it
+    purpose : str
+        what it is needed for
+
+    Returns
+    -------
+    ModuleType
+    """
     try:
         return importlib.import_module(module)
     except (ImportError, RuntimeError) as e:  # RuntimeError: torchvision built for another torch
@@ -378,5 +620,20 @@ def progress(
     desc: str,  # what is being done
     show: bool = True,  # False: no output
 ) -> tqdm:  # call .update(1) after each step and .set_postfix(loss=…) for numbers
-    "A progress bar."
+    """A progress bar.
+
+    Parameters
+    ----------
+    total : int
+        number of steps
+    desc : str
+        what is being done
+    show : bool, default True
+        False: no output
+
+    Returns
+    -------
+    tqdm
+        call .update(1) after each step and .set_postfix(loss=…) for numbers
+    """
     return tqdm(total=total, desc=desc, disable=not show, dynamic_ncols=True)

@@ -19,7 +19,27 @@ from .core import check_count, check_points, fresh_seed
 # %% ../nbs/1_data/01_data.ipynb #data-sampler
 @dataclass(frozen=True, eq=False)
 class Sampler:
-    "`sampler(n, generator=None)` draws n points, with labels where the data has them."
+    """`sampler(n, generator=None)` draws n points, with labels where the data has them.
+
+    Parameters
+    ----------
+    draw : Callable
+        draw(n, generator) -> x or (x, label)
+    shape : tuple[int, ...]
+        shape of one point
+    name : str, default 'data'
+        get_sampler(name, **params) makes the same sampler again …
+    params : dict | None, default None
+        … None: it cannot be made again by name
+    component : Callable | None, default None
+        component(x) -> the part each point belongs to, long (n,)
+    weights : Tensor | None, default None
+        masses of the parts
+    num_points : int | None, default None
+        size of a finite set
+    dtype : torch.dtype, default torch.float32
+        of the points
+    """
 
     draw: Callable  # draw(n, generator) -> x or (x, label)
     shape: tuple[int, ...]  # shape of one point
@@ -65,7 +85,22 @@ def points_and_labels(
     n: int,  # number of points
     generator: torch.Generator | None = None,  # None: a fresh seed
 ) -> tuple[Tensor, Tensor | None]:  # x (n, *shape), label (n,) or None
-    "Draw points, and labels where there are any."
+    """Draw points, and labels where there are any.
+
+    Parameters
+    ----------
+    sampler : Sampler
+        any sampler
+    n : int
+        number of points
+    generator : torch.Generator | None, default None
+        None: a fresh seed
+
+    Returns
+    -------
+    tuple[Tensor, Tensor | None]
+        x (n, *shape), label (n,) or None
+    """
     out = sampler(n, generator)
     return out if isinstance(out, tuple) else (out, None)
 
@@ -96,7 +131,21 @@ def affine(
     scale: float | Tensor = 1.0,  # s ≠ 0, a number or one per coordinate
     shift: float | Tensor = 0.0,  # c, a number or one per coordinate
 ) -> Sampler:
-    "The sampler of s·x + c."
+    """The sampler of s·x + c.
+
+    Parameters
+    ----------
+    sampler : Sampler
+        the sampler to move
+    scale : float | Tensor, default 1.0
+        s ≠ 0, a number or one per coordinate
+    shift : float | Tensor, default 0.0
+        c, a number or one per coordinate
+
+    Returns
+    -------
+    Sampler
+    """
     s = torch.as_tensor(scale, dtype=torch.float32)
     c = torch.as_tensor(shift, dtype=torch.float32)
     _check_move(s, c, sampler.shape)
@@ -178,7 +227,19 @@ def get_sampler(
     data: object,  # see the table above
     **options: object,  # of a named set: its constants; of points: weights=, one for each
 ) -> Sampler:
-    "Make a sampler from a name or from data."
+    """Make a sampler from a name or from data.
+
+    Parameters
+    ----------
+    data : object
+        see the table above
+    **options : object
+        of a named set: its constants; of points: weights=, one for each
+
+    Returns
+    -------
+    Sampler
+    """
     names = known_names()
     if isinstance(data, str) and data in names:
         return _named(data, options)
@@ -210,12 +271,34 @@ def open_named(
     name: str,  # of a set
     params: dict,  # arguments of get_sampler, as a file holds them
 ) -> Sampler:
-    "The sampler that a file names; nothing is fetched from the network."
+    """The sampler that a file names; nothing is fetched from the network.
+
+    Parameters
+    ----------
+    name : str
+        of a set
+    params : dict
+        arguments of get_sampler, as a file holds them
+
+    Returns
+    -------
+    Sampler
+    """
     return get_sampler(name, **_offline(name, params))
 
 # %% ../nbs/1_data/02_names.ipynb #data-source
 class LazySource:
-    "The sampler that a file names, made when it is asked for."
+    """The sampler that a file names, made when it is asked for.
+
+    Parameters
+    ----------
+    path : str | Path
+        of the file
+    make : Callable
+        make() -> a Sampler
+    shape : tuple[int, ...]
+        of one point, as the flow knows it
+    """
 
     def __init__(
         self,

@@ -27,7 +27,20 @@ def w2(
     x: Tensor,  # samples of one law, (n, *shape)
     y: Tensor,  # samples of the other, (m, *shape)
 ) -> float:  # in the units of x
-    "Exact 2-Wasserstein distance between two clouds of equal weights."
+    """Exact 2-Wasserstein distance between two clouds of equal weights.
+
+    Parameters
+    ----------
+    x : Tensor
+        samples of one law, (n, *shape)
+    y : Tensor
+        samples of the other, (m, *shape)
+
+    Returns
+    -------
+    float
+        in the units of x
+    """
     import ot  # here: POT takes longer to import than this package
 
     cost = 2 * cost_matrix(*_flat(x, y))  # |x-y|²
@@ -52,7 +65,24 @@ def w2_floor(
     pairs: int = 5,  # independent pairs
     seed: int = 0,  # of the draws
 ) -> tuple[float, float]:  # mean and standard deviation over the pairs
-    "W2 between two independent samples of the target: what a perfect model scores."
+    """W2 between two independent samples of the target: what a perfect model scores.
+
+    Parameters
+    ----------
+    sampler : Sampler
+        the target
+    n : int, default 1000
+        points per sample
+    pairs : int, default 5
+        independent pairs
+    seed : int, default 0
+        of the draws
+
+    Returns
+    -------
+    tuple[float, float]
+        mean and standard deviation over the pairs
+    """
     n = check_count(n, "n")
     pairs = check_count(pairs, "pairs", 2)
     d = torch.tensor([w2(*_two_samples(sampler, n, seed, r)) for r in range(pairs)])
@@ -63,7 +93,20 @@ def mmd(
     x: Tensor,  # samples of one law, (n, *shape)
     y: Tensor,  # samples of the other, (m, *shape)
 ) -> float:  # in units of the square root of x
-    "Maximum mean discrepancy with the energy kernel -|x-y| (V-statistic, square root)."
+    """Maximum mean discrepancy with the energy kernel -|x-y| (V-statistic, square root).
+
+    Parameters
+    ----------
+    x : Tensor
+        samples of one law, (n, *shape)
+    y : Tensor
+        samples of the other, (m, *shape)
+
+    Returns
+    -------
+    float
+        in units of the square root of x
+    """
     x, y = _flat(x, y)
     mean_distance = lambda u, v: torch.cdist(u, v).mean().item()
     squared = 2 * mean_distance(x, y) - mean_distance(x, x) - mean_distance(y, y)
@@ -92,7 +135,26 @@ def distances(
     n: int = 1000,  # points per distance, at most N and half of a finite set
     pairs: int = 5,  # independent pairs
 ) -> dict:  # n, pairs, and for w2 and mmd: mean, sd, floor mean, floor sd
-    "W2 and MMD of generated samples, each beside its floor on the same targets."
+    """W2 and MMD of generated samples, each beside its floor on the same targets.
+
+    Parameters
+    ----------
+    sampler : Sampler
+        the target
+    x : Tensor
+        generated samples, (N, *shape)
+    seed : int, default 0
+        of the target's draws
+    n : int, default 1000
+        points per distance, at most N and half of a finite set
+    pairs : int, default 5
+        independent pairs
+
+    Returns
+    -------
+    dict
+        n, pairs, and for w2 and mmd: mean, sd, floor mean, floor sd
+    """
     n = min(check_count(n, "n"), len(check_points(x, "x", 2)))
     size = getattr(sampler, "num_points", None)
     if size is not None:
@@ -127,7 +189,17 @@ from .data import Sampler
 
 # %% ../nbs/8_evaluation/02_gates.ipynb #gat-ratio
 class Interval(NamedTuple):
-    "A number and the ends of its 95 % interval."
+    """A number and the ends of its 95 % interval.
+
+    Parameters
+    ----------
+    value : float
+        what was measured
+    low : float
+        lower end
+    high : float
+        upper end
+    """
 
     value: float  # what was measured
     low: float  # lower end
@@ -151,7 +223,22 @@ def verdict(
     high: float,  # upper end
     bound: float,  # largest value allowed
 ) -> str:  # "passed", "failed" or "undecided"
-    "Passed where the whole interval is under the bound, failed where all of it is over it."
+    """Passed where the whole interval is under the bound, failed where all of it is over it.
+
+    Parameters
+    ----------
+    low : float
+        lower end of an interval
+    high : float
+        upper end
+    bound : float
+        largest value allowed
+
+    Returns
+    -------
+    str
+        "passed", "failed" or "undecided"
+    """
     if high <= bound:
         return "passed"
     if low > bound:
@@ -164,7 +251,33 @@ MASS_BOUND = 0.03  # largest total variation of component masses
 
 @dataclass(frozen=True)
 class GateResult:
-    "The result of a gate: a ratio to the floor, its interval, and a verdict."
+    """The result of a gate: a ratio to the floor, its interval, and a verdict.
+
+    Parameters
+    ----------
+    verdict : str
+        "passed", "failed" or "undecided"
+    ratio : float
+        W2 of the model over W2 of a perfect one
+    low : float
+        lower end of the 95 % bootstrap interval of the ratio
+    high : float
+        its upper end
+    floor : float
+        W2 of a perfect model, in the units of the data
+    bound : float
+        what the ratio was held against
+    n : int
+        points per W2
+    pairs : int
+        independent pairs
+    tv : float | None, default None
+        total variation of the component masses
+    tv_low : float | None, default None
+        lower end of its 95 % interval
+    tv_high : float | None, default None
+        its upper end
+    """
 
     verdict: str  # "passed", "failed" or "undecided"
     ratio: float  # W2 of the model over W2 of a perfect one
@@ -251,7 +364,31 @@ def distribution_gate(
     most: int = 640,  # pairs to end with, if x holds as many
     half_width: float | None = None,  # of the interval, to stop at; None: .04, or a clear verdict
 ) -> GateResult:
-    "Root of the mean W2² over independent pairs, over the floor on the same targets."
+    """Root of the mean W2² over independent pairs, over the floor on the same targets.
+
+    Parameters
+    ----------
+    sampler : Sampler
+        the target
+    x : Tensor | Callable
+        samples (N, *shape), N ≥ n · pairs, or a function of n and a generator
+    bound : float, default 1.6
+        largest ratio to the floor
+    seed : int, default 0
+        of all draws
+    n : int, default 1000
+        points per W2
+    pairs : int, default 20
+        independent pairs to begin with, 20 or more
+    most : int, default 640
+        pairs to end with, if x holds as many
+    half_width : float | None, default None
+        of the interval, to stop at; None: .04, or a clear verdict
+
+    Returns
+    -------
+    GateResult
+    """
     bound = check_positive(bound, "bound")
     n = check_count(n, "n")
     pairs = check_count(pairs, "pairs", 20)
@@ -297,7 +434,22 @@ def mass_interval(
     weights: Tensor,  # masses of the target, (K,), with sum 1
     seed: int = 0,  # of the noise
 ) -> Interval:  # the total variation and the ends of its 95 % interval
-    "How far the masses of the components are from those of the target."
+    """How far the masses of the components are from those of the target.
+
+    Parameters
+    ----------
+    counts : Tensor
+        samples in each component, (K,)
+    weights : Tensor
+        masses of the target, (K,), with sum 1
+    seed : int, default 0
+        of the noise
+
+    Returns
+    -------
+    Interval
+        the total variation and the ends of its 95 % interval
+    """
     N = int(counts.sum())
     p = (counts.double() / N).numpy()
     noise = np.random.default_rng(make_generator(seed, "masses").initial_seed())
@@ -330,7 +482,27 @@ def component_gate(
     most: int = 8,  # times 20000 samples to end with, if x holds as many
     half_width: float | None = None,  # of the ratio, to stop at; None: .04, or a clear verdict
 ) -> GateResult:
-    "Component masses within .03, and W2 component by component within `bound` × its floor."
+    """Component masses within .03, and W2 component by component within `bound` × its floor.
+
+    Parameters
+    ----------
+    sampler : Sampler
+        the target, with `component` and `weights`
+    x : Tensor | Callable
+        samples, at least (20000, *shape), or a function of n and a generator
+    bound : float, default 1.1
+        largest ratio to the floor
+    seed : int, default 0
+        of all draws
+    most : int, default 8
+        times 20000 samples to end with, if x holds as many
+    half_width : float | None, default None
+        of the ratio, to stop at; None: .04, or a clear verdict
+
+    Returns
+    -------
+    GateResult
+    """
     bound = check_positive(bound, "bound")
     size, n, repeats = 20_000, 1024, 8
     most = min(check_count(most, "most"), _num_blocks(x, size, 1, "component"))
@@ -365,7 +537,25 @@ def gate(
     seed: int = 0,  # of all draws
     half_width: float | None = None,  # of the ratio, to stop at; None: .04, or a clear verdict
 ) -> GateResult:
-    "The gate that fits the target: by component where mode counts rule the floor."
+    """The gate that fits the target: by component where mode counts rule the floor.
+
+    Parameters
+    ----------
+    sampler : Sampler
+        the target
+    x : Tensor | Callable
+        samples, at least (20000, *shape), or a function of n and a generator
+    bound : float | None, default None
+        largest ratio; None: 1.10 for 8 Gaussians, else 1.6
+    seed : int, default 0
+        of all draws
+    half_width : float | None, default None
+        of the ratio, to stop at; None: .04, or a clear verdict
+
+    Returns
+    -------
+    GateResult
+    """
     # raw W2² of 8 Gaussians is 29 (cfm: 7) times the component-wise one; elsewhere at most 3
     if sampler.name.startswith("8gaussians"):
         return component_gate(sampler, x, bound or 1.10, seed, half_width=half_width)

@@ -39,7 +39,27 @@ _RIVALS = ("flash", "geomloss")
 
 
 class SinkhornVelocity:
-    "v = T_xy - T_xx, converged (arXiv 2401.14069, eq. for the empirical velocity field)."
+    """v = T_xy - T_xx, converged (arXiv 2401.14069, eq. for the empirical velocity field).
+
+    Parameters
+    ----------
+    blur : float | None, default None
+        length, eps = blur²
+    relative_blur : float | None, default None
+        r: eps = r² s, s from `transport.scale.inner_scale`
+    self_term : str, default 'same'
+        "same", "masked" (no diagonal) or "two_batch" (x_self)
+    tol : float, default 0.001
+        error of v in units of scale
+    max_iter : int, default 1000
+        most passes through the kernel
+    backend : str, default 'auto'
+        "auto", "dense", "stream", "triton"; or "geomloss", "flash"
+    chunk : int | None, default None
+        rows a block of "stream"; None: blocks of 2²¹ entries
+    certify : bool, default False
+        float64, and on until the *proved* error is within tol
+    """
 
     def __init__(
         self,
@@ -105,7 +125,17 @@ def warn_of_regime(
     problems: Sequence[Problem],  # that it has solved
     infos: Sequence[VelocityInfo],  # what it found
 ):
-    "Two regimes in which the field is exact and of little use."
+    """Two regimes in which the field is exact and of little use.
+
+    Parameters
+    ----------
+    vel : SinkhornVelocity
+        whose settings they are
+    problems : Sequence[Problem]
+        that it has solved
+    infos : Sequence[VelocityInfo]
+        what it found
+    """
     for p, i in zip(problems, infos):
         m = len(p.y)
         few = len(p.x) < 16 or m < 16  # so few are always far apart
@@ -167,7 +197,18 @@ def _problems(vel, x, y, x_self, a, b, init, scale):
 def listed(
     infos: Sequence[VelocityInfo],  # one a problem
 ) -> VelocityInfo:  # each field a list
-    "One information for a batch: each field a list."
+    """One information for a batch: each field a list.
+
+    Parameters
+    ----------
+    infos : Sequence[VelocityInfo]
+        one a problem
+
+    Returns
+    -------
+    VelocityInfo
+        each field a list
+    """
     fields = VelocityInfo.__dataclass_fields__
     return VelocityInfo(*([getattr(i, k) for i in infos] for k in fields))
 
@@ -220,7 +261,18 @@ def _out_of_memory(e):
 def compiled_module(
     name: str,  # of a module of the package that needs numba
 ) -> ModuleType | None:  # None where numba is not installed
-    "The module."
+    """The module.
+
+    Parameters
+    ----------
+    name : str
+        of a module of the package that needs numba
+
+    Returns
+    -------
+    ModuleType | None
+        None where numba is not installed
+    """
     try:
         return importlib.import_module(f"nsgf_nb.{name}")
     except ImportError:
@@ -232,7 +284,21 @@ def takes_compiled(
     p: Problem,  # any
     stored: bool,  # does the kernel fit into memory?
 ) -> bool:
-    "Is it solved by compiled code?"
+    """Is it solved by compiled code?
+
+    Parameters
+    ----------
+    vel : SinkhornVelocity
+        settings
+    p : Problem
+        any
+    stored : bool
+        does the kernel fit into memory?
+
+    Returns
+    -------
+    bool
+    """
     if not stored or vel.backend != "auto" or p.x.device.type != "cpu":
         return False
     fast = compiled_module("solver.fast")

@@ -24,7 +24,20 @@ def to_bytes(
     x: Tensor,  # images in [-1, 1], (n, 1 or 3, H, W)
     name: str = "x",  # what the caller calls them
 ) -> Tensor:  # uint8, (n, 3, H, W), on the CPU
-    "Images as torch-fidelity reads them."
+    """Images as torch-fidelity reads them.
+
+    Parameters
+    ----------
+    x : Tensor
+        images in [-1, 1], (n, 1 or 3, H, W)
+    name : str, default 'x'
+        what the caller calls them
+
+    Returns
+    -------
+    Tensor
+        uint8, (n, 3, H, W), on the CPU
+    """
     x = ((check_images(x.detach(), name=name) + 1) * 127.5).round().to(torch.uint8).cpu()
     return x.expand(-1, 3, -1, -1)
 
@@ -145,7 +158,20 @@ def score_name(
     score: str,  # "FID", "KID", "KID_sd", "IS", …
     features: str,  # "inception", "lenet-mnist" or "lenet-fashionmnist"
 ) -> str:  # "FID" or "FID-LeNet", "KID_sd" or "KID-LeNet_sd"
-    "The name of a score: bare for Inception's features only."
+    """The name of a score: bare for Inception's features only.
+
+    Parameters
+    ----------
+    score : str
+        "FID", "KID", "KID_sd", "IS", …
+    features : str
+        "inception", "lenet-mnist" or "lenet-fashionmnist"
+
+    Returns
+    -------
+    str
+        "FID" or "FID-LeNet", "KID_sd" or "KID-LeNet_sd"
+    """
     name, _, sd = score.partition("_")
     suffix = "" if features == "inception" else "-LeNet"
     return f"{name}{suffix}_{sd}" if sd else f"{name}{suffix}"
@@ -157,7 +183,24 @@ def image_scores(
     features: str = "lenet-mnist",  # "inception", "lenet-mnist" or "lenet-fashionmnist"
     device: str | torch.device | None = None,  # of the features; None: CUDA where there is one
 ) -> dict:  # n, m; FID, KID, KID_sd, IS, IS_sd, precision, recall under their score_name
-    "All scores of samples against real images."
+    """All scores of samples against real images.
+
+    Parameters
+    ----------
+    x : Tensor
+        samples, images in [-1, 1], (n, C, H, W)
+    y : Tensor
+        real images, (m, C, H, W)
+    features : str, default 'lenet-mnist'
+        "inception", "lenet-mnist" or "lenet-fashionmnist"
+    device : str | torch.device | None, default None
+        of the features; None: CUDA where there is one
+
+    Returns
+    -------
+    dict
+        n, m; FID, KID, KID_sd, IS, IS_sd, precision, recall under their score_name
+    """
     found = _calculate(x, y, features, device, fid=True, kid=True, isc=True, prc=True)
     scores = {score_name(ours, features): found[theirs] for ours, theirs in _KEYS.items()}
     return scores | dict(n=len(x), m=len(y))
@@ -169,5 +212,21 @@ def fid(
     features: str,  # "inception": FID; "lenet-mnist", "lenet-fashionmnist": FID-LeNet
     device: str | torch.device | None = None,  # where the features are computed
 ) -> float:
-    "FID, or FID-LeNet, alone."
+    """FID, or FID-LeNet, alone.
+
+    Parameters
+    ----------
+    x : Tensor
+        samples, images in [-1, 1], (n, C, H, W)
+    y : Tensor
+        real images, (m, C, H, W)
+    features : str
+        "inception": FID; "lenet-mnist", "lenet-fashionmnist": FID-LeNet
+    device : str | torch.device | None, default None
+        where the features are computed
+
+    Returns
+    -------
+    float
+    """
     return _calculate(x, y, features, device, fid=True)["frechet_inception_distance"]

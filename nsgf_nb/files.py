@@ -98,7 +98,21 @@ def save_tensors(
     tensors: dict[str, Tensor],  # what to keep
     facts: dict,  # JSON values; must say kind=…
 ) -> Path:
-    "Write tensors and facts to one safetensors file, completely or not at all."
+    """Write tensors and facts to one safetensors file, completely or not at all.
+
+    Parameters
+    ----------
+    path : str | Path
+        file to write, replaced if it exists
+    tensors : dict[str, Tensor]
+        what to keep
+    facts : dict
+        JSON values; must say kind=…
+
+    Returns
+    -------
+    Path
+    """
     path = Path(path)
     text = json.dumps(facts, default=_plain)
     kept, aliases = _stored(tensors)
@@ -116,7 +130,17 @@ def save_tensors(
 def reading(
     path: str | Path,  # the file whose content is read in the block
 ) -> Iterator[None]:
-    "Whatever the content of a file leads to is one sentence with its name."
+    """Whatever the content of a file leads to is one sentence with its name.
+
+    Parameters
+    ----------
+    path : str | Path
+        the file whose content is read in the block
+
+    Returns
+    -------
+    Iterator[None]
+    """
     try:
         yield
     except (ImportError, OSError) as e:
@@ -139,7 +163,21 @@ LARGEST = 10**8  # bytes of a header or a JSON file; safetensors takes no longer
 
 @dataclass(frozen=True)
 class Header:
-    "What the beginning of a file says."
+    """What the beginning of a file says.
+
+    Parameters
+    ----------
+    facts : dict
+        JSON values
+    start : int
+        where the numbers begin
+    aliases : dict, default field(default_factory=dict)
+        name → the name under which it is stored
+    sha256 : str | None, default None
+        of the numbers; None: written by version 0.1
+    header_sha256 : str | None, default None
+        of the header, and with it of the whole content
+    """
 
     facts: dict  # JSON values
     start: int  # where the numbers begin
@@ -183,7 +221,19 @@ def read_header(
     path: str | Path,  # file written by save_tensors
     kind: str,  # facts["kind"] it must have
 ) -> Header:
-    "Read and check the header of a file; the numbers are not touched."
+    """Read and check the header of a file; the numbers are not touched.
+
+    Parameters
+    ----------
+    path : str | Path
+        file written by save_tensors
+    kind : str
+        facts["kind"] it must have
+
+    Returns
+    -------
+    Header
+    """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")
@@ -225,7 +275,24 @@ def load_tensors(
     device: str | torch.device = "cpu",  # where the tensors go
     whole: bool = True,  # compare the numbers with their checksum; False: the header only
 ) -> tuple[dict[str, Tensor], dict]:  # tensors, facts
-    "Read tensors and facts; nothing in the file is executed."
+    """Read tensors and facts; nothing in the file is executed.
+
+    Parameters
+    ----------
+    path : str | Path
+        file written by save_tensors
+    kind : str
+        facts["kind"] it must have
+    device : str | torch.device, default 'cpu'
+        where the tensors go
+    whole : bool, default True
+        compare the numbers with their checksum; False: the header only
+
+    Returns
+    -------
+    tuple[dict[str, Tensor], dict]
+        tensors, facts
+    """
     path = Path(path)
     header = read_header(path, kind)
     with reading(path):
@@ -255,7 +322,22 @@ def check_facts(
     /,
     **kinds: type | tuple[type, ...],  # name=the kind that its value must have
 ) -> dict:  # facts
-    "Facts with the names and kinds that are needed."
+    """Facts with the names and kinds that are needed.
+
+    Parameters
+    ----------
+    path : str | Path
+        the file they are from
+    facts : dict
+        what stands in it
+    **kinds : type | tuple[type, ...]
+        name=the kind that its value must have
+
+    Returns
+    -------
+    dict
+        facts
+    """
     for name, kind in kinds.items():
         value = facts.get(name, ...)
         is_bool = isinstance(value, bool) and kind is int
@@ -278,7 +360,20 @@ def check_history(
     path: str | Path,  # the file they are from
     rows: list,  # of a history
 ) -> list[dict]:  # rows
-    "Rows of numbers by name, with rising steps."
+    """Rows of numbers by name, with rising steps.
+
+    Parameters
+    ----------
+    path : str | Path
+        the file they are from
+    rows : list
+        of a history
+
+    Returns
+    -------
+    list[dict]
+        rows
+    """
     step = 0
     for row in rows:
         if not isinstance(row, dict):
@@ -297,7 +392,15 @@ def check_finite(
     path: str | Path,  # the file they are from
     tensors: dict[str, Tensor],  # what stands in it
 ) -> None:
-    "Refuse what is not a number. Infinity may be meant: a mask holds it."
+    """Refuse what is not a number. Infinity may be meant: a mask holds it.
+
+    Parameters
+    ----------
+    path : str | Path
+        the file they are from
+    tensors : dict[str, Tensor]
+        what stands in it
+    """
     for name, v in tensors.items():
         if v.is_complex():
             raise ValueError(f"{path}: damaged: {name} is complex")
@@ -309,7 +412,17 @@ def check_finite(
 def checksum(
     tensors: dict[str, Tensor],  # on the CPU
 ) -> str:
-    "SHA-256 of names and bytes."
+    """SHA-256 of names and bytes.
+
+    Parameters
+    ----------
+    tensors : dict[str, Tensor]
+        on the CPU
+
+    Returns
+    -------
+    str
+    """
     digest = hashlib.sha256()
     for name in sorted(tensors):
         digest.update(name.encode())
@@ -323,7 +436,19 @@ def read_entry(
     i: int,  # number of an entry, along the first dimension
     out: Tensor,  # filled with it; contiguous, on the CPU, shape and dtype as in the file
 ) -> None:
-    "Copy one entry of a tensor, tensor[i], into memory that is there."
+    """Copy one entry of a tensor, tensor[i], into memory that is there.
+
+    Parameters
+    ----------
+    path : str | Path
+        file written by save_tensors
+    name : str
+        of a tensor in it
+    i : int
+        number of an entry, along the first dimension
+    out : Tensor
+        filled with it; contiguous, on the CPU, shape and dtype as in the file
+    """
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path}: no such file")
     with reading(path), open(path, "rb") as file:
@@ -342,7 +467,19 @@ def write_json(
     path: str | Path,  # file to write, replaced if it exists
     value: dict,  # JSON values
 ) -> Path:
-    "Write a JSON file, completely or not at all."
+    """Write a JSON file, completely or not at all.
+
+    Parameters
+    ----------
+    path : str | Path
+        file to write, replaced if it exists
+    value : dict
+        JSON values
+
+    Returns
+    -------
+    Path
+    """
     text = json.dumps(value, indent=1, default=_plain) + "\n"
     with _writing(path) as tmp:
         tmp.write_text(text, encoding="utf-8")
@@ -352,7 +489,17 @@ def write_json(
 def read_json(
     path: str | Path,  # a JSON file
 ) -> dict:
-    "The object in a JSON file."
+    """The object in a JSON file.
+
+    Parameters
+    ----------
+    path : str | Path
+        a JSON file
+
+    Returns
+    -------
+    dict
+    """
     with reading(path):
         size = Path(path).stat().st_size
         if size > LARGEST:
@@ -371,7 +518,18 @@ def read_json(
 def read_array(
     path: str | Path,  # a .npy file
 ) -> np.ndarray:  # a copy in memory
-    "The array in a .npy file; arrays of Python objects are refused."
+    """The array in a .npy file; arrays of Python objects are refused.
+
+    Parameters
+    ----------
+    path : str | Path
+        a .npy file
+
+    Returns
+    -------
+    np.ndarray
+        a copy in memory
+    """
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path}: no such file")
     with reading(path):
@@ -381,7 +539,18 @@ def read_array(
 def read_arrays(
     path: str | Path,  # a .npz file
 ) -> dict[str, np.ndarray]:  # by their names
-    "The arrays in a .npz file; arrays of Python objects are refused."
+    """The arrays in a .npz file; arrays of Python objects are refused.
+
+    Parameters
+    ----------
+    path : str | Path
+        a .npz file
+
+    Returns
+    -------
+    dict[str, np.ndarray]
+        by their names
+    """
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path}: no such file")
     with reading(path), zipfile.ZipFile(path) as archive:

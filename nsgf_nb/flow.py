@@ -43,7 +43,57 @@ from .transport.scale import inner_scale
 # %% ../nbs/6_matching/01_flow.ipynb #flw-nsgf
 @dataclass(eq=False, repr=False)
 class NSGF(Flow):
-    "Neural Sinkhorn Gradient Flow (arXiv 2401.14069, algorithms 1 and 2)."
+    """Neural Sinkhorn Gradient Flow (arXiv 2401.14069, algorithms 1 and 2).
+
+    Parameters
+    ----------
+    num_steps : int, default 10
+        T, Euler steps and network calls per sample
+    step_size : float | Sequence[float] | None, default None
+        η, or one per step; None: 1/(T-k)
+    blur : float | Sequence[float] | None, default None
+        length, or one per step; None: relative_blur
+    relative_blur : float | Sequence[float], default (0.5, 0.05)
+        r, eps = r² s; a pair: first, last
+    network : nn.Module | str | None, default None
+        net(x, t, label=None), copied, or a name
+    pool_size : int, default 49152
+        simulated particles, in whole groups
+    group : int | None, default None
+        particles simulated together; None: 2048, or half of the points
+    iterations : int, default 16000
+        optimiser steps
+    batch_size : int, default 256
+        rows per step
+    lr : float, default 0.002
+        largest learning rate
+    ema : float, default 0.999
+        decay of the average of the weights
+    precision : str, default 'float32'
+        of the network in training: or "bfloat16", "float16" on CUDA
+    accumulate : int, default 1
+        parts of a batch that are taken one after the other
+    clip : float | None, default None
+        largest norm of the gradient
+    weight_decay : float, default 0.0
+        of AdamW
+    patience : int | None, default None
+        rows without a better held-out loss after which to stop
+    self_term : str, default 'same'
+        "same", "masked" or "two_batch"
+    tol : float, default 0.01
+        error of the velocities in the pool, in units of the first step
+    jitter : bool, default False
+        random time grids: sample with any num_steps
+    unit : str, default 'step'
+        of the goals: rms v of each "step", one for "v", or for "u" = v/(1-t)
+    online : float, default 0.0
+        share of the groups that fresh ones replace in a pass
+    storage : str, default 'float32'
+        of the pool: "float32", "bfloat16" or "float16"
+    device : str | None, default None
+        None: CUDA where there is one
+    """
 
     num_steps: int = 10  # T, Euler steps and network calls per sample
     step_size: float | Sequence[float] | None = None  # η, or one per step; None: 1/(T-k)
@@ -118,7 +168,20 @@ def grid(
     num_steps: int | None,  # that are asked for; None: as trained
     solver: str,  # "euler", "midpoint" or "heun"
 ) -> list[float]:  # natural times
-    "The times that the field was trained at; any others with jitter."
+    """The times that the field was trained at; any others with jitter.
+
+    Parameters
+    ----------
+    num_steps : int | None
+        that are asked for; None: as trained
+    solver : str
+        "euler", "midpoint" or "heun"
+
+    Returns
+    -------
+    list[float]
+        natural times
+    """
     T = num_steps or self.num_steps
     if not self.jitter and (T != self.num_steps or solver != "euler"):
         raise ValueError(
@@ -133,7 +196,17 @@ def rate(
     self: NSGF,
     t: float,  # natural time
 ) -> float:
-    "dx/dt = v/(1-t)."
+    """dx/dt = v/(1-t).
+
+    Parameters
+    ----------
+    t : float
+        natural time
+
+    Returns
+    -------
+    float
+    """
     return 1 / (1 - t) if t < 1 else math.inf
 
 # %% ../nbs/6_matching/01_flow.ipynb #flw-blurs
@@ -179,7 +252,19 @@ def task(
     ends: Ends,  # both ends, opened
     run: Fit,  # seed, folder, progress bar
 ) -> Task:
-    "Rows of a pool that is simulated first."
+    """Rows of a pool that is simulated first.
+
+    Parameters
+    ----------
+    ends : Ends
+        both ends, opened
+    run : Fit
+        seed, folder, progress bar
+
+    Returns
+    -------
+    Task
+    """
     self.pool, sim = _simulate(self, ends, run)
     groups = len(self.pool.groups)
     main, held_out = self.pool.split(max(1, groups // 16))
@@ -242,6 +327,24 @@ def simulate(
     workdir: str | Path | None = None,  # keeps the pool in its subfolder "pool"; None: in memory
     progress: bool = True,  # progress bar
 ) -> Pool:
-    "The pool that `fit` trains on, and no more."
+    """The pool that `fit` trains on, and no more.
+
+    Parameters
+    ----------
+    target : object
+        as for fit
+    source : object, default None
+        as for fit
+    seed : int, default 0
+        of all draws
+    workdir : str | Path | None, default None
+        keeps the pool in its subfolder "pool"; None: in memory
+    progress : bool, default True
+        progress bar
+
+    Returns
+    -------
+    Pool
+    """
     run = Fit(seed, workdir and Path(workdir), progress=progress)
     return _simulate(self, ends(target, source, seed), run)[0]

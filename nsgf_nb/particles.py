@@ -81,7 +81,22 @@ def go_on(
     last: Potentials | None,  # of the step before
     share: float,  # of their change that is added
 ) -> Potentials:  # as they are where there are none of the same blur before
-    "Potentials that go on as they went."
+    """Potentials that go on as they went.
+
+    Parameters
+    ----------
+    now : Potentials
+        of this step
+    last : Potentials | None
+        of the step before
+    share : float
+        of their change that is added
+
+    Returns
+    -------
+    Potentials
+        as they are where there are none of the same blur before
+    """
     if not isinstance(last, Potentials) or last.eps != now.eps:
         return now
     f, g = (z + share * (z - old) for z, old in ((now.f, last.f), (now.g, last.g)))
@@ -187,7 +202,38 @@ def particle_flow(
     a: Tensor | None = None,  # weights of particles, (n,) or (B, n); not with x0_self
     b: Tensor | None = None,  # weights of target points, (m,) or (B, m)
 ) -> Tensor | tuple[Tensor, list[VelocityInfo]]:  # (n, *shape); the path is (T+1, n, *shape)
-    "Euler flow of a cloud: x ← x + η_k v(x)."
+    """Euler flow of a cloud: x ← x + η_k v(x).
+
+    Parameters
+    ----------
+    x0 : Tensor
+        particles, (n, *shape), or (B, n, *shape) when batched
+    y : Tensor
+        target points, (m, *shape), or (B, m, *shape)
+    velocity : SinkhornVelocity | Sequence | Callable
+        or any v(x, y); one, or one per step
+    num_steps : int
+        number of Euler steps T
+    step_size : float | Sequence[float] | Tensor | None, default None
+        η, (T,) or (B, T); None: 1/(T-k)
+    x0_self : Tensor | None, default None
+        second cloud of "two_batch", (n', *shape); it flows as well
+    batched : bool, default False
+        B clouds at once, each on its own
+    return_path : bool, default False
+        all positions instead of the last
+    return_info : bool, default False
+        also one VelocityInfo per step (None for a function)
+    a : Tensor | None, default None
+        weights of particles, (n,) or (B, n); not with x0_self
+    b : Tensor | None, default None
+        weights of target points, (m,) or (B, m)
+
+    Returns
+    -------
+    Tensor | tuple[Tensor, list[VelocityInfo]]
+        (n, *shape); the path is (T+1, n, *shape)
+    """
     clouds = _starts(x0, y, x0_self, a, batched)
     if not batched:
         clouds = [z[None] for z in clouds]
@@ -233,7 +279,28 @@ def gaussian_flow(
     blur: float | Sequence[float],  # length, eps = blur²; one for all steps, or one per step
     etas: Sequence[float],  # step sizes, T of them
 ) -> tuple[Tensor, Tensor, Tensor]:  # means (T+1, d), covariances and maps (T+1, d, d)
-    "The Euler flow of infinitely many particles between Gaussians."
+    """The Euler flow of infinitely many particles between Gaussians.
+
+    Parameters
+    ----------
+    a : Tensor
+        mean of the source, (d,)
+    A : Tensor
+        its covariance, (d, d)
+    b : Tensor
+        mean of the target, (d,)
+    B : Tensor
+        its covariance, (d, d)
+    blur : float | Sequence[float]
+        length, eps = blur²; one for all steps, or one per step
+    etas : Sequence[float]
+        step sizes, T of them
+
+    Returns
+    -------
+    tuple[Tensor, Tensor, Tensor]
+        means (T+1, d), covariances and maps (T+1, d, d)
+    """
     etas = step_sizes(len(etas), etas)
     eye = torch.eye(len(a)).to(A)
     path = [(a, A, eye)]

@@ -73,7 +73,26 @@ def figure(
     height: float | None = None,  # of a panel, in inches; None: as wide
     titles: Sequence[str] = (),  # of the panels
 ) -> tuple:  # Figure, and its Axes: one, or an array (nrows·ncols,)
-    "An empty figure in the style of this project."
+    """An empty figure in the style of this project.
+
+    Parameters
+    ----------
+    ncols : int, default 1
+        panels beside each other
+    nrows : int, default 1
+        panels below each other
+    width : float, default 2.2
+        of a panel, in inches
+    height : float | None, default None
+        of a panel, in inches; None: as wide
+    titles : Sequence[str], default ()
+        of the panels
+
+    Returns
+    -------
+    tuple
+        Figure, and its Axes: one, or an array (nrows·ncols,)
+    """
     from matplotlib.figure import Figure
 
     size = (width * ncols, (height or width) * nrows)
@@ -102,7 +121,26 @@ def lines(
     log: str = "",  # logarithmic axes: "", "x", "y" or "xy"
     ax: Any = None,  # Axes to draw into; None: a new figure
 ) -> Any:  # Figure
-    "Named curves."
+    """Named curves.
+
+    Parameters
+    ----------
+    curves : Mapping[str, tuple]
+        name -> (x, y)
+    xlabel : str, default ''
+        name of the horizontal axis
+    ylabel : str, default ''
+        name of the vertical axis
+    log : str, default ''
+        logarithmic axes: "", "x", "y" or "xy"
+    ax : Any, default None
+        Axes to draw into; None: a new figure
+
+    Returns
+    -------
+    Any
+        Figure
+    """
     if ax is None:
         _, ax = figure(width=3.2, height=2.2)
     with figure_style():
@@ -128,7 +166,20 @@ def loss_curve(
     history: Mapping | Sequence,  # lists or rows: step, loss, val, floor (may be absent or None)
     ax: Any = None,  # Axes to draw into; None: a new figure
 ) -> Any:  # Figure
-    "The loss, on held-out rows too, beside its floor; logarithmic where all are positive."
+    """The loss, on held-out rows too, beside its floor; logarithmic where all are positive.
+
+    Parameters
+    ----------
+    history : Mapping | Sequence
+        lists or rows: step, loss, val, floor (may be absent or None)
+    ax : Any, default None
+        Axes to draw into; None: a new figure
+
+    Returns
+    -------
+    Any
+        Figure
+    """
     rows = list(history)
     if isinstance(history, Mapping):
         rows = [dict(zip(history, values)) for values in zip(*history.values())]
@@ -150,7 +201,20 @@ def plan_heatmap(
     P: Tensor,  # a transport plan, (n, m), non-negative
     ax: Any = None,  # Axes to draw into; None: a new figure
 ) -> Any:  # Figure
-    "A transport plan: the darker, the more mass."
+    """A transport plan: the darker, the more mass.
+
+    Parameters
+    ----------
+    P : Tensor
+        a transport plan, (n, m), non-negative
+    ax : Any, default None
+        Axes to draw into; None: a new figure
+
+    Returns
+    -------
+    Any
+        Figure
+    """
     P = _array(P, "P")
     if P.ndim != 2:
         raise ValueError(f"P: expected a plan (n, m), got {P.shape}")
@@ -166,7 +230,19 @@ def save_figure(
     fig: Any,  # a matplotlib Figure
     file: str | Path,  # where to, e.g. "samples.png"
 ) -> Path:
-    "Write a figure."
+    """Write a figure.
+
+    Parameters
+    ----------
+    fig : Any
+        a matplotlib Figure
+    file : str | Path
+        where to, e.g. "samples.png"
+
+    Returns
+    -------
+    Path
+    """
     with atomic_path(file) as tmp, figure_style():
         fig.savefig(tmp)
     return Path(file)
@@ -190,7 +266,24 @@ def scatter(
     color: str = BLUE,  # of the points
     num: int = 1000,  # draw at most the first num
 ) -> Any:  # Figure
-    "A cloud of points on equal axes."
+    """A cloud of points on equal axes.
+
+    Parameters
+    ----------
+    x : Tensor
+        points, (n, 2)
+    ax : Any, default None
+        Axes to draw into; None: a new figure
+    color : str, default BLUE
+        of the points
+    num : int, default 1000
+        draw at most the first num
+
+    Returns
+    -------
+    Any
+        Figure
+    """
     x = _array(x, "x", 2)
     if ax is None:
         _, ax = figure(width=2.8)
@@ -202,7 +295,18 @@ def scatter(
 def square_around(
     *clouds: np.ndarray,  # points, (n, 2)
 ) -> np.ndarray:  # (2, 2): low and high of each axis
-    "One square that holds all clouds."
+    """One square that holds all clouds.
+
+    Parameters
+    ----------
+    *clouds : np.ndarray
+        points, (n, 2)
+
+    Returns
+    -------
+    np.ndarray
+        (2, 2): low and high of each axis
+    """
     x = np.concatenate([c.reshape(-1, 2) for c in clouds])
     low, high = x.min(0), x.max(0)
     half = 0.54 * max((high - low).max(), 1e-12)
@@ -218,7 +322,30 @@ def panels(
     width: float = 1.9,  # of a panel, in inches
     share: bool = True,  # fit the same limits for all panels
 ) -> Any:  # Figure
-    "Clouds side by side on equal axes."
+    """Clouds side by side on equal axes.
+
+    Parameters
+    ----------
+    clouds : Mapping[str, Tensor]
+        title -> points, (n, 2)
+    limits : tuple | None, default None
+        (low, high) of both axes; None: fitted
+    target : Tensor | None, default None
+        points drawn in grey behind each cloud, (m, 2)
+    ncols : int | None, default None
+        panels in a row; None: all in one row
+    num : int, default 1000
+        draw at most the first num of each cloud
+    width : float, default 1.9
+        of a panel, in inches
+    share : bool, default True
+        fit the same limits for all panels
+
+    Returns
+    -------
+    Any
+        Figure
+    """
     if not clouds:
         raise ValueError("clouds: expected at least one")
     xs = [_array(x, name, 2) for name, x in clouds.items()]
@@ -244,7 +371,24 @@ def trails(
     ax: Any = None,  # Axes to draw into; None: a new figure
     num: int = 200,  # draw at most the first num particles
 ) -> Any:  # Figure
-    "The way of each particle, with its start and its end."
+    """The way of each particle, with its start and its end.
+
+    Parameters
+    ----------
+    path : Tensor
+        positions, (T+1, n, 2)
+    target : Tensor | None, default None
+        points drawn in grey behind, (m, 2)
+    ax : Any, default None
+        Axes to draw into; None: a new figure
+    num : int, default 200
+        draw at most the first num particles
+
+    Returns
+    -------
+    Any
+        Figure
+    """
     path = _array(path, "path", 3)[:, :num]
     if ax is None:
         _, ax = figure(width=2.8)
@@ -265,7 +409,28 @@ def quiver(
     color: str = BLUE,  # of the arrows
     num: int = 400,  # draw at most the first num
 ) -> Any:  # Figure
-    "Velocities as arrows in the units of the data."
+    """Velocities as arrows in the units of the data.
+
+    Parameters
+    ----------
+    x : Tensor
+        positions, (n, 2)
+    v : Tensor
+        velocities, (n, 2)
+    ax : Any, default None
+        Axes to draw into; None: a new figure
+    step : float, default 1.0
+        arrows go from x to x + step·v
+    color : str, default BLUE
+        of the arrows
+    num : int, default 400
+        draw at most the first num
+
+    Returns
+    -------
+    Any
+        Figure
+    """
     x = _array(x, "x", 2)[:num]
     v = _array(v, "v", 2)[:num] * step
     if x.shape != v.shape:
@@ -315,7 +480,24 @@ def image_grid(
     ax: Any = None,  # Axes to draw into; None: a new figure
     width: float | None = None,  # of the figure, in inches; None: by the number of columns
 ) -> Any:  # Figure
-    "Images in rows, in the order given."
+    """Images in rows, in the order given.
+
+    Parameters
+    ----------
+    x : Tensor
+        images in [-1, 1]: (n, C, H, W), (n, H, W) or (n, H·H)
+    ncols : int, default 10
+        images in a row
+    ax : Any, default None
+        Axes to draw into; None: a new figure
+    width : float | None, default None
+        of the figure, in inches; None: by the number of columns
+
+    Returns
+    -------
+    Any
+        Figure
+    """
     tile = _tile(x, check_count(ncols, "ncols"))
     width = width or min(6.4, 0.5 * ncols)
     if ax is None:
@@ -406,7 +588,29 @@ def save_gif(
     between: int = 1,  # frames per step, on its straight line
     titles: Sequence[str] | None = None,  # of the T+1 positions, for points; None: "step k"
 ) -> Path:
-    "An animation of a path."
+    """An animation of a path.
+
+    Parameters
+    ----------
+    path : Tensor
+        points (T+1, n, 2), or images (T+1, n, C, H, W) in [-1, 1]
+    file : str | Path
+        where to, e.g. "path.gif"
+    limits : tuple | None, default None
+        (low, high) of both axes, for points; None: fitted
+    seconds : float, default 2.5
+        length of the motion; the last frame then stays for a second
+    target : Tensor | None, default None
+        points drawn in grey behind, (m, 2)
+    between : int, default 1
+        frames per step, on its straight line
+    titles : Sequence[str] | None, default None
+        of the T+1 positions, for points; None: "step k"
+
+    Returns
+    -------
+    Path
+    """
     path = _array(path, "path", None if path.ndim == 5 else 3)
     titles = titles or [f"step {k}" for k in range(len(path))]
     if len(titles) != len(path):

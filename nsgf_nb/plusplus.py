@@ -36,7 +36,25 @@ PHASES = dict(
 
 
 class NSGFPlusPlus(Chain):
-    "NSGF++ (arXiv 2401.14069, algorithms 3 and 4)."
+    """NSGF++ (arXiv 2401.14069, algorithms 3 and 4).
+
+    Parameters
+    ----------
+    sinkhorn : NSGF | dict, default PHASES['sinkhorn']
+        the first phase, or arguments of NSGF
+    straight : StraightFlow | dict, default PHASES['straight']
+        the second, likewise
+    start : str, default 'sinkhorn'
+        of straight lines: "source", or what "sinkhorn" makes of it
+    predictor : str | nn.Module, default 'clock'
+        τ by it, by a "network", or by yours, x -> (n,)
+    step : float, default 0.1
+        ω, Euler step of s when sampling, unless told otherwise
+    predictor_iterations : int, default 2000
+        optimiser steps of the predictor
+    device : str | None, default None
+        None: CUDA where there is one
+    """
 
     def __init__(
         self,
@@ -90,7 +108,19 @@ def link(
     name: str,  # of the phase
     ends: Ends,  # of the whole
 ) -> Ends:
-    "The ends of a phase are those of the whole; the second may begin where the first ends."
+    """The ends of a phase are those of the whole; the second may begin where the first ends.
+
+    Parameters
+    ----------
+    name : str
+        of the phase
+    ends : Ends
+        of the whole
+
+    Returns
+    -------
+    Ends
+    """
     if name == "straight":
         self.straight.start = self.sinkhorn if self.start == "sinkhorn" else "source"
     return ends
@@ -102,7 +132,15 @@ def finish(
     ends: Ends,  # of the whole
     run: Fit,  # seed, folder, callbacks
 ) -> None:
-    "Fit the predictor, if there is to be one."
+    """Fit the predictor, if there is to be one.
+
+    Parameters
+    ----------
+    ends : Ends
+        of the whole
+    run : Fit
+        seed, folder, callbacks
+    """
     self.predictor = self.config["predictor"]
     if self.predictor == "network":
         _fit_predictor(self, ends, run)
@@ -170,7 +208,17 @@ def restore(
     tensors: dict,  # what `contents` gave
     facts: dict,  # likewise
 ) -> None:
-    "Take back what `contents` gave; raises ValueError where it does not fit."
+    """Take back what `contents` gave; raises ValueError where it does not fit.
+
+    Parameters
+    ----------
+    path : Path
+        of the file, for messages
+    tensors : dict
+        what `contents` gave
+    facts : dict
+        likewise
+    """
     super(NSGFPlusPlus, self).restore(path, tensors, facts)
     if self.predictor == "network":
         weights = part_tensors(tensors, "predictor")
@@ -218,7 +266,15 @@ from .transport.clock import natural_time, step_sizes
 # %% ../nbs/6_matching/09_phases.ipynb #two-tau
 @dataclass(frozen=True)
 class SampleInfo:
-    "What a sample cost."
+    """What a sample cost.
+
+    Parameters
+    ----------
+    nfe : Tensor
+        calls of the two velocity networks, (n,); the predictor is not counted
+    tau : Tensor
+        time at which the straight flow was entered, (n,)
+    """
 
     nfe: Tensor  # calls of the two velocity networks, (n,); the predictor is not counted
     tau: Tensor  # time at which the straight flow was entered, (n,)
@@ -260,7 +316,42 @@ def sample(
     seed: int | None = None,  # of the source; None: from the operating system
     batch_size: int | None = None,  # points at a time
 ) -> Tensor:  # (n, *shape), or (steps + 1, n, *shape); and the SampleInfo
-    "Carry points from the source to the target. Samples carry no gradients."
+    """Carry points from the source to the target. Samples carry no gradients.
+
+    Parameters
+    ----------
+    n : int | None, default None
+        number of samples, drawn from the source
+    x0 : Tensor | None, default None
+        or points to start from, (n, *shape)
+    label : object, default None
+        classes, n integers in any form or one for all
+    guidance : float, default 0.0
+        w of classifier-free guidance in the straight phase
+    num_steps : int | None, default None
+        straight steps of every sample; None: ceil((1 - τ)/step)
+    step : float | None, default None
+        ω; None: as in the class
+    rtol : float | None, default None
+        relative tolerance: Dormand–Prince instead of steps
+    atol : float | None, default None
+        absolute tolerance; None: rtol
+    solver : str, default 'euler'
+        of the straight phase: "euler", "midpoint" or "heun"
+    return_path : bool, default False
+        all positions; all samples then take equally many steps
+    return_info : bool, default False
+        a SampleInfo as well
+    seed : int | None, default None
+        of the source; None: from the operating system
+    batch_size : int | None, default None
+        points at a time
+
+    Returns
+    -------
+    Tensor
+        (n, *shape), or (steps + 1, n, *shape); and the SampleInfo
+    """
     if self.velocity is None:
         raise ValueError("sample: the flow is not fitted, call fit or load first")
     omega = check_positive(self.step if step is None else step, "step")

@@ -29,7 +29,19 @@ def batch_part(
     n: int,  # rows in the batch of a step
     part: tuple[int, int],  # (i, P): the i-th of P parts
 ) -> slice:
-    "Which rows of the batch a part is."
+    """Which rows of the batch a part is.
+
+    Parameters
+    ----------
+    n : int
+        rows in the batch of a step
+    part : tuple[int, int]
+        (i, P): the i-th of P parts
+
+    Returns
+    -------
+    slice
+    """
     i, P = part
     if n % P:
         multiple = f"a multiple of {P} (processes × accumulate)"
@@ -85,7 +97,18 @@ def _told(text, device):
 def on_rank_0(
     make: Callable,  # make() -> a JSON value
 ) -> object:  # on every rank: what rank 0 made, or the error that it met
-    "Let rank 0 do what is to be done once."
+    """Let rank 0 do what is to be done once.
+
+    Parameters
+    ----------
+    make : Callable
+        make() -> a JSON value
+
+    Returns
+    -------
+    object
+        on every rank: what rank 0 made, or the error that it met
+    """
     rank, many = world()
     if many == 1:
         return make()
@@ -126,7 +149,22 @@ def mean_of_all(
     loss: Tensor,  # of this process, a scalar
     stop: bool,  # whether this process was interrupted
 ) -> tuple[Tensor, bool]:  # mean loss, whether any process was
-    "Gradients and loss averaged over the processes, in one message."
+    """Gradients and loss averaged over the processes, in one message.
+
+    Parameters
+    ----------
+    params : Iterable[Tensor]
+        with their gradients, which become the means
+    loss : Tensor
+        of this process, a scalar
+    stop : bool
+        whether this process was interrupted
+
+    Returns
+    -------
+    tuple[Tensor, bool]
+        mean loss, whether any process was
+    """
     many = world()[1]
     if many == 1:
         return loss, stop
@@ -157,7 +195,18 @@ def _count_of_launcher():
 def process_group(
     device: str | None = None,  # None: CUDA where there is one
 ) -> Iterator[str | None]:  # the device of this process
-    "Meet the other processes of a launcher, where there are any."
+    """Meet the other processes of a launcher, where there are any.
+
+    Parameters
+    ----------
+    device : str | None, default None
+        None: CUDA where there is one
+
+    Returns
+    -------
+    Iterator[str | None]
+        the device of this process
+    """
     if _count_of_launcher() == 1:
         yield device
         return
@@ -206,7 +255,20 @@ def locked(
     path: str | Path,  # a folder, or a file, which is made if it is not there
     shared: bool = False,  # let others in who let others in
 ) -> Iterator[bool | None]:  # True: ours until the block ends; False: another's; None: unknown
-    "Keep other processes out of a file or a folder. Without locks, nobody knows whose it is."
+    """Keep other processes out of a file or a folder. Without locks, nobody knows whose it is.
+
+    Parameters
+    ----------
+    path : str | Path
+        a folder, or a file, which is made if it is not there
+    shared : bool, default False
+        let others in who let others in
+
+    Returns
+    -------
+    Iterator[bool | None]
+        True: ours until the block ends; False: another's; None: unknown
+    """
     if fcntl is None:
         _warn_without_locks()
         yield None
@@ -223,7 +285,20 @@ def folder_lock(
     folder: str | Path,  # of a run
     others: bool = False,  # let others in who let others in: builders of its pool
 ) -> Iterator[bool]:  # False: a file system without locks, others may be there
-    "Keep other processes out of the folder."
+    """Keep other processes out of the folder.
+
+    Parameters
+    ----------
+    folder : str | Path
+        of a run
+    others : bool, default False
+        let others in who let others in: builders of its pool
+
+    Returns
+    -------
+    Iterator[bool]
+        False: a file system without locks, others may be there
+    """
     with locked(folder, shared=others) as held:
         if held is False:
             raise ValueError(f"{folder}: another process is at work on this run")

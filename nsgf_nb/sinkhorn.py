@@ -302,7 +302,32 @@ def sinkhorn_divergence(
 
     Warns where it stops before tol. Raises ValueError or TypeError for bad input and
     NotImplementedError for a third derivative. A first derivative needs memory for one kernel
-    at most, a second one for about ten matrices of n·m numbers."""
+    at most, a second one for about ten matrices of n·m numbers.
+
+    Parameters
+    ----------
+    x : Tensor
+        points, (n, *shape), or (B, n, *shape) when batched
+    y : Tensor
+        points, (m, *shape), or (B, m, *shape)
+    blur : float | Tensor
+        length, eps = blur²; a tensor of shape () may want a gradient
+    a : Tensor | None, default None
+        weights of x, (n,) or (B, n), of any positive sum; None: uniform
+    b : Tensor | None, default None
+        weights of y, (m,) or (B, m); None: uniform
+    batched : bool | None, default None
+        True: B clouds, False: one; needed where x has 3 axes or more
+    tol : float, default 1e-08
+        L1 error of the marginals, at least 100 roundings
+    max_iter : int, default 2000
+        most passes through the kernel
+
+    Returns
+    -------
+    Tensor
+        scalar, or (B,): the dtype of x, at least float32; squared units of x
+    """
     _check_form(x, y, batched)
     tol, max_iter = check_positive(tol, "tol"), check_count(max_iter, "max_iter")
     precise = torch.float32 if x.device.type == "mps" else torch.float64
@@ -319,7 +344,17 @@ def sinkhorn_divergence(
 
 # %% ../nbs/3_solver/10_loss.ipynb #los-module
 class SinkhornLoss(nn.Module):
-    "`sinkhorn_divergence` as a module, in place of GeomLoss's SamplesLoss(p=2)."
+    """`sinkhorn_divergence` as a module, in place of GeomLoss's SamplesLoss(p=2).
+
+    Parameters
+    ----------
+    blur : float, default 0.05
+        length, eps = blur²
+    tol : float, default 1e-08
+        L1 error of the marginals, at least 100 roundings
+    max_iter : int, default 2000
+        most passes through the kernel
+    """
 
     def __init__(
         self,
@@ -335,7 +370,18 @@ class SinkhornLoss(nn.Module):
         self,
         *clouds: Tensor,  # x (n, d) and y (m, d), or a (n,), x, b (m,), y; or a batch of each
     ) -> Tensor:  # scalar, or (B,)
-        "The divergence of two clouds."
+        """The divergence of two clouds.
+
+        Parameters
+        ----------
+        *clouds : Tensor
+            x (n, d) and y (m, d), or a (n,), x, b (m,), y; or a batch of each
+
+        Returns
+        -------
+        Tensor
+            scalar, or (B,)
+        """
         if len(clouds) not in (2, 4):
             raise TypeError(f"SinkhornLoss: expected x, y or a, x, b, y, got {len(clouds)} tensors")
         a, x, b, y = clouds if len(clouds) == 4 else (None, clouds[0], None, clouds[1])

@@ -17,7 +17,26 @@ def gaussian_straight(
     B: Tensor,  # covariance of the target, (d, d)
     t: float,  # time in [0, 1]
 ) -> tuple[Tensor, Tensor]:  # u(x, t) = c + L x: c (d,), L (d, d)
-    "The straight flow between two Gaussians with independent pairs."
+    """The straight flow between two Gaussians with independent pairs.
+
+    Parameters
+    ----------
+    a : Tensor
+        mean of the source, (d,)
+    A : Tensor
+        covariance of the source, (d, d)
+    b : Tensor
+        mean of the target, (d,)
+    B : Tensor
+        covariance of the target, (d, d)
+    t : float
+        time in [0, 1]
+
+    Returns
+    -------
+    tuple[Tensor, Tensor]
+        u(x, t) = c + L x: c (d,), L (d, d)
+    """
     L = (t * B - (1 - t) * A) @ torch.linalg.inv((1 - t) ** 2 * A + t**2 * B)
     return (b - a) - L @ ((1 - t) * a + t * b), L
 
@@ -26,7 +45,20 @@ def assign(
     x: Tensor,  # points, (n, *shape)
     y: Tensor,  # points, (n, *shape)
 ) -> Tensor:  # permutation p, (n,): x[i] goes to y[p[i]]
-    "The optimal assignment between two clouds of the same size, for |x - y|²."
+    """The optimal assignment between two clouds of the same size, for |x - y|².
+
+    Parameters
+    ----------
+    x : Tensor
+        points, (n, *shape)
+    y : Tensor
+        points, (n, *shape)
+
+    Returns
+    -------
+    Tensor
+        permutation p, (n,): x[i] goes to y[p[i]]
+    """
     import ot
 
     if len(x) != len(y):
@@ -41,7 +73,22 @@ def assign_within(
     y: Tensor,  # points, (n, *shape)
     label: Tensor,  # classes of y, (n,)
 ) -> Tensor:  # permutation p, (n,), with label[p] = label
-    "The optimal assignment inside each class; any points of x go to it, as many as it has."
+    """The optimal assignment inside each class; any points of x go to it, as many as it has.
+
+    Parameters
+    ----------
+    x : Tensor
+        points, (n, *shape)
+    y : Tensor
+        points, (n, *shape)
+    label : Tensor
+        classes of y, (n,)
+
+    Returns
+    -------
+    Tensor
+        permutation p, (n,), with label[p] = label
+    """
     p = torch.arange(len(x))
     for c in label.unique():
         i = (label == c).nonzero().squeeze(1)
@@ -78,7 +125,18 @@ def _draw_pushed(n, g, flow):
 def pushed(
     flow: Model,  # fitted
 ) -> Sampler:  # x ~ what the model makes of its source; without a name
-    "The push-forward of the source by a model, as a sampler."
+    """The push-forward of the source by a model, as a sampler.
+
+    Parameters
+    ----------
+    flow : Model
+        fitted
+
+    Returns
+    -------
+    Sampler
+        x ~ what the model makes of its source; without a name
+    """
     draw = partial(_draw_pushed, flow=flow)
     return Sampler(draw, flow.source.shape, "samples", num_points=flow.source.num_points)
 
@@ -88,7 +146,22 @@ def simulated(
     n: int,  # pairs
     seed: int,  # of the draws
 ) -> Sampler:  # z (2, *shape): a point of the source, and where the model takes it
-    "Pairs made by a model; a later flow inherits what its steps get wrong."
+    """Pairs made by a model; a later flow inherits what its steps get wrong.
+
+    Parameters
+    ----------
+    flow : Model
+        fitted
+    n : int
+        pairs
+    seed : int
+        of the draws
+
+    Returns
+    -------
+    Sampler
+        z (2, *shape): a point of the source, and where the model takes it
+    """
     x0, _ = points_and_labels(flow.source, n, make_generator(seed, "bank"))
     way = WAY if getattr(flow, "any_grid", False) else {}
     x1 = flow.sample(x0=x0, batch_size=1024, **way).cpu()
@@ -100,7 +173,41 @@ COUPLINGS = ("independent", "ot", "semidiscrete")  # each names a way to pair po
 # %% ../nbs/6_matching/04_lines.ipynb #lin-flow
 @dataclass(eq=False, repr=False)
 class PairFlow(Flow):
-    "A flow that learns from pairs. An abstract class."
+    """A flow that learns from pairs. An abstract class.
+
+    Parameters
+    ----------
+    coupling : str | Model, default 'independent'
+        one of COUPLINGS; or a model that makes the pairs
+    start : str | Model, default 'source'
+        where lines begin; or at what a fitted model makes of it
+    num_steps : int, default 10
+        steps when sampling, unless told otherwise
+    network : nn.Module | str | None, default None
+        net(x, t, label=None), copied, or a name
+    iterations : int, default 16000
+        optimiser steps
+    batch_size : int, default 256
+        pairs per step
+    lr : float, default 0.002
+        largest learning rate
+    ema : float, default 0.999
+        decay of the average of the weights
+    precision : str, default 'float32'
+        of the network in training: or "bfloat16", "float16" on CUDA
+    accumulate : int, default 1
+        parts of a batch that are taken one after the other
+    clip : float | None, default None
+        largest norm of the gradient
+    weight_decay : float, default 0.0
+        of AdamW
+    label_dropout : float, default 0.1
+        share of labels that are left out, for guidance
+    patience : int | None, default None
+        rows without a better held-out loss after which to stop
+    device : str | None, default None
+        None: CUDA where there is one
+    """
 
     any_grid = True  # is its field known at all times?
 
@@ -150,7 +257,24 @@ def line(
     t: Tensor,  # times, (n, 1, …, 1)
     mean: Tensor,  # of the target, (*shape)
 ) -> tuple[Tensor, Tensor]:  # x_t and dx_t/dt, (n, *shape)
-    "Where a pair is at a time, and how fast it moves."
+    """Where a pair is at a time, and how fast it moves.
+
+    Parameters
+    ----------
+    x0 : Tensor
+        points of the source, (n, *shape)
+    y : Tensor
+        points of the target, (n, *shape)
+    t : Tensor
+        times, (n, 1, …, 1)
+    mean : Tensor
+        of the target, (*shape)
+
+    Returns
+    -------
+    tuple[Tensor, Tensor]
+        x_t and dx_t/dt, (n, *shape)
+    """
     raise NotImplementedError(f"{type(self).__name__}: expected a method line(x0, y, t, mean)")
 
 
@@ -160,7 +284,20 @@ def times(
     n: int,  # of pairs
     generator: torch.Generator,  # of the draw
 ) -> Tensor:  # (n,)
-    "When pairs are looked at."
+    """When pairs are looked at.
+
+    Parameters
+    ----------
+    n : int
+        of pairs
+    generator : torch.Generator
+        of the draw
+
+    Returns
+    -------
+    Tensor
+        (n,)
+    """
     return torch.rand(n, generator=generator)
 
 
@@ -170,7 +307,20 @@ def grid(
     num_steps: int | None,  # that are asked for; None: as many as the flow was told
     solver: str,  # any
 ) -> list[float]:  # equal steps from 0 to 1
-    "Plain time."
+    """Plain time.
+
+    Parameters
+    ----------
+    num_steps : int | None
+        that are asked for; None: as many as the flow was told
+    solver : str
+        any
+
+    Returns
+    -------
+    list[float]
+        equal steps from 0 to 1
+    """
     N = num_steps or self.num_steps
     return [k / N for k in range(N + 1)]
 
@@ -180,7 +330,17 @@ def begin(
     self: PairFlow,
     source: Sampler,  # of the fit
 ) -> Sampler:
-    "At the source, or where another model leads."
+    """At the source, or where another model leads.
+
+    Parameters
+    ----------
+    source : Sampler
+        of the fit
+
+    Returns
+    -------
+    Sampler
+    """
     if isinstance(self.coupling, Model):
         return self.coupling.source
     if self.start == "source":
@@ -189,7 +349,41 @@ def begin(
 
 # %% ../nbs/6_matching/04_lines.ipynb #lin-straight
 class StraightFlow(PairFlow):
-    "Flow matching (arXiv 2210.02747) and, with coupling='ot', OT-CFM (arXiv 2302.00482)."
+    """Flow matching (arXiv 2210.02747) and, with coupling='ot', OT-CFM (arXiv 2302.00482).
+
+    Parameters
+    ----------
+    coupling : str | Model, default 'independent'
+        one of COUPLINGS; or a model that makes the pairs
+    start : str | Model, default 'source'
+        where lines begin; or at what a fitted model makes of it
+    num_steps : int, default 10
+        steps when sampling, unless told otherwise
+    network : nn.Module | str | None, default None
+        net(x, t, label=None), copied, or a name
+    iterations : int, default 16000
+        optimiser steps
+    batch_size : int, default 256
+        pairs per step
+    lr : float, default 0.002
+        largest learning rate
+    ema : float, default 0.999
+        decay of the average of the weights
+    precision : str, default 'float32'
+        of the network in training: or "bfloat16", "float16" on CUDA
+    accumulate : int, default 1
+        parts of a batch that are taken one after the other
+    clip : float | None, default None
+        largest norm of the gradient
+    weight_decay : float, default 0.0
+        of AdamW
+    label_dropout : float, default 0.1
+        share of labels that are left out, for guidance
+    patience : int | None, default None
+        rows without a better held-out loss after which to stop
+    device : str | None, default None
+        None: CUDA where there is one
+    """
 
     def line(
         self,
@@ -198,7 +392,23 @@ class StraightFlow(PairFlow):
         t: Tensor,  # times, (n, 1, …, 1)
         mean: Tensor,  # not looked at
     ) -> tuple[Tensor, Tensor]:
-        "A straight line at constant speed."
+        """A straight line at constant speed.
+
+        Parameters
+        ----------
+        x0 : Tensor
+            points of the source, (n, *shape)
+        y : Tensor
+            points of the target, (n, *shape)
+        t : Tensor
+            times, (n, 1, …, 1)
+        mean : Tensor
+            not looked at
+
+        Returns
+        -------
+        tuple[Tensor, Tensor]
+        """
         return torch.lerp(x0, y, t), y - x0
 
 # %% ../nbs/6_matching/04_lines.ipynb #lin-pairs
@@ -240,7 +450,19 @@ def task(
     ends: Ends,  # both ends; the source is that of `begin`
     run: Fit,  # the seed
 ) -> Task:
-    "Fresh pairs on their lines."
+    """Fresh pairs on their lines.
+
+    Parameters
+    ----------
+    ends : Ends
+        both ends; the source is that of `begin`
+    run : Fit
+        the seed
+
+    Returns
+    -------
+    Task
+    """
     pairs = _pairs(self, ends, run.seed)
 
     @lru_cache(1)  # the parts of a batch share its pairs
@@ -294,7 +516,22 @@ def divergence(
     x: Tensor,  # (n, *shape)
     signs: Tensor | None = None,  # ±1, (K, n, *shape): Hutchinson's estimate; None: exact
 ) -> tuple[Tensor, Tensor]:  # u (n, *shape), its divergence (n,)
-    "A field and its divergence."
+    """A field and its divergence.
+
+    Parameters
+    ----------
+    f : Callable
+        u = f(x), points by points
+    x : Tensor
+        (n, *shape)
+    signs : Tensor | None, default None
+        ±1, (K, n, *shape): Hutchinson's estimate; None: exact
+
+    Returns
+    -------
+    tuple[Tensor, Tensor]
+        u (n, *shape), its divergence (n,)
+    """
     with torch.enable_grad():
         x = x.detach().requires_grad_()
         u = f(x)
@@ -325,7 +562,26 @@ def log_prob(
     num_signs: int = 0,  # K of Hutchinson's estimate, the same signs at all steps; 0: exact
     seed: int = 0,  # of the signs
 ) -> Tensor:  # log p1(x), (n,), in nats, float32, without gradients
-    "Log-density of the flow's samples (arXiv 1806.07366, equation 8)."
+    """Log-density of the flow's samples (arXiv 1806.07366, equation 8).
+
+    Parameters
+    ----------
+    x : Tensor
+        points, (n, *shape)
+    label : object, default None
+        classes, n integers in any form or one for all
+    num_steps : int, default 50
+        midpoint steps, of two calls each
+    num_signs : int, default 0
+        K of Hutchinson's estimate, the same signs at all steps; 0: exact
+    seed : int, default 0
+        of the signs
+
+    Returns
+    -------
+    Tensor
+        log p1(x), (n,), in nats, float32, without gradients
+    """
     if self.velocity is None:
         raise ValueError("log_prob: the flow is not fitted, call fit or load first")
     shape, N = self.velocity.mean.shape, check_count(num_steps, "num_steps")

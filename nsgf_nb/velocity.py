@@ -34,7 +34,28 @@ def entropic_map(
     b: Tensor | None = None,  # weights of y, (m,); None: uniform
     tol: float = 1e-8,  # L1 marginal error to reach
 ) -> Tensor:  # (n, *shape)
-    "T_xy: where the plan sends each x on average."
+    """T_xy: where the plan sends each x on average.
+
+    Parameters
+    ----------
+    x : Tensor
+        points, (n, *shape)
+    y : Tensor
+        points, (m, *shape)
+    blur : float
+        length; eps = blur²
+    a : Tensor | None, default None
+        weights of x, (n,); None: uniform
+    b : Tensor | None, default None
+        weights of y, (m,); None: uniform
+    tol : float, default 1e-08
+        L1 marginal error to reach
+
+    Returns
+    -------
+    Tensor
+        (n, *shape)
+    """
     return _average(x, y, sinkhorn_potentials(x, y, blur, a, b, tol), b)
 
 # %% ../nbs/2_transport/04_velocity.ipynb #vel-velc
@@ -48,7 +69,32 @@ def sinkhorn_velocity(
     b: Tensor | None = None,  # weights of y, (m,); None: uniform
     self_term: str = "same",  # "same", "masked" or "two_batch"
 ) -> Tensor:  # (n, *shape)
-    "v = T_xy - T_xx, the descent velocity of the Sinkhorn divergence."
+    """v = T_xy - T_xx, the descent velocity of the Sinkhorn divergence.
+
+    Parameters
+    ----------
+    x : Tensor
+        particles, (n, *shape)
+    y : Tensor
+        target points, (m, *shape)
+    blur : float
+        length; eps = blur²
+    tol : float, default 1e-08
+        L1 marginal error of both problems
+    x_self : Tensor | None, default None
+        second cloud, (n', *shape), for "two_batch"
+    a : Tensor | None, default None
+        weights of x, (n,); None: uniform
+    b : Tensor | None, default None
+        weights of y, (m,); None: uniform
+    self_term : str, default 'same'
+        "same", "masked" or "two_batch"
+
+    Returns
+    -------
+    Tensor
+        (n, *shape)
+    """
     check_name(self_term, ("same", "masked", "two_batch"), "self_term")
     if (x_self is None) == (self_term == "two_batch"):
         raise ValueError(
@@ -70,5 +116,24 @@ def gaussian_velocity(
     B: Tensor,  # its covariance, (d, d)
     eps: float,  # temperature, blur²
 ) -> tuple[Tensor, Tensor]:  # c (d,) and L (d, d): v(x) = c + L (x - a)
-    "Velocity field of the Sinkhorn flow between two Gaussians."
+    """Velocity field of the Sinkhorn flow between two Gaussians.
+
+    Parameters
+    ----------
+    a : Tensor
+        mean of the particles, (d,)
+    A : Tensor
+        their covariance, (d, d)
+    b : Tensor
+        mean of the target, (d,)
+    B : Tensor
+        its covariance, (d, d)
+    eps : float
+        temperature, blur²
+
+    Returns
+    -------
+    tuple[Tensor, Tensor]
+        c (d,) and L (d, d): v(x) = c + L (x - a)
+    """
     return b - a, gaussian_map(a, A, b, B, eps)[1] - gaussian_map(a, A, a, A, eps)[1]

@@ -23,7 +23,19 @@ SELF_TERMS = ("same", "masked", "two_batch")
 
 @dataclass(frozen=True)
 class BatchError:
-    "The error of the velocity of a batch, in squared units of the points."
+    """The error of the velocity of a batch, in squared units of the points.
+
+    Parameters
+    ----------
+    bias2 : float
+        |mean error of a point|², mean over points; an estimate, so it may be below 0
+    variance : float
+        what groups of new points would differ by
+    perplexity : float
+        points that a row of the plan is spread over
+    self_diag : float
+        mass on the diagonal of the self plan; 0 where there is none
+    """
 
     bias2: float  # |mean error of a point|², mean over points; an estimate, so it may be below 0
     variance: float  # what groups of new points would differ by
@@ -91,7 +103,36 @@ def batch_errors(
     b: Tensor | None = None,  # weights of y, (M,); None: uniform
     seed: int = 0,  # of the shuffles
 ) -> dict[str, BatchError]:  # of each self term
-    "Bias and variance of the velocity of a group, over the points."
+    """Bias and variance of the velocity of a group, over the points.
+
+    Parameters
+    ----------
+    x : Tensor
+        points, (N, *shape)
+    y : Tensor
+        target points, (M, *shape)
+    goal : Tensor
+        the velocity that is wanted at each x, (N, *shape)
+    blur : float
+        length, eps = blur²
+    group : int
+        points in a group, at most half of the points
+    self_terms : Sequence[str], default SELF_TERMS
+        that are tried
+    rounds : int, default 2
+        how often the points are dealt out, at least 2
+    a : Tensor | None, default None
+        weights of x, (N,); None: uniform
+    b : Tensor | None, default None
+        weights of y, (M,); None: uniform
+    seed : int, default 0
+        of the shuffles
+
+    Returns
+    -------
+    dict[str, BatchError]
+        of each self term
+    """
     check_pair(x, y)
     fewest = min(len(x), len(y))
     if check_count(group, "group", 2) > fewest // 2:
@@ -123,7 +164,19 @@ def _square(v, w):
 
 @dataclass(frozen=True, repr=False)
 class Wanted:
-    "The velocity of all points, which a batch should have."
+    """The velocity of all points, which a batch should have.
+
+    Parameters
+    ----------
+    relative_blur : float
+        r, eps = r² s
+    velocity : Tensor
+        at each x, (N, *shape)
+    speed2 : float
+        its mean square
+    apart : float
+        mean square difference of the halves to it, over speed2
+    """
 
     relative_blur: float  # r, eps = r² s
     velocity: Tensor  # at each x, (N, *shape)
@@ -137,7 +190,17 @@ class Wanted:
 def is_determined(
     wanted: Wanted,  # of a sample
 ) -> bool:
-    "Do the halves of the points give the velocity that all give?"
+    """Do the halves of the points give the velocity that all give?
+
+    Parameters
+    ----------
+    wanted : Wanted
+        of a sample
+
+    Returns
+    -------
+    bool
+    """
     return wanted.apart <= _DETERMINED
 
 
@@ -160,7 +223,27 @@ def wanted_velocity(
     b: Tensor | None = None,  # weights of y, (M,); None: uniform
     seed: int = 0,  # of the halves
 ) -> Wanted:
-    "The velocity of all points at a blur that they determine, or at one that is asked for."
+    """The velocity of all points at a blur that they determine, or at one that is asked for.
+
+    Parameters
+    ----------
+    x : Tensor
+        points, (N, *shape)
+    y : Tensor
+        target points, (M, *shape)
+    relative_blur : float | None, default None
+        r; None: the smallest that the points determine
+    a : Tensor | None, default None
+        weights of x, (N,); None: uniform
+    b : Tensor | None, default None
+        weights of y, (M,); None: uniform
+    seed : int, default 0
+        of the halves
+
+    Returns
+    -------
+    Wanted
+    """
     length = inner_length(x, y, a, b)
     a, b = weights_of(a, x, "a"), weights_of(b, y, "b")
     gen = make_generator(seed, "halves")

@@ -50,14 +50,36 @@ class LeNet(nn.Module):
         self,
         x: Tensor,  # images in [-1, 1], (n, 1, 28, 28)
     ) -> Tensor:  # (n, 128), not negative
-        "The layer before the last."
+        """The layer before the last.
+
+        Parameters
+        ----------
+        x : Tensor
+            images in [-1, 1], (n, 1, 28, 28)
+
+        Returns
+        -------
+        Tensor
+            (n, 128), not negative
+        """
         return self.body(x)
 
     def forward(
         self,
         x: Tensor,  # images in [-1, 1], (n, 1, 28, 28)
     ) -> Tensor:  # (n, 10)
-        "Logits of the classes."
+        """Logits of the classes.
+
+        Parameters
+        ----------
+        x : Tensor
+            images in [-1, 1], (n, 1, 28, 28)
+
+        Returns
+        -------
+        Tensor
+            (n, 10)
+        """
         return self.head(self.features(x))
 
 # %% ../../nbs/8_evaluation/05_classifier.ipynb #clf-load
@@ -67,7 +89,18 @@ CLASSIFIERS = ("lenet-mnist", "lenet-fashionmnist")
 def read_classifier(
     path: Path,  # of a file of weights
 ) -> tuple[LeNet, dict]:  # the network, and what is known of it
-    "A classifier from a file."
+    """A classifier from a file.
+
+    Parameters
+    ----------
+    path : Path
+        of a file of weights
+
+    Returns
+    -------
+    tuple[LeNet, dict]
+        the network, and what is known of it
+    """
     tensors, facts = load_tensors(path, "lenet")
     check_finite(path, tensors)
     net = LeNet()
@@ -89,7 +122,20 @@ def load_classifier(
     name: str = "lenet-mnist",  # "lenet-mnist" or "lenet-fashionmnist"
     device: str | torch.device | None = None,  # None: CUDA where there is one
 ) -> tuple[LeNet, dict]:  # the network, and what is known of it: data, test_accuracy, classes, …
-    "A classifier that comes with the package."
+    """A classifier that comes with the package.
+
+    Parameters
+    ----------
+    name : str, default 'lenet-mnist'
+        "lenet-mnist" or "lenet-fashionmnist"
+    device : str | torch.device | None, default None
+        None: CUDA where there is one
+
+    Returns
+    -------
+    tuple[LeNet, dict]
+        the network, and what is known of it: data, test_accuracy, classes, …
+    """
     net, facts = _of_package(name)
     return copy.deepcopy(net).to(pick_device(device)), dict(facts)
 
@@ -99,7 +145,22 @@ def check_images(
     shape: tuple | None = None,  # (C, H, W) that is needed; None: any with 1 or 3 channels
     name: str = "x",  # what the caller calls them
 ) -> Tensor:  # in [-1, 1]: what lies outside is cut
-    "Images with values in [-1, 1]."
+    """Images with values in [-1, 1].
+
+    Parameters
+    ----------
+    x : Tensor
+        images, (n, C, H, W)
+    shape : tuple | None, default None
+        (C, H, W) that is needed; None: any with 1 or 3 channels
+    name : str, default 'x'
+        what the caller calls them
+
+    Returns
+    -------
+    Tensor
+        in [-1, 1]: what lies outside is cut
+    """
     check_points(x, name)
     if x.ndim != 4 or x.shape[1] not in (1, 3):
         raise ValueError(
@@ -122,7 +183,20 @@ def enlarge(
     x: Tensor,  # grey images in [-1, 1], (n, 1, H, W)
     size: int = 20,  # pixels of the longer side
 ) -> Tensor:  # (n, 1, 28, 28)
-    "Scale images and set them in the middle of a dark square of 28 × 28 pixels, as MNIST does."
+    """Scale images and set them in the middle of a dark square of 28 × 28 pixels, as MNIST does.
+
+    Parameters
+    ----------
+    x : Tensor
+        grey images in [-1, 1], (n, 1, H, W)
+    size : int, default 20
+        pixels of the longer side
+
+    Returns
+    -------
+    Tensor
+        (n, 1, 28, 28)
+    """
     if check_images(x).shape[1] != 1 or not 1 <= size <= 28:
         raise ValueError(
             "enlarge: expected grey images and a size of 1 to 28, "
@@ -145,7 +219,22 @@ def lenet_features(
     name: str = "lenet-mnist",  # the classifier
     device: str | torch.device | None = None,  # where it runs
 ) -> Tensor:  # (n, 128), on the CPU
-    "Features of a classifier that comes with the package."
+    """Features of a classifier that comes with the package.
+
+    Parameters
+    ----------
+    x : Tensor
+        images in [-1, 1], (n, 1, 28, 28)
+    name : str, default 'lenet-mnist'
+        the classifier
+    device : str | torch.device | None, default None
+        where it runs
+
+    Returns
+    -------
+    Tensor
+        (n, 128), on the CPU
+    """
     net, _ = load_classifier(name, device)
     return _in_batches(net.features, check_images(x, (1, 28, 28)), pick_device(device))
 
@@ -155,7 +244,22 @@ def classify(
     name: str = "lenet-mnist",  # the classifier
     device: str | torch.device | None = None,  # where it runs
 ) -> tuple[Tensor, Tensor]:  # class (n,) and its probability (n,), on the CPU
-    "Classes, and how sure the classifier is."
+    """Classes, and how sure the classifier is.
+
+    Parameters
+    ----------
+    x : Tensor
+        images in [-1, 1], (n, 1, 28, 28)
+    name : str, default 'lenet-mnist'
+        the classifier
+    device : str | torch.device | None, default None
+        where it runs
+
+    Returns
+    -------
+    tuple[Tensor, Tensor]
+        class (n,) and its probability (n,), on the CPU
+    """
     net, _ = load_classifier(name, device)
     p = _in_batches(net, check_images(x, (1, 28, 28)), pick_device(device)).softmax(1)
     return p.argmax(1), p.amax(1)
@@ -166,5 +270,20 @@ def class_shares(
     name: str = "lenet-mnist",  # the classifier
     device: str | torch.device | None = None,  # where it runs
 ) -> Tensor:  # (10,), sum 1
-    "The share of each class."
+    """The share of each class.
+
+    Parameters
+    ----------
+    x : Tensor
+        images in [-1, 1], (n, 1, 28, 28)
+    name : str, default 'lenet-mnist'
+        the classifier
+    device : str | torch.device | None, default None
+        where it runs
+
+    Returns
+    -------
+    Tensor
+        (10,), sum 1
+    """
     return torch.bincount(classify(x, name, device)[0], minlength=10) / len(x)

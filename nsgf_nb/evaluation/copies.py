@@ -31,7 +31,30 @@ def score_floor(
     seed: int = 0,  # of the draws
     device: str | torch.device | None = None,  # where the features are computed
 ) -> dict:  # mean of each score, and under …_sd its standard deviation over the draws
-    "What real images score: the test set against the training set."
+    """What real images score: the test set against the training set.
+
+    Parameters
+    ----------
+    train : Tensor
+        the images that samples are compared with, (N, C, H, W)
+    test : Tensor
+        other real images, (M, C, H, W)
+    n : int | None, default None
+        images on each side; None: as many as both have
+    features : str, default 'lenet-mnist'
+        as in image_scores
+    repeats : int, default 3
+        independent draws from both sets
+    seed : int, default 0
+        of the draws
+    device : str | torch.device | None, default None
+        where the features are computed
+
+    Returns
+    -------
+    dict
+        mean of each score, and under …_sd its standard deviation over the draws
+    """
     size = min(len(train), len(test))
     n = size if n is None else check_count(n, "n", 10)
     if n > size:
@@ -71,7 +94,26 @@ def nearest_distance(
     features: str | None = "lenet-mnist",  # classifier of "LeNet"; None: only in pixels
     device: str | torch.device | None = None,  # where the distances are computed
 ) -> dict:  # pixels, LeNet: ratio of medians; …_near: share nearer than 1 % of held-out
-    "How near samples are to the training set, compared with held-out data."
+    """How near samples are to the training set, compared with held-out data.
+
+    Parameters
+    ----------
+    x : Tensor
+        samples, (n, *shape)
+    train : Tensor
+        what the model was trained on, (N, *shape)
+    held_out : Tensor
+        real data that it was not trained on, (m, *shape)
+    features : str | None, default 'lenet-mnist'
+        classifier of "LeNet"; None: only in pixels
+    device : str | torch.device | None, default None
+        where the distances are computed
+
+    Returns
+    -------
+    dict
+        pixels, LeNet: ratio of medians; …_near: share nearer than 1 % of held-out
+    """
     check_pair(x, train, ("x", "train"))
     check_pair(held_out, train, ("held_out", "train"))
     out = {}
@@ -102,7 +144,24 @@ def looks_mirrored(
     margin: float = 0.9,  # κ
     device: str | torch.device | None = None,  # where the distances are computed
 ) -> Tensor:  # bool, (n,)
-    "Images whose mirror image is nearer to the training images, by more than the margin."
+    """Images whose mirror image is nearer to the training images, by more than the margin.
+
+    Parameters
+    ----------
+    x : Tensor
+        images, (n, C, H, W)
+    train : Tensor
+        images that are not mirrored, (N, C, H, W)
+    margin : float, default 0.9
+        κ
+    device : str | torch.device | None, default None
+        where the distances are computed
+
+    Returns
+    -------
+    Tensor
+        bool, (n,)
+    """
     check_fraction(margin, "margin")
     own, mirrored = _distances(x, train, device)
     return mirrored < margin * own
@@ -120,7 +179,26 @@ def mirrored_share(
     margin: float = 0.9,  # as in looks_mirrored
     device: str | torch.device | None = None,  # where the distances are computed
 ) -> dict:  # share, its error; rates flagged (of x), false_alarms (real), found (mirrored)
-    "The share of mirrored images among samples."
+    """The share of mirrored images among samples.
+
+    Parameters
+    ----------
+    x : Tensor
+        samples, (n, C, H, W)
+    real : Tensor
+        real images that are not in train, (m, C, H, W)
+    train : Tensor
+        real images, (N, C, H, W)
+    margin : float, default 0.9
+        as in looks_mirrored
+    device : str | torch.device | None, default None
+        where the distances are computed
+
+    Returns
+    -------
+    dict
+        share, its error; rates flagged (of x), false_alarms (real), found (mirrored)
+    """
     check_fraction(margin, "margin")
     r = _flag_rate(*_distances(x, train, device), margin)
     own, mirrored = _distances(real, train, device)

@@ -19,7 +19,24 @@ def frechet_distance(
     m2: Tensor,  # mean of the second, (d,)
     C2: Tensor,  # its covariance, (d, d)
 ) -> float:  # a squared length, in the square of the units of m
-    "Squared W2 between two Gaussians."
+    """Squared W2 between two Gaussians.
+
+    Parameters
+    ----------
+    m1 : Tensor
+        mean of the first Gaussian, (d,)
+    C1 : Tensor
+        its covariance, (d, d)
+    m2 : Tensor
+        mean of the second, (d,)
+    C2 : Tensor
+        its covariance, (d, d)
+
+    Returns
+    -------
+    float
+        a squared length, in the square of the units of m
+    """
     m1, m2 = m1.double(), m2.double()
     C1, C2 = C1.double(), C2.double()
     R = matrix_root(C1)
@@ -45,7 +62,20 @@ def frechet(
     f: Tensor,  # features of samples, (n, d)
     g: Tensor,  # features of real data, (m, d)
 ) -> float:  # the number that is called FID where the features are Inception's
-    "Fréchet distance between the Gaussians with the means and covariances of two clouds."
+    """Fréchet distance between the Gaussians with the means and covariances of two clouds.
+
+    Parameters
+    ----------
+    f : Tensor
+        features of samples, (n, d)
+    g : Tensor
+        features of real data, (m, d)
+
+    Returns
+    -------
+    float
+        the number that is called FID where the features are Inception's
+    """
     f, g = _features(f, g)
     return frechet_distance(*_mean_and_covariance(f), *_mean_and_covariance(g))
 
@@ -54,7 +84,20 @@ def frechet_floor(
     C: Tensor,  # covariance of the features, (d, d)
     n: int,  # samples on each side, well above d
 ) -> float:  # what a perfect model scores
-    "Expected Fréchet distance between two samples of one Gaussian law, to first order in 1/n."
+    """Expected Fréchet distance between two samples of one Gaussian law, to first order in 1/n.
+
+    Parameters
+    ----------
+    C : Tensor
+        covariance of the features, (d, d)
+    n : int
+        samples on each side, well above d
+
+    Returns
+    -------
+    float
+        what a perfect model scores
+    """
     w = torch.linalg.eigvalsh(C.double()).clamp(min=0)
     pairs = w[:, None] * w / (w[:, None] + w).clamp(min=torch.finfo(w.dtype).tiny)
     return ((2.5 * w.sum() + pairs.sum()) / n).item()
@@ -75,6 +118,19 @@ def kernel_distance(
     f: Tensor,  # features of samples, (n, d)
     g: Tensor,  # features of real data, (m, d)
 ) -> float:  # the number that is called KID where the features are Inception's
-    "Unbiased squared maximum mean discrepancy with the cubic kernel."
+    """Unbiased squared maximum mean discrepancy with the cubic kernel.
+
+    Parameters
+    ----------
+    f : Tensor
+        features of samples, (n, d)
+    g : Tensor
+        features of real data, (m, d)
+
+    Returns
+    -------
+    float
+        the number that is called KID where the features are Inception's
+    """
     f, g = _features(f, g)
     return (_within(f) + _within(g) - 2 * _cubic(f, g).mean()).item()

@@ -24,7 +24,22 @@ def hold_out(
     share: float,  # of the rows of each time, between 0 and 1: at least one row and not all
     seed: int = 0,  # of the choice
 ) -> tuple[Snapshots, Snapshots]:  # to fit, to compare with
-    "Two parts of the rows of each time, in the same units."
+    """Two parts of the rows of each time, in the same units.
+
+    Parameters
+    ----------
+    cells : Snapshots
+        all rows
+    share : float
+        of the rows of each time, between 0 and 1: at least one row and not all
+    seed : int, default 0
+        of the choice
+
+    Returns
+    -------
+    tuple[Snapshots, Snapshots]
+        to fit, to compare with
+    """
     if not 0 < share < 1:
         raise ValueError(f"share: expected a number between 0 and 1, got {share!r}")
     kept, held = {}, {}
@@ -46,7 +61,20 @@ def w1(
     x: Tensor,  # samples of one law, (n, d)
     y: Tensor,  # samples of the other, (m, d)
 ) -> float:  # in the units of x
-    "Exact 1-Wasserstein distance between two clouds of equal weights."
+    """Exact 1-Wasserstein distance between two clouds of equal weights.
+
+    Parameters
+    ----------
+    x : Tensor
+        samples of one law, (n, d)
+    y : Tensor
+        samples of the other, (m, d)
+
+    Returns
+    -------
+    float
+        in the units of x
+    """
     import ot  # here: POT takes longer to import than this package
 
     x, y = check_pair(x, y)
@@ -58,7 +86,20 @@ def in_units(
     cells: Snapshots,  # a table
     x: Tensor,  # points in its units, (…, d)
 ) -> Tensor:  # in standard units, (…, d)
-    "Points as the flows see them; `undo` leads back."
+    """Points as the flows see them; `undo` leads back.
+
+    Parameters
+    ----------
+    cells : Snapshots
+        a table
+    x : Tensor
+        points in its units, (…, d)
+
+    Returns
+    -------
+    Tensor
+        in standard units, (…, d)
+    """
     return ((x.double().cpu() - cells.mean) / cells.scale).float()
 
 
@@ -94,7 +135,28 @@ def distances_in_time(
     pairs: int = 5,  # draws of each distance
     seed: int = 0,  # of all draws
 ) -> list[dict]:  # a row for each time but the first
-    "W1 and W2 of samples at each time, beside their floors and the unmoved cells."
+    """W1 and W2 of samples at each time, beside their floors and the unmoved cells.
+
+    Parameters
+    ----------
+    model : Trajectory
+        fitted
+    fitted : Snapshots
+        the rows it was fitted to
+    held : Snapshots | None, default None
+        other rows; None: there are none
+    n : int, default 1000
+        points per distance, at most what the rows allow
+    pairs : int, default 5
+        draws of each distance
+    seed : int, default 0
+        of all draws
+
+    Returns
+    -------
+    list[dict]
+        a row for each time but the first
+    """
     n, pairs = check_count(n, "n"), check_count(pairs, "pairs", 2)
     if sorted(fitted) != model.times:
         raise ValueError(f"{fitted.name}: expected the times of the fit, {model.times}")

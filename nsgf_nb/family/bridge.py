@@ -20,7 +20,28 @@ def gaussian_bridge(
     eps: float,  # variance of the noise per unit of time, blur²
     t: float,  # time, from 0 to 1
 ) -> tuple[Tensor, Tensor, Tensor]:  # m_t (d,), Σ_t (d, d), K_t (d, d)
-    "X_t ~ N(m_t, Σ_t) and E[Y | X_t] = b + K_t (X_t - m_t) of the Schrödinger bridge."
+    """X_t ~ N(m_t, Σ_t) and E[Y | X_t] = b + K_t (X_t - m_t) of the Schrödinger bridge.
+
+    Parameters
+    ----------
+    a : Tensor
+        mean of the source, (d,)
+    A : Tensor
+        covariance of the source, (d, d)
+    b : Tensor
+        mean of the target, (d,)
+    B : Tensor
+        covariance of the target, (d, d)
+    eps : float
+        variance of the noise per unit of time, blur²
+    t : float
+        time, from 0 to 1
+
+    Returns
+    -------
+    tuple[Tensor, Tensor, Tensor]
+        m_t (d,), Σ_t (d, d), K_t (d, d)
+    """
     _, M = gaussian_map(a, A, b, B, eps)
     s, eye = 1 - t, torch.eye(len(A)).to(A)
     middle = s * a + t * b
@@ -36,7 +57,26 @@ def on_bridge(
     eps: float,  # variance of the noise per unit of time
     generator: torch.Generator | None = None,  # of the draw; None: torch's own
 ) -> Tensor:  # X_t, (n, *shape)
-    "Points of the Brownian bridges between pairs."
+    """Points of the Brownian bridges between pairs.
+
+    Parameters
+    ----------
+    x : Tensor
+        starts, (n, *shape)
+    y : Tensor
+        ends, (n, *shape)
+    t : Tensor
+        times, (n,)
+    eps : float
+        variance of the noise per unit of time
+    generator : torch.Generator | None, default None
+        of the draw; None: torch's own
+
+    Returns
+    -------
+    Tensor
+        X_t, (n, *shape)
+    """
     t = t.to(x).view(-1, *[1] * (x.ndim - 1))
     noise = torch.randn(x.shape, generator=generator, dtype=x.dtype).to(x)
     return torch.lerp(x, y, t) + (eps * t * (1 - t)).sqrt() * noise
@@ -72,7 +112,49 @@ def _unit(t):
 # %% ../../nbs/7_family/10_bridge_matching.ipynb #brg-class
 @dataclass(eq=False, repr=False)
 class SchrodingerBridge(Flow):
-    "A drift that carries the source to the target through noise (arXiv 2106.01357, 2303.16852)."
+    """A drift that carries the source to the target through noise (arXiv 2106.01357, 2303.16852).
+
+    Parameters
+    ----------
+    coupling : str | Model, default 'plan'
+        pairs: "plan", "independent", or those of a bridge backwards
+    blur : float | None, default None
+        σ, a length: eps = σ²; None: relative_blur
+    relative_blur : float, default 0.35
+        r: eps = r² s, s from `transport.scale.inner_scale`
+    cloud : int | None, default None
+        points at each end of a plan; None: 1024, or what the data have
+    reuse : int, default 16
+        steps that a plan serves
+    tol : float, default 0.01
+        error of the plans, as in EntropicPlan
+    num_steps : int, default 50
+        steps when sampling, unless told otherwise
+    network : nn.Module | str | None, default None
+        net(x, t, label=None), copied, or a name
+    iterations : int, default 8000
+        optimiser steps
+    batch_size : int, default 256
+        pairs per step
+    lr : float, default 0.002
+        largest learning rate
+    ema : float, default 0.999
+        decay of the average of the weights
+    precision : str, default 'float32'
+        of the network in training: or "bfloat16", "float16" on CUDA
+    accumulate : int, default 1
+        parts of a batch that are taken one after the other
+    clip : float | None, default None
+        largest norm of the gradient
+    weight_decay : float, default 0.0
+        of AdamW
+    label_dropout : float, default 0.1
+        share of points without a label; they have a plan of their own
+    patience : int | None, default None
+        rows without a better held-out loss after which to stop
+    device : str | None, default None
+        None: CUDA where there is one
+    """
 
     coupling: str | Model = "plan"  # pairs: "plan", "independent", or those of a bridge backwards
     blur: float | None = None  # σ, a length: eps = σ²; None: relative_blur
@@ -156,7 +238,20 @@ def grid(
     num_steps: int | None,  # that are asked for; None: as many as the bridge was told
     solver: str,  # "euler"
 ) -> list[float]:  # equal steps from 0 to 1
-    "Plain time."
+    """Plain time.
+
+    Parameters
+    ----------
+    num_steps : int | None
+        that are asked for; None: as many as the bridge was told
+    solver : str
+        "euler"
+
+    Returns
+    -------
+    list[float]
+        equal steps from 0 to 1
+    """
     if solver != "euler":
         said = f"a bridge has steps with noise of its own, expected 'euler', got {solver!r}"
         raise ValueError(f"solver: {said}")
@@ -169,7 +264,17 @@ def rate(
     self: SchrodingerBridge,
     t: float,  # time
 ) -> float:
-    "One over the time that is left."
+    """One over the time that is left.
+
+    Parameters
+    ----------
+    t : float
+        time
+
+    Returns
+    -------
+    float
+    """
     return 1 / (1 - t) if t < 1 else math.inf
 
 # %% ../../nbs/7_family/10_bridge_matching.ipynb #brg-walk
@@ -182,7 +287,26 @@ def walk(
     solver: str,  # "euler"
     noise: torch.Generator,  # of the motion
 ) -> tuple[list[Tensor], int]:  # positions at the times, calls of f
-    "Steps of Euler and Maruyama."
+    """Steps of Euler and Maruyama.
+
+    Parameters
+    ----------
+    f : Callable
+        the drift
+    x : Tensor
+        where it begins, (n, *shape)
+    times : Sequence[float]
+        of the grid
+    solver : str
+        "euler"
+    noise : torch.Generator
+        of the motion
+
+    Returns
+    -------
+    tuple[list[Tensor], int]
+        positions at the times, calls of f
+    """
     path = [x]
     for t, s in zip(times, times[1:]):
         fresh = torch.randn(x.shape, generator=noise).to(x)
@@ -198,7 +322,22 @@ def drift(
     t: float,  # time, from 0 to below 1
     label: Tensor | None = None,  # classes, (n,)
 ) -> Tensor:  # (n, *shape)
-    "b(x, t) of a fitted bridge."
+    """b(x, t) of a fitted bridge.
+
+    Parameters
+    ----------
+    x : Tensor
+        points, (n, *shape)
+    t : float
+        time, from 0 to below 1
+    label : Tensor | None, default None
+        classes, (n,)
+
+    Returns
+    -------
+    Tensor
+        (n, *shape)
+    """
     if self.velocity is None:
         raise ValueError("drift: the bridge is not fitted, call fit or load first")
     return self.velocity(x, check_fraction(t, "t", end=False), label) * self.rate(t)
@@ -282,7 +421,19 @@ def task(
     ends: Ends,  # both ends
     run: Fit,  # the seed
 ) -> Task:
-    "Points of bridges, and the way that is left to the end."
+    """Points of bridges, and the way that is left to the end.
+
+    Parameters
+    ----------
+    ends : Ends
+        both ends
+    run : Fit
+        the seed
+
+    Returns
+    -------
+    Task
+    """
     self.eps = _eps_of(self, ends, run.seed)
     batch = lru_cache(1)(_batches(self, ends, self.eps, run.seed))
     other = make_generator(run.seed, "validation").initial_seed()
@@ -315,7 +466,17 @@ def restore(
     tensors: dict[str, Tensor],  # what `contents` gave
     facts: dict,  # likewise
 ) -> None:
-    "Take back what `contents` gave; raises ValueError where it does not fit."
+    """Take back what `contents` gave; raises ValueError where it does not fit.
+
+    Parameters
+    ----------
+    path : Path
+        of the file, for messages
+    tensors : dict[str, Tensor]
+        what `contents` gave
+    facts : dict
+        likewise
+    """
     check_facts(path, facts, eps=float)
     Flow.restore(self, path, tensors, facts)
     self.eps = check_positive(facts["eps"], "eps")

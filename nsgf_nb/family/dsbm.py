@@ -20,7 +20,17 @@ BRIDGE = dict(iterations=2000)  # what differs from the defaults of SchrodingerB
 
 
 class DSBM(Chain):
-    "Diffusion Schrödinger bridge matching, from independent pairs (arXiv 2303.16852, algorithm 1)."
+    """Diffusion Schrödinger bridge matching, from independent pairs (arXiv 2303.16852, algorithm 1).
+
+    Parameters
+    ----------
+    bridge : SchrodingerBridge | dict, default BRIDGE
+        each direction, or arguments of it
+    rounds : int, default 2
+        a bridge back and a bridge forth in each
+    device : str | None, default None
+        None: CUDA where there is one
+    """
 
     def __init__(
         self,
@@ -67,7 +77,19 @@ def link(
     name: str,  # of the bridge
     ends: Ends,  # of the whole
 ) -> Ends:
-    "Backwards the source is the target."
+    """Backwards the source is the target.
+
+    Parameters
+    ----------
+    name : str
+        of the bridge
+    ends : Ends
+        of the whole
+
+    Returns
+    -------
+    Ends
+    """
     if name.startswith("back"):
         return ends._replace(source=ends.target, target=ends.source)
     return ends
@@ -79,7 +101,15 @@ def finish(
     ends: Ends,  # of the whole
     run: Fit,  # seed, folder, callbacks
 ) -> None:
-    "The velocity is that of the last bridge."
+    """The velocity is that of the last bridge.
+
+    Parameters
+    ----------
+    ends : Ends
+        of the whole
+    run : Fit
+        seed, folder, callbacks
+    """
     self.velocity = self.last.velocity
 
 
@@ -90,7 +120,17 @@ def restore(
     tensors: dict[str, Tensor],  # what `contents` gave
     facts: dict,  # likewise
 ) -> None:
-    "Take back what `contents` gave; it starts where the last bridge does."
+    """Take back what `contents` gave; it starts where the last bridge does.
+
+    Parameters
+    ----------
+    path : Path
+        of the file, for messages
+    tensors : dict[str, Tensor]
+        what `contents` gave
+    facts : dict
+        likewise
+    """
     super(DSBM, self).restore(path, tensors, facts)
     self._source = self.last._source
 
@@ -102,7 +142,22 @@ def sample(
     x0: Tensor | None = None,  # or points to start from, (n, *shape)
     **options,  # of the sample of a bridge: label, num_steps, return_path, seed, batch_size
 ) -> Tensor:  # (n, *shape), or (num_steps + 1, n, *shape)
-    "Follow the last bridge: y given each x."
+    """Follow the last bridge: y given each x.
+
+    Parameters
+    ----------
+    n : int | None, default None
+        number of samples, drawn from the source
+    x0 : Tensor | None, default None
+        or points to start from, (n, *shape)
+    **options : object
+        of the sample of a bridge: label, num_steps, return_path, seed, batch_size
+
+    Returns
+    -------
+    Tensor
+        (n, *shape), or (num_steps + 1, n, *shape)
+    """
     if self.velocity is None:
         raise ValueError("sample: the bridges are not fitted, call fit or load first")
     x = self.starts(n, x0, options.get("seed"))

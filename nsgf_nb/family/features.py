@@ -20,7 +20,23 @@ from ..transport.scale import inner_length
 # %% ../../nbs/7_family/04_features.ipynb #fea-seen
 @dataclass(frozen=True)
 class Seen:
-    "A frozen network that is shown points in units of σ, and what it makes of the target."
+    """A frozen network that is shown points in units of σ, and what it makes of the target.
+
+    Parameters
+    ----------
+    net : nn.Module
+        x in the units of the data -> features, (n, …)
+    mean : Tensor
+        of the data, (*shape)
+    sigma : Tensor
+        a scalar
+    unit : float
+        rms deviation of the features of the target
+    length : float
+        √s of two batches of them, in that unit
+    width : int
+        features of a point
+    """
 
     net: nn.Module  # x in the units of the data -> features, (n, …)
     mean: Tensor  # of the data, (*shape)
@@ -44,7 +60,26 @@ class Seen:
         goal: Tensor,  # what `joined` gave
         label: Tensor | None = None,  # classes, (n,)
     ) -> Tensor:  # scalar
-        "Mean square errors of the points and of their features."
+        """Mean square errors of the points and of their features.
+
+        Parameters
+        ----------
+        net : nn.Module
+            the generator's: u(z, t)
+        z : Tensor
+            points of the source, (n, *shape)
+        t : Tensor
+            zeros, (n,)
+        goal : Tensor
+            what `joined` gave
+        label : Tensor | None, default None
+            classes, (n,)
+
+        Returns
+        -------
+        Tensor
+            scalar
+        """
         u = net(z, t) if label is None else net(z, t, label)
         points, features = goal.split([z[0].numel(), self.width], 1)
         missed = (u.flatten(1) - points).square().mean()
@@ -55,7 +90,20 @@ def joined(
     goal: Tensor,  # of the points, (n, *shape)
     seen: Tensor,  # of their features, (n, width)
 ) -> Tensor:  # (n, numbers of both)
-    "Both goals in one row."
+    """Both goals in one row.
+
+    Parameters
+    ----------
+    goal : Tensor
+        of the points, (n, *shape)
+    seen : Tensor
+        of their features, (n, width)
+
+    Returns
+    -------
+    Tensor
+        (n, numbers of both)
+    """
     return torch.cat([goal.flatten(1), seen], 1)
 
 # %% ../../nbs/7_family/04_features.ipynb #fea-made
@@ -63,7 +111,15 @@ def check_features(
     features: nn.Module | None,  # of a generator
     blur: object,  # its absolute blur
 ) -> None:
-    "Refuse features that are no module, and a blur that is a length of the points."
+    """Refuse features that are no module, and a blur that is a length of the points.
+
+    Parameters
+    ----------
+    features : nn.Module | None
+        of a generator
+    blur : object
+        its absolute blur
+    """
     if features is None:
         return
     if not isinstance(features, nn.Module):
@@ -78,7 +134,23 @@ def seen_through(
     seed: int,  # of the batches
     device: torch.device,  # where the fit is
 ) -> Seen | None:
-    "The frozen network, and the scale of the features of the target."
+    """The frozen network, and the scale of the features of the target.
+
+    Parameters
+    ----------
+    features : nn.Module | None
+        of a generator
+    ends : Ends
+        both ends
+    seed : int
+        of the batches
+    device : torch.device
+        where the fit is
+
+    Returns
+    -------
+    Seen | None
+    """
     if features is None:
         return None
     net = deepcopy(features).to(device).eval().requires_grad_(False)

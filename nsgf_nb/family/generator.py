@@ -21,7 +21,26 @@ def cloud_velocity(
     x_self: Tensor | None = None,  # second generated cloud of "two_batch", (n, *shape)
     label: Tensor | None = None,  # classes of all three clouds, (n,); None: no classes
 ) -> Tensor:  # v, (n, *shape)
-    "T_xy - T_xx', inside each class (arXiv 2605.11755)."
+    """T_xy - T_xx', inside each class (arXiv 2605.11755).
+
+    Parameters
+    ----------
+    velocity : SinkhornVelocity
+        at one blur
+    x : Tensor
+        generated points, (n, *shape)
+    y : Tensor
+        points of the target, (n, *shape)
+    x_self : Tensor | None, default None
+        second generated cloud of "two_batch", (n, *shape)
+    label : Tensor | None, default None
+        classes of all three clouds, (n,); None: no classes
+
+    Returns
+    -------
+    Tensor
+        v, (n, *shape)
+    """
     _check_sizes(x, y, x_self)
     if label is None:
         return velocity(x, y, x_self=x_self)
@@ -46,7 +65,19 @@ def shrink_rate(
     x: Tensor,  # points, (n, *shape)
     v: Tensor,  # their velocities, (n, *shape)
 ) -> float:
-    "κ = <v, x - x̄>/|x - x̄|²: the rate at which a cloud grows along v."
+    """κ = <v, x - x̄>/|x - x̄|²: the rate at which a cloud grows along v.
+
+    Parameters
+    ----------
+    x : Tensor
+        points, (n, *shape)
+    v : Tensor
+        their velocities, (n, *shape)
+
+    Returns
+    -------
+    float
+    """
     check_pair(x, v, ("x", "v"))
     away = (x - x.mean(0)).flatten(1)
     return (dot(v.flatten(1), away).sum() / away.square().sum()).item()
@@ -58,7 +89,24 @@ def dual_value(
     blur: float,  # length, eps = blur²
     tol: float = 1e-3,  # L1 error of the marginal; that of W is of second order
 ) -> float:  # W, in squared units of x
-    "Regularised transport cost: the mean of f plus the mean of g."
+    """Regularised transport cost: the mean of f plus the mean of g.
+
+    Parameters
+    ----------
+    x : Tensor
+        points, (n, *shape)
+    y : Tensor
+        points, (m, *shape)
+    blur : float
+        length, eps = blur²
+    tol : float, default 0.001
+        L1 error of the marginal; that of W is of second order
+
+    Returns
+    -------
+    float
+        W, in squared units of x
+    """
     check_pair(x, y)
     kind = torch.float32 if x.device.type == "mps" else torch.float64
     x, y = (z.detach().flatten(1).to(kind)[None] for z in (x, y))
@@ -75,7 +123,26 @@ def unbiased_loss(
     y_other: Tensor,  # another cloud of them, (n, *shape)
     blur: float,  # length
 ) -> float:  # in squared units of x
-    "Ŝ = W(x, y) - W(x, x')/2 - W(y, y')/2 (arXiv 1803.05573, equation 8)."
+    """Ŝ = W(x, y) - W(x, x')/2 - W(y, y')/2 (arXiv 1803.05573, equation 8).
+
+    Parameters
+    ----------
+    x : Tensor
+        generated points, (n, *shape)
+    x_other : Tensor
+        another cloud of them, (n, *shape)
+    y : Tensor
+        points of the target, (n, *shape)
+    y_other : Tensor
+        another cloud of them, (n, *shape)
+    blur : float
+        length
+
+    Returns
+    -------
+    float
+        in squared units of x
+    """
     _check_sizes(x, y, x_other)
     own = dual_value(x, x_other, blur) + dual_value(y, y_other, blur)
     return dual_value(x, y, blur) - own / 2
@@ -102,7 +169,51 @@ from ..transport.scale import inner_length
 # %% ../../nbs/7_family/05_one_call.ipynb #gen-class
 @dataclass(eq=False, repr=False)
 class SinkhornGenerator(Flow):
-    "x = z + u(z), trained by the Sinkhorn velocity of its samples (arXiv 2605.11755)."
+    """x = z + u(z), trained by the Sinkhorn velocity of its samples (arXiv 2605.11755).
+
+    Parameters
+    ----------
+    cloud : int | None, default None
+        points of a generated cloud; None: 1024, or what the data have
+    reuse : int, default 8
+        steps that the goals of a cloud serve
+    blur : float | Sequence[float] | None, default None
+        length; a pair: first, last; None: relative_blur
+    relative_blur : float | Sequence[float], default (0.2, 0.05)
+        r, eps = r² s; a pair: first, last
+    self_term : str, default 'two_batch'
+        "two_batch"; "same" and "masked" shrink
+    tol : float, default 0.01
+        error of the velocities, in units of the attraction
+    features : nn.Module | None, default None
+        frozen, x -> (n, …): plans also between what it sees
+    start : Flow | None, default None
+        a fitted one-step model whose network is the start
+    network : nn.Module | str | None, default None
+        net(x, t, label=None), copied, or a name
+    iterations : int, default 4000
+        optimiser steps
+    batch_size : int, default 256
+        points of the cloud per step
+    lr : float, default 0.004
+        largest learning rate
+    ema : float, default 0.999
+        decay of the average of the weights
+    precision : str, default 'float32'
+        of the network in training: or "bfloat16", "float16" on CUDA
+    accumulate : int, default 1
+        parts of a batch that are taken one after the other
+    clip : float | None, default None
+        largest norm of the gradient
+    weight_decay : float, default 0.0
+        of AdamW
+    label_dropout : float, default 0.1
+        share of points without a label; they have a plan of their own
+    patience : int | None, default None
+        rows without a better held-out loss after which to stop
+    device : str | None, default None
+        None: CUDA where there is one
+    """
 
     cloud: int | None = None  # points of a generated cloud; None: 1024, or what the data have
     reuse: int = 8  # steps that the goals of a cloud serve
@@ -185,7 +296,19 @@ def grid(
     num_steps: int | None,  # 1 or None
     solver: str,  # "euler"
 ) -> list[float]:
-    "One step."
+    """One step.
+
+    Parameters
+    ----------
+    num_steps : int | None
+        1 or None
+    solver : str
+        "euler"
+
+    Returns
+    -------
+    list[float]
+    """
     if (num_steps or 1) != 1 or solver != "euler":
         raise ValueError("num_steps and solver: a generator knows one step of Euler only")
     return [0.0, 1.0]
@@ -196,7 +319,17 @@ def begin(
     self: SinkhornGenerator,
     source: Sampler,  # of the fit
 ) -> Sampler:
-    "The source, or that of the model whose network is the start."
+    """The source, or that of the model whose network is the start.
+
+    Parameters
+    ----------
+    source : Sampler
+        of the fit
+
+    Returns
+    -------
+    Sampler
+    """
     return source if self.start is None else self.start.source
 
 
@@ -206,7 +339,15 @@ def fit_ends(
     ends: Ends,  # both ends, opened
     run: Fit,  # seed, folder, callbacks
 ) -> None:
-    "Learn, in the units of the start if there is one."
+    """Learn, in the units of the start if there is one.
+
+    Parameters
+    ----------
+    ends : Ends
+        both ends, opened
+    run : Fit
+        seed, folder, callbacks
+    """
     if self.start is not None:
         known = self.start.velocity
         if known.mean.shape != ends.target.shape:
@@ -261,7 +402,18 @@ def velocity_at(
     self: SinkhornGenerator,
     blur: float,  # length, in the units of the clouds
 ) -> Callable:  # v(x, y, x_self)
-    "The velocity that the goals follow; a kind with another one writes another."
+    """The velocity that the goals follow; a kind with another one writes another.
+
+    Parameters
+    ----------
+    blur : float
+        length, in the units of the clouds
+
+    Returns
+    -------
+    Callable
+        v(x, y, x_self)
+    """
     return SinkhornVelocity(blur, self_term=self.self_term, tol=self.tol)
 
 # %% ../../nbs/7_family/05_one_call.ipynb #gen-task
@@ -271,7 +423,19 @@ def task(
     ends: Ends,  # both ends; the source is that of `begin`
     run: Fit,  # the seed
 ) -> Task:
-    "Points of the source, and where their samples should go."
+    """Points of the source, and where their samples should go.
+
+    Parameters
+    ----------
+    ends : Ends
+        both ends; the source is that of `begin`
+    run : Fit
+        the seed
+
+    Returns
+    -------
+    Task
+    """
     n, unit = _cloud_size(self, ends), _unit_of_blur(self, ends, run.seed)
     kept = _memory(self, n, ends.target.shape)
     seen = seen_through(self.features, ends, run.seed, self.device)

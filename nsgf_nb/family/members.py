@@ -16,7 +16,21 @@ import nsgf_nb
 # %% ../../nbs/7_family/01_map.ipynb #map-member
 @dataclass(frozen=True)
 class Member:
-    "A method of the family: how it is called, what it learns and what it costs."
+    """A method of the family: how it is called, what it learns and what it costs.
+
+    Parameters
+    ----------
+    cls : str
+        name of the class, lent by nsgf_nb
+    learns : str
+        what the network is fitted to
+    calls : str
+        network calls that a sample usually takes
+    when : str
+        what it is good for
+    settled : dict, default field(default_factory=dict)
+        arguments of the class that the method settles
+    """
 
     cls: str  # name of the class, lent by nsgf_nb
     learns: str  # what the network is fitted to
@@ -139,7 +153,20 @@ def member_class(
     *,
     imports: bool = True,  # may a module be imported for it?
 ) -> type:  # its class
-    "The class of a method."
+    """The class of a method.
+
+    Parameters
+    ----------
+    name : str
+        a key of MEMBERS, or package.module:Class
+    imports : bool, default True
+        may a module be imported for it?
+
+    Returns
+    -------
+    type
+        its class
+    """
     from nsgf_nb.core import check_name  # late: the table is read without torch
 
     if ":" in str(name):

@@ -37,7 +37,20 @@ def half_cost(
     x: Tensor,  # points, (n, *shape)
     y: Tensor,  # points, (m, *shape)
 ) -> Tensor:  # (n, m)
-    "C = |x - y|²/2 of all pairs."
+    """C = |x - y|²/2 of all pairs.
+
+    Parameters
+    ----------
+    x : Tensor
+        points, (n, *shape)
+    y : Tensor
+        points, (m, *shape)
+
+    Returns
+    -------
+    Tensor
+        (n, m)
+    """
     x, y = x.flatten(1), y.flatten(1)
     return x.square().sum(1)[:, None] / 2 + y.square().sum(1) / 2 - x @ y.T
 
@@ -48,14 +61,41 @@ def log_dual(
     cost: Tensor,  # C(x, y), (n, m)
     eps: float,  # temperature, blur²
 ) -> Tensor:  # scalar
-    "D: mean φ + mean ψ - eps log mean exp((φ + ψ - C)/eps)."
+    """D: mean φ + mean ψ - eps log mean exp((φ + ψ - C)/eps).
+
+    Parameters
+    ----------
+    phi : Tensor
+        φ(x), (n,)
+    psi : Tensor
+        ψ(y), (m,)
+    cost : Tensor
+        C(x, y), (n, m)
+    eps : float
+        temperature, blur²
+
+    Returns
+    -------
+    Tensor
+        scalar
+    """
     pairs = (phi[:, None] + psi - cost) / eps
     mass = pairs.flatten().logsumexp(0) - math.log(pairs.numel())
     return phi.mean() + psi.mean() - eps * mass
 
 # %% ../../nbs/7_family/07_neural_plan.ipynb #npl-potential
 class Potential(nn.Module):
-    "A function of points: a perceptron with SiLU units and a quadratic form."
+    """A function of points: a perceptron with SiLU units and a quadratic form.
+
+    Parameters
+    ----------
+    d : int
+        coordinates of a point
+    hidden : int
+        width of the hidden layers
+    layers : int
+        number of hidden layers
+    """
 
     def __init__(
         self,
@@ -77,13 +117,34 @@ class Potential(nn.Module):
         self,
         x: Tensor,  # points, (n, *shape)
     ) -> Tensor:  # (n,)
-        "The potential."
+        """The potential.
+
+        Parameters
+        ----------
+        x : Tensor
+            points, (n, *shape)
+
+        Returns
+        -------
+        Tensor
+            (n,)
+        """
         x = x.flatten(1)
         return self.body(x)[:, 0] + (x * self.form(x)).sum(1) / 2
 
 # %% ../../nbs/7_family/07_neural_plan.ipynb #npl-pair
 class PotentialPair(nn.Module):
-    "The potentials φ of the source and ψ of the target, with their gradients as a field."
+    """The potentials φ of the source and ψ of the target, with their gradients as a field.
+
+    Parameters
+    ----------
+    shape : tuple[int, ...]
+        of one point
+    hidden : int, default 128
+        width of the hidden layers
+    layers : int, default 2
+        number of hidden layers
+    """
 
     def __init__(
         self,
@@ -102,7 +163,22 @@ class PotentialPair(nn.Module):
         t: Tensor,  # 0 for φ and 1 for ψ, linear in between, (n,)
         label: Tensor | None = None,  # none: there are no classes
     ) -> Tensor:  # (n, *shape)
-        "Minus the gradient of a potential."
+        """Minus the gradient of a potential.
+
+        Parameters
+        ----------
+        x : Tensor
+            points, (n, *shape)
+        t : Tensor
+            0 for φ and 1 for ψ, linear in between, (n,)
+        label : Tensor | None, default None
+            none: there are no classes
+
+        Returns
+        -------
+        Tensor
+            (n, *shape)
+        """
         class_index(label, x, None)
         trained = torch.is_grad_enabled()
         with torch.enable_grad():
@@ -114,7 +190,41 @@ class PotentialPair(nn.Module):
 # %% ../../nbs/7_family/07_neural_plan.ipynb #npl-class
 @dataclass(eq=False, repr=False)
 class NeuralPlan(Flow):
-    "An entropic plan between two laws, as two networks (SCONES, arXiv 2110.03237)."
+    """An entropic plan between two laws, as two networks (SCONES, arXiv 2110.03237).
+
+    Parameters
+    ----------
+    blur : float | None, default None
+        length, eps = blur²; None: relative_blur
+    relative_blur : float, default 0.5
+        r, eps = r² s
+    num_steps : int, default 21
+        of a sample: one to a point of the bank, the others by Langevin
+    bank : int, default 2048
+        target points that are kept, at most
+    target_score : Callable | None, default None
+        ∇ log ν, (n, *shape) to the same; None: of the bank
+    score_blur : float, default 0.1
+        length of that estimate, in rms deviations of the target
+    network : nn.Module | str, default 'potentials'
+        or a module with phi and psi, copied
+    iterations : int, default 3000
+        optimiser steps
+    batch_size : int, default 512
+        points of each end per step, all paired with all
+    lr : float, default 0.002
+        largest learning rate
+    ema : float, default 0.99
+        decay of the average of the weights
+    clip : float | None, default None
+        largest norm of the gradient
+    weight_decay : float, default 0.0
+        of AdamW
+    patience : int | None, default None
+        rows without a better held-out value after which to stop
+    device : str | None, default None
+        None: CUDA where there is one
+    """
 
     blur: float | None = None  # length, eps = blur²; None: relative_blur
     relative_blur: float = 0.5  # r, eps = r² s
@@ -154,7 +264,18 @@ class NeuralPlan(Flow):
         self,
         x: Tensor,  # points, (n, *shape)
     ) -> Tensor:  # (n, *shape)
-        "E[Y | X = x] = x - ∇φ(x)."
+        """E[Y | X = x] = x - ∇φ(x).
+
+        Parameters
+        ----------
+        x : Tensor
+            points, (n, *shape)
+
+        Returns
+        -------
+        Tensor
+            (n, *shape)
+        """
         return _moved(self, x, "x", 0.0)
 
 # %% ../../nbs/7_family/07_neural_plan.ipynb #npl-class-checks
@@ -175,7 +296,19 @@ def task(
     ends: Ends,  # both ends, opened
     run: Fit,  # the seed
 ) -> Task:
-    "Independent batches, and the dual as the loss."
+    """Independent batches, and the dual as the loss.
+
+    Parameters
+    ----------
+    ends : Ends
+        both ends, opened
+    run : Fit
+        the seed
+
+    Returns
+    -------
+    Task
+    """
     self.eps = _blur_of(self, ends, run.seed) ** 2
     self.points, self.own = _bank(self, ends, run.seed), None
     _check_batch(self, ends)
@@ -268,7 +401,18 @@ def back(
     self: NeuralPlan,
     y: Tensor,  # points, (n, *shape)
 ) -> Tensor:  # (n, *shape)
-    "E[X | Y = y] = y - ∇ψ(y)."
+    """E[X | Y = y] = y - ∇ψ(y).
+
+    Parameters
+    ----------
+    y : Tensor
+        points, (n, *shape)
+
+    Returns
+    -------
+    Tensor
+        (n, *shape)
+    """
     return _moved(self, y, "y", 1.0)
 
 
@@ -278,7 +422,20 @@ def score(
     y: Tensor,  # (n, *shape)
     x: Tensor,  # (n, *shape), or (1, *shape): one for all y
 ) -> Tensor:  # (n, *shape)
-    "(∇ψ(y) - (y - x))/eps, which with the score of the target is that of y given x."
+    """(∇ψ(y) - (y - x))/eps, which with the score of the target is that of y given x.
+
+    Parameters
+    ----------
+    y : Tensor
+        (n, *shape)
+    x : Tensor
+        (n, *shape), or (1, *shape): one for all y
+
+    Returns
+    -------
+    Tensor
+        (n, *shape)
+    """
     q, p = self._query(y, "y"), self._query(x, "x")
     _check_one_each(p, q)
     return ((p - self.back(q)) / self.eps).to(y)
@@ -323,7 +480,17 @@ def restore(
     tensors: dict[str, Tensor],  # what `contents` gave
     facts: dict,  # likewise
 ) -> None:
-    "Take back what `contents` gave; raises ValueError where it does not fit."
+    """Take back what `contents` gave; raises ValueError where it does not fit.
+
+    Parameters
+    ----------
+    path : Path
+        of the file, for messages
+    tensors : dict[str, Tensor]
+        what `contents` gave
+    facts : dict
+        likewise
+    """
     known = check_facts(path, facts, eps=float, own_score=bool)
     others = {name: value for name, value in tensors.items() if name != "bank"}
     super(NeuralPlan, self).restore(path, others, facts)
@@ -363,7 +530,28 @@ def langevin(
     generator: torch.Generator | None = None,  # of the noise; None: torch's own
     return_path: bool = False,  # all positions instead of the last
 ) -> Tensor:  # (n, *shape), or (num_steps + 1, n, *shape)
-    "The unadjusted Langevin algorithm: x + h score(x) + √(2h) ξ."
+    """The unadjusted Langevin algorithm: x + h score(x) + √(2h) ξ.
+
+    Parameters
+    ----------
+    score : Callable
+        ∇ log p, (n, *shape) to the same
+    x0 : Tensor
+        where the chains begin, (n, *shape)
+    num_steps : int
+        steps
+    step : float
+        h, in squared units of x
+    generator : torch.Generator | None, default None
+        of the noise; None: torch's own
+    return_path : bool, default False
+        all positions instead of the last
+
+    Returns
+    -------
+    Tensor
+        (n, *shape), or (num_steps + 1, n, *shape)
+    """
     check_points(x0, "x0")
     num_steps, h = check_count(num_steps, "num_steps", 0), check_positive(step, "step")
     device = generator.device if generator else "cpu"
@@ -383,7 +571,26 @@ def stiffness(
     delta: float,  # length of the differences, below the lengths that p has
     num_iter: int = 20,  # power iterations
 ) -> float:  # λ, in inverse squared units of y
-    "The largest curvature of a log-density at some points."
+    """The largest curvature of a log-density at some points.
+
+    Parameters
+    ----------
+    score : Callable
+        ∇ log p, (n, *shape) to the same
+    y : Tensor
+        points to look at, (n, *shape)
+    generator : torch.Generator
+        of the directions to begin with
+    delta : float
+        length of the differences, below the lengths that p has
+    num_iter : int, default 20
+        power iterations
+
+    Returns
+    -------
+    float
+        λ, in inverse squared units of y
+    """
     device, unit = generator.device, [-1] + [1] * (y.ndim - 1)
     u = torch.randn(y.shape, generator=generator, device=device).to(y)
     for _ in range(num_iter):
@@ -399,7 +606,20 @@ def resample(
     x: Tensor,  # points, (n, *shape)
     generator: torch.Generator | None = None,  # of the draw; None: torch's own
 ) -> Tensor:  # points of the bank, (n, *shape)
-    "One y given each x, among the points of the bank."
+    """One y given each x, among the points of the bank.
+
+    Parameters
+    ----------
+    x : Tensor
+        points, (n, *shape)
+    generator : torch.Generator | None, default None
+        of the draw; None: torch's own
+
+    Returns
+    -------
+    Tensor
+        points of the bank, (n, *shape)
+    """
     q, bank = self._query(x, "x"), self.points
     mean, sigma = self.velocity.mean, self.velocity.sigma
     p, y = ((z - mean) / sigma for z in (q, bank))
@@ -419,7 +639,18 @@ def score_of_target(
     self: NeuralPlan,
     y: Tensor,  # points, (n, *shape)
 ) -> Tensor:  # (n, *shape)
-    "∇ log ν: the user's, or that of the bank by self-transport."
+    """∇ log ν: the user's, or that of the bank by self-transport.
+
+    Parameters
+    ----------
+    y : Tensor
+        points, (n, *shape)
+
+    Returns
+    -------
+    Tensor
+        (n, *shape)
+    """
     if self.target_score is not None:
         return self.target_score(y).to(y)
     if self.own is None:
@@ -444,7 +675,19 @@ def grid(
     num_steps: int | None,  # that are asked for; None: as many as the plan was told
     solver: str,  # "euler"
 ) -> list[float]:
-    "Equal steps, which only count."
+    """Equal steps, which only count.
+
+    Parameters
+    ----------
+    num_steps : int | None
+        that are asked for; None: as many as the plan was told
+    solver : str
+        "euler"
+
+    Returns
+    -------
+    list[float]
+    """
     if solver != "euler":
         raise ValueError(f"solver: a plan has steps of its own, expected 'euler', got {solver!r}")
     N = num_steps or self.num_steps
@@ -460,7 +703,26 @@ def walk(
     solver: str,  # "euler"
     noise: torch.Generator,  # of the draws
 ) -> tuple[list[Tensor], int]:  # x, a point of the bank, and the positions of its chain; calls
-    "y given x: a point of the bank, then Langevin steps."
+    """y given x: a point of the bank, then Langevin steps.
+
+    Parameters
+    ----------
+    f : Callable
+        the way that a potential gives, at time 1 that of ψ
+    x : Tensor
+        where it begins, (n, *shape)
+    times : Sequence[float]
+        of the grid
+    solver : str
+        "euler"
+    noise : torch.Generator
+        of the draws
+
+    Returns
+    -------
+    tuple[list[Tensor], int]
+        x, a point of the bank, and the positions of its chain; calls
+    """
     y, more = self.resample(x, noise), len(times) - 2
     if not more:
         return [x, y], 1

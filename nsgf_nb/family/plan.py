@@ -59,7 +59,31 @@ def _row(cloud, q, temperature):  # that of the cost: eps, or less on the way of
 
 # %% ../../nbs/7_family/02_plan.ipynb #pln-class
 class EntropicPlan:
-    "A converged entropic plan between two clouds, extended to all points by the soft minimum."
+    """A converged entropic plan between two clouds, extended to all points by the soft minimum.
+
+    Parameters
+    ----------
+    x : Tensor
+        source points, (n, *shape)
+    y : Tensor
+        target points, (m, *shape)
+    blur : float | None, default None
+        length, eps = blur²
+    relative_blur : float | None, default None
+        r: eps = r² s, s from `transport.scale.inner_scale`
+    a : Tensor | None, default None
+        weights of x, (n,); None: uniform
+    b : Tensor | None, default None
+        weights of y, (m,); None: uniform
+    tol : float, default 0.001
+        error of the map, in units of the rms of T_xy - x
+    max_iter : int, default 1000
+        most passes through the kernel
+    backend : str, default 'auto'
+        "auto", "dense" or "stream"
+    chunk : int | None, default None
+        rows at once, of "stream" and queries; None: as many as suit
+    """
 
     def __init__(
         self,
@@ -96,7 +120,18 @@ class EntropicPlan:
         self,
         x: Tensor,  # new points, (n, *shape)
     ) -> Tensor:  # (n, *shape)
-        "T_xy(x) = E[Y | X = x]: the entropic map (arXiv 2109.12004)."
+        """T_xy(x) = E[Y | X = x]: the entropic map (arXiv 2109.12004).
+
+        Parameters
+        ----------
+        x : Tensor
+            new points, (n, *shape)
+
+        Returns
+        -------
+        Tensor
+            (n, *shape)
+        """
         return _like(_average(self, self._target, self._query(x, "x"), self.eps), x)
 
 # %% ../../nbs/7_family/02_plan.ipynb #pln-repr
@@ -160,7 +195,20 @@ def drift(
     x: Tensor,  # new points, (n, *shape)
     t: float | Tensor,  # times from 0 to below 1: one, or (n,)
 ) -> Tensor:  # (n, *shape)
-    "The drift of the Schrödinger bridge with σ² = eps: E[Y - x | X_t = x] / (1 - t)."
+    """The drift of the Schrödinger bridge with σ² = eps: E[Y - x | X_t = x] / (1 - t).
+
+    Parameters
+    ----------
+    x : Tensor
+        new points, (n, *shape)
+    t : float | Tensor
+        times from 0 to below 1: one, or (n,)
+
+    Returns
+    -------
+    Tensor
+        (n, *shape)
+    """
     q = self._query(x, "x")
     left = 1 - _times(t, q)
     ahead = _average(self, self._target, q, self.eps * left) - q
@@ -172,7 +220,18 @@ def back(
     self: EntropicPlan,
     y: Tensor,  # new points, (n, *shape)
 ) -> Tensor:  # (n, *shape)
-    "T_yx(y) = E[X | Y = y]: the entropic map from the target to the source."
+    """T_yx(y) = E[X | Y = y]: the entropic map from the target to the source.
+
+    Parameters
+    ----------
+    y : Tensor
+        new points, (n, *shape)
+
+    Returns
+    -------
+    Tensor
+        (n, *shape)
+    """
     return _like(_average(self, self._source, self._query(y, "y"), self.eps), y)
 
 
@@ -182,7 +241,20 @@ def score(
     y: Tensor,  # (n, *shape)
     x: Tensor,  # (n, *shape), or (1, *shape): one for all y
 ) -> Tensor:  # (n, *shape)
-    "(x - T_yx(y)) / eps, which with the score of the target is that of y given x."
+    """(x - T_yx(y)) / eps, which with the score of the target is that of y given x.
+
+    Parameters
+    ----------
+    y : Tensor
+        (n, *shape)
+    x : Tensor
+        (n, *shape), or (1, *shape): one for all y
+
+    Returns
+    -------
+    Tensor
+        (n, *shape)
+    """
     q, p = self._query(y, "y"), self._query(x, "x")
     if len(p) not in (1, len(q)):
         raise ValueError(f"x: expected 1 or {len(q)} points, one for each y, got {len(p)}")
@@ -194,7 +266,18 @@ def masses(
     self: EntropicPlan,
     x: Tensor,  # new points, (n, *shape)
 ) -> Tensor:  # (m,), of sum 1
-    "The mass that each y gets from points x of equal weight: the mean of their rows."
+    """The mass that each y gets from points x of equal weight: the mean of their rows.
+
+    Parameters
+    ----------
+    x : Tensor
+        new points, (n, *shape)
+
+    Returns
+    -------
+    Tensor
+        (m,), of sum 1
+    """
     q, cloud = self._query(x, "x"), self._target
     out = torch.zeros(len(self.y)).to(q)
     with exact_arithmetic():
@@ -222,7 +305,20 @@ def resample(
     x: Tensor,  # new points, (n, *shape)
     generator: torch.Generator | None = None,  # of the draw; None: torch's own
 ) -> Tensor:  # points of the target, (n, *shape)
-    "One y given each x, drawn from the row of the plan."
+    """One y given each x, drawn from the row of the plan.
+
+    Parameters
+    ----------
+    x : Tensor
+        new points, (n, *shape)
+    generator : torch.Generator | None, default None
+        of the draw; None: torch's own
+
+    Returns
+    -------
+    Tensor
+        points of the target, (n, *shape)
+    """
     q, cloud = self._query(x, "x"), self._target
     shares = _draw(torch.rand, (len(q), 1), q, generator).split(_rows_at_once(self, cloud))
     with exact_arithmetic():
@@ -239,7 +335,24 @@ def sample_bridge(
     generator: torch.Generator | None = None,  # of the noise; None: torch's own
     return_path: bool = False,  # all positions instead of the last
 ) -> Tensor:  # (n, *shape), or (K+1, n, *shape)
-    "Follow the Schrödinger bridge from x by Euler–Maruyama steps."
+    """Follow the Schrödinger bridge from x by Euler–Maruyama steps.
+
+    Parameters
+    ----------
+    x : Tensor
+        where the paths start, (n, *shape)
+    num_steps : int, default 50
+        K equal steps
+    generator : torch.Generator | None, default None
+        of the noise; None: torch's own
+    return_path : bool, default False
+        all positions instead of the last
+
+    Returns
+    -------
+    Tensor
+        (n, *shape), or (K+1, n, *shape)
+    """
     K = check_count(num_steps, "num_steps")
     z = self._query(x, "x").view_as(x)
     path = [z]
@@ -258,7 +371,26 @@ def self_score(
     weights: Tensor | None = None,  # of the points, (m,); None: uniform
     tol: float = 1e-3,  # error of the map, in units of how far it moves
 ) -> Tensor:  # (n, *shape)
-    "An estimate of the score of a density: 2 (T(y) - y)/eps of its transport to itself."
+    """An estimate of the score of a density: 2 (T(y) - y)/eps of its transport to itself.
+
+    Parameters
+    ----------
+    y : Tensor
+        new points, (n, *shape)
+    points : Tensor
+        a sample of the density, (m, *shape)
+    blur : float
+        length: as wide as the thinnest direction of the density
+    weights : Tensor | None, default None
+        of the points, (m,); None: uniform
+    tol : float, default 0.001
+        error of the map, in units of how far it moves
+
+    Returns
+    -------
+    Tensor
+        (n, *shape)
+    """
     check_pair(y, points, ("y", "points"))
     plan = EntropicPlan(points, points, blur, a=weights, b=weights, tol=tol)
     return 2 * plan.drift(y, 0.0) / plan.eps
@@ -274,7 +406,17 @@ def save(
     self: EntropicPlan,
     path: str | Path,  # file to write, replaced if it exists
 ) -> Path:
-    "Write the plan to one file."
+    """Write the plan to one file.
+
+    Parameters
+    ----------
+    path : str | Path
+        file to write, replaced if it exists
+
+    Returns
+    -------
+    Path
+    """
     pot = self.info.potentials
     tensors = dict(x=self.x, y=self.y, a=self.a, b=self.b, f=pot.f, g=pot.g)
     info = {name: getattr(self.info, name) for name in _NUMBERS}

@@ -22,7 +22,15 @@ from ..sets.ends import Ends
 # %% ../../nbs/7_family/12_semidiscrete.ipynb #sds-error
 @dataclass(frozen=True)
 class MassError:
-    "How wrong the masses are that a plan gives to its target: an estimate on fresh points."
+    """How wrong the masses are that a plan gives to its target: an estimate on fresh points.
+
+    Parameters
+    ----------
+    square : float
+        χ² = Σ b r², unbiased, so it may be below 0
+    error : float
+        its standard error
+    """
 
     square: float  # χ² = Σ b r², unbiased, so it may be below 0
     error: float  # its standard error
@@ -40,7 +48,25 @@ def mass_error(
     batches: int = 8,  # K
     size: int = 2048,  # points in each; fewer where the source is a smaller set
 ) -> MassError:
-    "χ² of the masses that fresh points of the source give to the target."
+    """χ² of the masses that fresh points of the source give to the target.
+
+    Parameters
+    ----------
+    plan : EntropicPlan
+        whose target is the finite set
+    source : Sampler
+        the law of x
+    seed : int, default 0
+        of the fresh points
+    batches : int, default 8
+        K
+    size : int, default 2048
+        points in each; fewer where the source is a smaller set
+
+    Returns
+    -------
+    MassError
+    """
     held = plan.b > 0
     size = min(size, source.num_points or size)
     found = []
@@ -62,7 +88,27 @@ SET = 4096  # points that stand for a target that is a law
 
 
 class SemidiscretePlan:
-    "A plan between a law and a finite set, for fresh points of the law (arXiv 1605.08527)."
+    """A plan between a law and a finite set, for fresh points of the law (arXiv 1605.08527).
+
+    Parameters
+    ----------
+    source : object
+        whatever get_sampler takes: the law of x
+    y : Tensor
+        all points of the target, (m, *shape)
+    blur : float | None, default None
+        length, eps = blur²
+    relative_blur : float | None, default None
+        r: eps = r² s, s from `transport.scale.inner_scale`
+    b : Tensor | None, default None
+        weights of y, (m,); None: uniform
+    error : float, default 0.1
+        relative error of the masses, in the mean square
+    tol : float, default 0.001
+        of each solve, as in EntropicPlan
+    seed : int, default 0
+        of the points of the source
+    """
 
     def __init__(
         self,
@@ -117,7 +163,20 @@ def pairs(
     n: int,  # of pairs
     generator: torch.Generator | None = None,  # of the draw; None: torch's own
 ) -> tuple[Tensor, Tensor]:  # x and y, (n, *shape) each
-    "Fresh points of the source, and an end for each."
+    """Fresh points of the source, and an end for each.
+
+    Parameters
+    ----------
+    n : int
+        of pairs
+    generator : torch.Generator | None, default None
+        of the draw; None: torch's own
+
+    Returns
+    -------
+    tuple[Tensor, Tensor]
+        x and y, (n, *shape) each
+    """
     x, _ = points_and_labels(self.source, check_count(n, "n"), generator)
     x = x.to(self.plan.y)
     return x, self.plan.resample(x, generator)
@@ -132,7 +191,19 @@ def pairs_of_set(
     seed: int,  # of the set, and of the points of the solve
     by_class: bool = False,  # a plan inside each class
 ):  # a function of a step and a seed: x0, y and labels, (n, …) each
-    "Pairs of fresh points of the source with the whole target."
+    """Pairs of fresh points of the source with the whole target.
+
+    Parameters
+    ----------
+    ends : Ends
+        both ends
+    n : int
+        pairs in a batch
+    seed : int
+        of the set, and of the points of the solve
+    by_class : bool, default False
+        a plan inside each class
+    """
     size = ends.target.num_points or SET
     y, label = points_and_labels(ends.target, size, make_generator(seed, "set"))
     label = label if by_class else None

@@ -80,7 +80,21 @@ def _plain(settings):
 # %% ../../nbs/5_learning/07_model.ipynb #mdl-hooks
 @dataclass(frozen=True)
 class Fit:
-    "What a call of `fit` asks for, its two ends apart."
+    """What a call of `fit` asks for, its two ends apart.
+
+    Parameters
+    ----------
+    seed : int
+        of everything
+    workdir : Path | None, default None
+        folder for the state of an unfinished fit
+    resume : bool, default False
+        go on with what is in workdir
+    callbacks : tuple, default ()
+        each called with a row of the history
+    progress : bool, default True
+        progress bars
+    """
 
     seed: int  # of everything
     workdir: Path | None = None  # folder for the state of an unfinished fit
@@ -97,7 +111,21 @@ class Fit:
         callbacks: Sequence[Callable],  # called with a row of the history
         progress: bool,  # progress bars
     ):
-        "A call, looked at before any work; rank 0 chooses the seed."
+        """A call, looked at before any work; rank 0 chooses the seed.
+
+        Parameters
+        ----------
+        seed : int | None
+            None: from the operating system
+        workdir : str | Path | None
+            must exist
+        resume : bool
+            needs a workdir
+        callbacks : Sequence[Callable]
+            called with a row of the history
+        progress : bool
+            progress bars
+        """
         seed = on_rank_0(lambda: _check_call(seed, workdir, resume))
         return cls(seed, workdir and Path(workdir), resume, tuple(callbacks), progress)
 
@@ -114,7 +142,15 @@ def fit_ends(
     ends: Ends,  # both ends, opened, and what was measured of the target
     run: Fit,  # seed, folder, callbacks
 ) -> None:
-    "Learn to carry one end to the other: set velocity, source and history."
+    """Learn to carry one end to the other: set velocity, source and history.
+
+    Parameters
+    ----------
+    ends : Ends
+        both ends, opened, and what was measured of the target
+    run : Fit
+        seed, folder, callbacks
+    """
     raise NotImplementedError(f"{type(self).__name__}: expected a method fit_ends(ends, run)")
 
 
@@ -124,7 +160,20 @@ def sample(
     n: int | None = None,  # number of samples, drawn from the source
     x0: Tensor | None = None,  # or points to start from, (n, *shape)
 ) -> Tensor:  # (n, *shape)
-    "Carry points of the source to the target; kinds add options."
+    """Carry points of the source to the target; kinds add options.
+
+    Parameters
+    ----------
+    n : int | None, default None
+        number of samples, drawn from the source
+    x0 : Tensor | None, default None
+        or points to start from, (n, *shape)
+
+    Returns
+    -------
+    Tensor
+        (n, *shape)
+    """
     raise NotImplementedError(f"{type(self).__name__}: expected a method sample(n, x0)")
 
 # %% ../../nbs/5_learning/07_model.ipynb #mdl-answers-file
@@ -141,7 +190,17 @@ def restore(
     tensors: dict[str, Tensor],  # what `contents` gave
     facts: dict,  # likewise
 ) -> None:
-    "Take back what `contents` gave; raises ValueError where it does not fit."
+    """Take back what `contents` gave; raises ValueError where it does not fit.
+
+    Parameters
+    ----------
+    path : Path
+        of the file, for messages
+    tensors : dict[str, Tensor]
+        what `contents` gave
+    facts : dict
+        likewise
+    """
     raise NotImplementedError(f"{type(self).__name__}: expected a method restore(...)")
 
 # %% ../../nbs/5_learning/07_model.ipynb #mdl-before
@@ -158,7 +217,13 @@ def _check_call(seed, workdir, resume):
 def as_before(
     *models: Model,  # whose attributes are kept
 ):
-    "Models are as they were, unless the block comes to its end."
+    """Models are as they were, unless the block comes to its end.
+
+    Parameters
+    ----------
+    *models : Model
+        whose attributes are kept
+    """
     before = [dict(vars(model)) for model in models]
     try:
         yield
@@ -182,7 +247,30 @@ def fit(
     callbacks: Sequence[Callable] = (),  # called with a row of the history; may sample and save
     progress: bool = True,  # progress bars
 ) -> Model:  # self
-    "Learn from the beginning. A fit that does not come to its end leaves the model as it was."
+    """Learn from the beginning. A fit that does not come to its end leaves the model as it was.
+
+    Parameters
+    ----------
+    target : object
+        whatever get_sampler takes: a name, tensor, Dataset, DataLoader, function
+    source : object, default None
+        likewise; None: normal with the target's mean and rms deviation
+    seed : int | None, default None
+        of everything; None: from the operating system
+    workdir : str | Path | None, default None
+        folder for the state of an unfinished fit
+    resume : bool, default False
+        go on with what is in workdir
+    callbacks : Sequence[Callable], default ()
+        called with a row of the history; may sample and save
+    progress : bool, default True
+        progress bars
+
+    Returns
+    -------
+    Model
+        self
+    """
     run = Fit.checked(seed, workdir, resume, callbacks, progress)
     with as_before(self, *self.parts().values()):
         self.fit_ends(ends(target, source, run.seed), run)
@@ -210,7 +298,22 @@ def starts(
     x0: Tensor | None,  # or the points, (n, *shape)
     seed: int | None,  # of the draw; None: from the operating system
 ) -> Tensor:  # (n, *shape)
-    "The points that samples start from."
+    """The points that samples start from.
+
+    Parameters
+    ----------
+    n : int | None
+        number of points, drawn from the source
+    x0 : Tensor | None
+        or the points, (n, *shape)
+    seed : int | None
+        of the draw; None: from the operating system
+
+    Returns
+    -------
+    Tensor
+        (n, *shape)
+    """
     if x0 is not None:
         return _check_starts(x0, n, self.velocity.mean.shape)
     if n is None:
@@ -272,7 +375,17 @@ def save(
     self: Model,
     path: str | Path,  # e.g. "flow.safetensors"
 ) -> Path:
-    "Write the fitted model to one file."
+    """Write the fitted model to one file.
+
+    Parameters
+    ----------
+    path : str | Path
+        e.g. "flow.safetensors"
+
+    Returns
+    -------
+    Path
+    """
     if self.velocity is None:
         raise ValueError("save: the flow is not fitted, call fit or load first")
     tensors, facts = self.contents()
@@ -380,7 +493,19 @@ def task(
     ends: Ends,  # both ends, opened; the source is that of `begin`
     run: Fit,  # seed, folder, progress bars
 ) -> Task:
-    "What is learned: rows and goals in units of σ around the mean, as the network sees them."
+    """What is learned: rows and goals in units of σ around the mean, as the network sees them.
+
+    Parameters
+    ----------
+    ends : Ends
+        both ends, opened; the source is that of `begin`
+    run : Fit
+        seed, folder, progress bars
+
+    Returns
+    -------
+    Task
+    """
     raise NotImplementedError(f"{type(self).__name__}: expected a method task(ends, run)")
 
 
@@ -390,7 +515,20 @@ def grid(
     num_steps: int | None,  # that are asked for; None: as trained
     solver: str,  # one of SOLVERS
 ) -> Sequence[float]:  # times from 0 to the end
-    "At which times the field is asked."
+    """At which times the field is asked.
+
+    Parameters
+    ----------
+    num_steps : int | None
+        that are asked for; None: as trained
+    solver : str
+        one of SOLVERS
+
+    Returns
+    -------
+    Sequence[float]
+        times from 0 to the end
+    """
     raise NotImplementedError(f"{type(self).__name__}: expected a method grid(...)")
 
 
@@ -399,7 +537,17 @@ def rate(
     self: Flow,
     t: float,  # time
 ) -> float:
-    "How its clock runs: dx/dt is the rate times the field. It may be infinite at the end."
+    """How its clock runs: dx/dt is the rate times the field. It may be infinite at the end.
+
+    Parameters
+    ----------
+    t : float
+        time
+
+    Returns
+    -------
+    float
+    """
     return 1.0
 
 
@@ -408,7 +556,17 @@ def begin(
     self: Flow,
     source: Sampler,  # of the fit
 ) -> Sampler:
-    "Where it starts, if not at the source."
+    """Where it starts, if not at the source.
+
+    Parameters
+    ----------
+    source : Sampler
+        of the fit
+
+    Returns
+    -------
+    Sampler
+    """
     return source
 
 # %% ../../nbs/5_learning/08_field.ipynb #fld-fit
@@ -418,7 +576,15 @@ def fit_ends(
     ends: Ends,  # both ends, opened
     run: Fit,  # seed, folder, callbacks
 ) -> None:
-    "Learn the velocity field."
+    """Learn the velocity field.
+
+    Parameters
+    ----------
+    ends : Ends
+        both ends, opened
+    run : Fit
+        seed, folder, callbacks
+    """
     options = TrainingOptions.of(self)
     batch_part(options.batch_size, (0, world()[1] * options.accumulate))
     ends = ends._replace(source=self.begin(ends.source))
@@ -484,7 +650,26 @@ def integrate(
     solver: str = "euler",  # one of SOLVERS
     at_end: bool = True,  # is f known at the last time? Else Heun's last step is one of Euler
 ) -> tuple[list[Tensor], int]:  # positions at the times, calls of f
-    "The way of points that move with f."
+    """The way of points that move with f.
+
+    Parameters
+    ----------
+    f : Callable
+        dx/dt = f(x, t)
+    x : Tensor
+        where it begins, (n, *shape)
+    times : Sequence[float]
+        the steps go from each to the next
+    solver : str, default 'euler'
+        one of SOLVERS
+    at_end : bool, default True
+        is f known at the last time? Else Heun's last step is one of Euler
+
+    Returns
+    -------
+    tuple[list[Tensor], int]
+        positions at the times, calls of f
+    """
     path, calls = [x], 0
     for t, s in zip(times, times[1:]):
         k1 = f(x, t)
@@ -509,7 +694,26 @@ def walk(
     solver: str,  # one of SOLVERS
     noise: torch.Generator,  # for kinds that draw on their way
 ) -> tuple[list[Tensor], int]:  # positions at the times, calls of f
-    "How points walk along the grid; kinds with steps of their own write another."
+    """How points walk along the grid; kinds with steps of their own write another.
+
+    Parameters
+    ----------
+    f : Callable
+        dx/dt = f(x, t)
+    x : Tensor
+        where it begins, (n, *shape)
+    times : Sequence[float]
+        of the grid
+    solver : str
+        one of SOLVERS
+    noise : torch.Generator
+        for kinds that draw on their way
+
+    Returns
+    -------
+    tuple[list[Tensor], int]
+        positions at the times, calls of f
+    """
     return integrate(f, x, times, solver, at_end=math.isfinite(self.rate(times[-1])))
 
 # %% ../../nbs/5_learning/08_field.ipynb #fld-sample
@@ -527,7 +731,34 @@ def sample(
     seed: int | None = None,  # of the source; None: from the operating system
     batch_size: int | None = None,  # points at a time; None: chunk_size
 ) -> Tensor:  # (n, *shape), or (num_steps + 1, n, *shape)
-    "Carry points to the target. Samples carry no gradients; `velocity` does."
+    """Carry points to the target. Samples carry no gradients; `velocity` does.
+
+    Parameters
+    ----------
+    n : int | None, default None
+        number of samples, drawn from the source
+    x0 : Tensor | None, default None
+        or points to start from, (n, *shape)
+    label : object, default None
+        classes, n integers in any form or one for all
+    guidance : float, default 0.0
+        w of classifier-free guidance; doubles the calls
+    num_steps : int | None, default None
+        steps; None: as trained
+    solver : str, default 'euler'
+        "euler", "midpoint" or "heun"
+    return_path : bool, default False
+        all positions
+    seed : int | None, default None
+        of the source; None: from the operating system
+    batch_size : int | None, default None
+        points at a time; None: chunk_size
+
+    Returns
+    -------
+    Tensor
+        (n, *shape), or (num_steps + 1, n, *shape)
+    """
     if self.velocity is None:
         raise ValueError("sample: the flow is not fitted, call fit or load first")
     num_steps = None if num_steps is None else check_count(num_steps, "num_steps")
@@ -567,7 +798,17 @@ def restore(
     tensors: dict[str, Tensor],  # what `contents` gave
     facts: dict,  # likewise
 ) -> None:
-    "Take back what `contents` gave; raises ValueError where it does not fit."
+    """Take back what `contents` gave; raises ValueError where it does not fit.
+
+    Parameters
+    ----------
+    path : Path
+        of the file, for messages
+    tensors : dict[str, Tensor]
+        what `contents` gave
+    facts : dict
+        likewise
+    """
     nothing = type(None)
     kinds = dict(network=(dict, nothing), source=(dict, nothing), target=(dict, nothing))
     check_facts(path, facts, history=list, seed=int, **kinds)
@@ -651,7 +892,20 @@ class Chain(Model):
         name: str,  # of the part
         ends: Ends,  # of the chain
     ) -> Ends:  # of the part
-        "Both ends of a part. It is asked when the parts before it are fitted."
+        """Both ends of a part. It is asked when the parts before it are fitted.
+
+        Parameters
+        ----------
+        name : str
+            of the part
+        ends : Ends
+            of the chain
+
+        Returns
+        -------
+        Ends
+            of the part
+        """
         return ends
 
     def finish(
@@ -659,7 +913,15 @@ class Chain(Model):
         ends: Ends,  # of the chain
         run: Fit,  # seed, folder, callbacks
     ) -> None:
-        "What is left to do when all parts are fitted: set `velocity`, at least."
+        """What is left to do when all parts are fitted: set `velocity`, at least.
+
+        Parameters
+        ----------
+        ends : Ends
+            of the chain
+        run : Fit
+            seed, folder, callbacks
+        """
 
     @property
     def iterations(self) -> int:
@@ -672,7 +934,21 @@ def part_of_whole(
     name: str,  # of the part
     before: list[dict],  # the history of the parts before it
 ) -> dict:
-    "A row of the history of the chain."
+    """A row of the history of the chain.
+
+    Parameters
+    ----------
+    row : dict
+        of the history of a part
+    name : str
+        of the part
+    before : list[dict]
+        the history of the parts before it
+
+    Returns
+    -------
+    dict
+    """
     last = before[-1] if before else dict(step=0, seconds=0.0)
     through = dict(step=last["step"] + row["step"], seconds=last["seconds"] + row["seconds"])
     return dict(part=name) | row | through
@@ -683,7 +959,21 @@ def part_run(
     name: str,  # of the part
     before: list[dict],  # the history of the parts before it
 ) -> Fit:
-    "What a part is asked for: a folder of its own, callbacks that hear of the whole."
+    """What a part is asked for: a folder of its own, callbacks that hear of the whole.
+
+    Parameters
+    ----------
+    run : Fit
+        of the chain
+    name : str
+        of the part
+    before : list[dict]
+        the history of the parts before it
+
+    Returns
+    -------
+    Fit
+    """
     tell = [lambda row, f=f: f(part_of_whole(row, name, before)) for f in run.callbacks]
     folder = run.workdir and run.workdir / "parts" / name
     if folder:
@@ -697,7 +987,15 @@ def fit_ends(
     ends: Ends,  # both ends of the chain
     run: Fit,  # seed, folder, callbacks
 ) -> None:
-    "Fit the parts in order, or take them from the folder where they are done."
+    """Fit the parts in order, or take them from the folder where they are done.
+
+    Parameters
+    ----------
+    ends : Ends
+        both ends of the chain
+    run : Fit
+        seed, folder, callbacks
+    """
     self.history, self.velocity = [], None
     for name, part in self.parts().items():
         link, inner = self.link(name, ends), part_run(run, name, self.history)
@@ -719,7 +1017,15 @@ def add_rows(
     name: str,  # of the part
     rows: list[dict],  # its history
 ) -> None:
-    "The history of a part becomes part of the history of the chain."
+    """The history of a part becomes part of the history of the chain.
+
+    Parameters
+    ----------
+    name : str
+        of the part
+    rows : list[dict]
+        its history
+    """
     before = self.history
     self.history = before + [part_of_whole(row, name, before) for row in rows]
 
@@ -773,7 +1079,17 @@ def restore(
     tensors: dict[str, Tensor],  # what `contents` gave
     facts: dict,  # likewise
 ) -> None:
-    "Take back what `contents` gave; raises ValueError where it does not fit."
+    """Take back what `contents` gave; raises ValueError where it does not fit.
+
+    Parameters
+    ----------
+    path : Path
+        of the file, for messages
+    tensors : dict[str, Tensor]
+        what `contents` gave
+    facts : dict
+        likewise
+    """
     known = check_facts(path, facts, parts=dict, history=list)["parts"]
     for name, part in self.parts().items():
         check_facts(path, known, **{name: dict})
@@ -789,7 +1105,19 @@ def part_tensors(
     tensors: dict[str, Tensor],  # of a chain
     name: str,  # of a part
 ) -> dict[str, Tensor]:
-    "The tensors of a part, by their own names."
+    """The tensors of a part, by their own names.
+
+    Parameters
+    ----------
+    tensors : dict[str, Tensor]
+        of a chain
+    name : str
+        of a part
+
+    Returns
+    -------
+    dict[str, Tensor]
+    """
     start = f"{name}."
     return {k.removeprefix(start): v for k, v in tensors.items() if k.startswith(start)}
 
@@ -806,7 +1134,18 @@ def get_params(
     self: Model,
     deep: bool = True,  # those of models and parts inside as well, as `name__parameter`
 ) -> dict:  # arguments of the class, by name
-    "The settings of a model, as scikit-learn asks for them."
+    """The settings of a model, as scikit-learn asks for them.
+
+    Parameters
+    ----------
+    deep : bool, default True
+        those of models and parts inside as well, as `name__parameter`
+
+    Returns
+    -------
+    dict
+        arguments of the class, by name
+    """
     out = dict(self.config)
     for name, value in self.config.items():
         inner = value.get_params() if isinstance(value, Model) else value
@@ -820,7 +1159,18 @@ def set_params(
     self: Model,
     **params,  # new values, by the names of `get_params`
 ) -> Model:  # self, not fitted
-    "Change settings; what was fitted is forgotten. Raises ValueError for a name that there is not."
+    """Change settings; what was fitted is forgotten. Raises ValueError for a name that there is not.
+
+    Parameters
+    ----------
+    **params : object
+        new values, by the names of `get_params`
+
+    Returns
+    -------
+    Model
+        self, not fitted
+    """
     config, inner = dict(self.config), {}
     for name, value in params.items():
         whole, _, rest = name.partition("__")
@@ -857,7 +1207,18 @@ def transform(
     self: Model,
     x: object,  # points of the source, (n, *shape): a tensor, an array, a list of rows or a table
 ) -> object:  # where the model carries each, in order: an array for an array, else a tensor
-    "Carry points of the source to the target."
+    """Carry points of the source to the target.
+
+    Parameters
+    ----------
+    x : object
+        points of the source, (n, *shape): a tensor, an array, a list of rows or a table
+
+    Returns
+    -------
+    object
+        where the model carries each, in order: an array for an array, else a tensor
+    """
     if isinstance(x, Tensor):
         return self.sample(x0=x)
     from nsgf_nb.sets.own import as_points  # late: a model of tensors does not need it
@@ -871,7 +1232,18 @@ def to(
     self: Model,
     device: str | torch.device,  # "cpu", "cuda", "cuda:1" or "mps"
 ) -> Model:  # self
-    "Move a model to a device. Raises ValueError where this machine has no such device."
+    """Move a model to a device. Raises ValueError where this machine has no such device.
+
+    Parameters
+    ----------
+    device : str | torch.device
+        "cpu", "cuda", "cuda:1" or "mps"
+
+    Returns
+    -------
+    Model
+        self
+    """
     self.device = pick_device(device)
     self.config["device"] = str(device)
     for part in self.parts().values():

@@ -20,7 +20,20 @@ def time_features(
     t: Tensor,  # times in [0, 1], (n,)
     num: int = 32,  # number of features, even
 ) -> Tensor:  # (n, num)
-    "Cosines and sines of π k t."
+    """Cosines and sines of π k t.
+
+    Parameters
+    ----------
+    t : Tensor
+        times in [0, 1], (n,)
+    num : int, default 32
+        number of features, even
+
+    Returns
+    -------
+    Tensor
+        (n, num)
+    """
     if num % 2:
         raise ValueError(f"num: expected an even number of time features, got {num}")
     k = torch.arange(1, num // 2 + 1, device=t.device, dtype=t.dtype)
@@ -33,7 +46,22 @@ def class_index(
     x: Tensor,  # points, (n, *shape)
     num_classes: int | None,  # K; None: a network without classes
 ) -> Tensor | None:  # (n,), None for a network without classes
-    "The class of each row, K for none."
+    """The class of each row, K for none.
+
+    Parameters
+    ----------
+    label : Tensor | None
+        classes, long (n,), K for no label; None: no labels at all
+    x : Tensor
+        points, (n, *shape)
+    num_classes : int | None
+        K; None: a network without classes
+
+    Returns
+    -------
+    Tensor | None
+        (n,), None for a network without classes
+    """
     if num_classes is None:
         if label is not None:
             raise ValueError("label: expected none, the network has no num_classes")
@@ -58,7 +86,18 @@ def class_index(
 def classes_of(
     network: object,  # a module, a name or None
 ) -> int | None:  # K; None: it knows none
-    "How many classes a network knows."
+    """How many classes a network knows.
+
+    Parameters
+    ----------
+    network : object
+        a module, a name or None
+
+    Returns
+    -------
+    int | None
+        K; None: it knows none
+    """
     return getattr(network, "config", {}).get("num_classes")
 
 
@@ -68,7 +107,24 @@ def leave_out_labels(
     share: float,  # of the labels that are replaced by the null class
     generator: torch.Generator,  # of the choice
 ) -> Tensor | None:  # (n,); None for a network without classes
-    "Classes of a batch for training, some left out."
+    """Classes of a batch for training, some left out.
+
+    Parameters
+    ----------
+    network : object
+        that is trained
+    label : Tensor | None
+        classes of a batch, (n,)
+    share : float
+        of the labels that are replaced by the null class
+    generator : torch.Generator
+        of the choice
+
+    Returns
+    -------
+    Tensor | None
+        (n,); None for a network without classes
+    """
     number = classes_of(network)
     if number is None:
         return None
@@ -79,7 +135,21 @@ def leave_out_labels(
 
 # %% ../../nbs/5_learning/01_nets.ipynb #net-mlp
 class MLP(nn.Module):
-    "A multilayer perceptron v(x, t) with SiLU units."
+    """A multilayer perceptron v(x, t) with SiLU units.
+
+    Parameters
+    ----------
+    shape : Iterable[int]
+        shape of one point
+    hidden : int, default 256
+        width of the hidden layers
+    layers : int, default 3
+        number of hidden layers
+    num_features : int, default 32
+        time features
+    num_classes : int | None, default None
+        K, labels 0 … K-1, and K for no label; None: no labels
+    """
 
     def __init__(
         self,
@@ -112,7 +182,22 @@ class MLP(nn.Module):
         t: Tensor,  # times, (n,)
         label: Tensor | None = None,  # classes, long (n,), num_classes for none; None: no labels
     ) -> Tensor:  # (n, *shape)
-        "The field at (x, t)."
+        """The field at (x, t).
+
+        Parameters
+        ----------
+        x : Tensor
+            positions, (n, *shape)
+        t : Tensor
+            times, (n,)
+        label : Tensor | None, default None
+            classes, long (n,), num_classes for none; None: no labels
+
+        Returns
+        -------
+        Tensor
+            (n, *shape)
+        """
         parts = [x.flatten(1), time_features(t, self.config["num_features"])]
         k = class_index(label, x, self.config["num_classes"])
         if k is not None:
@@ -125,7 +210,22 @@ def unit_at(
     knots: Tensor,  # times at which the unit is known, (K,), rising
     units: Tensor,  # ρ at the knots, (K,)
 ) -> Tensor:  # ρ(t), (n,)
-    "The unit of velocities at time t: linear between the knots, constant outside."
+    """The unit of velocities at time t: linear between the knots, constant outside.
+
+    Parameters
+    ----------
+    t : Tensor
+        times, (n,)
+    knots : Tensor
+        times at which the unit is known, (K,), rising
+    units : Tensor
+        ρ at the knots, (K,)
+
+    Returns
+    -------
+    Tensor
+        ρ(t), (n,)
+    """
     if len(knots) == 1:
         return units.expand_as(t)
     j = torch.searchsorted(knots, t.contiguous()).clamp(1, len(knots) - 1)
@@ -134,7 +234,21 @@ def unit_at(
 
 
 class Field(nn.Module):
-    "v(x, t) in the units of the data."
+    """v(x, t) in the units of the data.
+
+    Parameters
+    ----------
+    net : nn.Module
+        net(z, t) or net(z, t, label), for z = (x - mean)/sigma
+    mean : Tensor
+        m, (*shape)
+    sigma : Tensor
+        σ, a scalar
+    knots : Tensor
+        times at which the unit is known, (K,), rising
+    units : Tensor
+        ρ at the knots, (K,); linear between them
+    """
 
     def __init__(
         self,
@@ -155,7 +269,22 @@ class Field(nn.Module):
         t: Tensor | float,  # time in [0, 1], one or (n,)
         label: Tensor | None = None,  # classes, (n,)
     ) -> Tensor:  # (n, *shape)
-        "The velocity."
+        """The velocity.
+
+        Parameters
+        ----------
+        x : Tensor
+            positions, (n, *shape)
+        t : Tensor | float
+            time in [0, 1], one or (n,)
+        label : Tensor | None, default None
+            classes, (n,)
+
+        Returns
+        -------
+        Tensor
+            (n, *shape)
+        """
         t = torch.as_tensor(t, dtype=x.dtype, device=x.device).expand(len(x))
         z = (x - self.mean) / self.sigma
         out = self.net(z, t) if label is None else self.net(z, t, label)
@@ -167,7 +296,22 @@ def guided(
     label: Tensor | None,  # classes, (n,)
     guidance: float = 0.0,  # w
 ) -> Callable:  # of x and t
-    "v(x, t, label), pushed away from v without a label by w times their difference."
+    """v(x, t, label), pushed away from v without a label by w times their difference.
+
+    Parameters
+    ----------
+    velocity : Callable
+        v(x, t, label)
+    label : Tensor | None
+        classes, (n,)
+    guidance : float, default 0.0
+        w
+
+    Returns
+    -------
+    Callable
+        of x and t
+    """
     if not guidance:
         return lambda x, t: velocity(x, t, label)
     if label is None:
@@ -178,19 +322,49 @@ def guided(
 def chunk_size(
     x: Tensor,  # points, (n, *shape)
 ) -> int:  # 16384 in the plane, fewer where a point has many coordinates
-    "How many points go through a network at once."
+    """How many points go through a network at once.
+
+    Parameters
+    ----------
+    x : Tensor
+        points, (n, *shape)
+
+    Returns
+    -------
+    int
+        16384 in the plane, fewer where a point has many coordinates
+    """
     return max(1, min(16384, 2**20 // x[0].numel()))
 
 
 def num_held_out(
     shape: tuple[int, ...],  # of one point
 ) -> int:  # 1024, fewer where a point has many coordinates and a row says more
-    "Rows of a held-out loss, which is taken a hundred times."
+    """Rows of a held-out loss, which is taken a hundred times.
+
+    Parameters
+    ----------
+    shape : tuple[int, ...]
+        of one point
+
+    Returns
+    -------
+    int
+        1024, fewer where a point has many coordinates and a row says more
+    """
     return max(32, min(1024, 2**18 // math.prod(shape)))
 
 # %% ../../nbs/5_learning/01_nets.ipynb #net-ema
 class EMA:
-    "Exponential moving average of a network's parameters."
+    """Exponential moving average of a network's parameters.
+
+    Parameters
+    ----------
+    net : nn.Module
+        the network that is trained
+    decay : float, default 0.999
+        d, 0 ≤ d < 1
+    """
 
     def __init__(
         self,
@@ -206,7 +380,13 @@ class EMA:
         self,
         net: nn.Module,  # after an optimiser step
     ):
-        "Move the average towards the present weights."
+        """Move the average towards the present weights.
+
+        Parameters
+        ----------
+        net : nn.Module
+            after an optimiser step
+        """
         d = min(self.decay, (1 + self.steps) / (10 + self.steps))
         torch._foreach_lerp_(self.params, [p.detach() for p in net.parameters()], 1 - d)
         self.steps += 1
@@ -216,7 +396,17 @@ class EMA:
         self,
         net: nn.Module,  # takes the averaged weights
     ) -> nn.Module:
-        "Put the average into a network."
+        """Put the average into a network.
+
+        Parameters
+        ----------
+        net : nn.Module
+            takes the averaged weights
+
+        Returns
+        -------
+        nn.Module
+        """
         for p, q in zip(net.parameters(), self.params):
             p.copy_(q)
         return net

@@ -41,7 +41,20 @@ def preset_unet(
     name: str,  # "digits", "mnist" or "cifar10"
     **changes: object,  # other arguments of UNet, e.g. num_classes=10
 ) -> nn.Module:  # a UNet
-    "A U-Net for a known set of images."
+    """A U-Net for a known set of images.
+
+    Parameters
+    ----------
+    name : str
+        "digits", "mnist" or "cifar10"
+    **changes : object
+        other arguments of UNet, e.g. num_classes=10
+
+    Returns
+    -------
+    nn.Module
+        a UNet
+    """
     preset = PRESETS[check_name(name, PRESETS, "preset")]
     return _network_class("UNet")(**preset | changes)
 
@@ -53,7 +66,19 @@ def make_network(
     network: nn.Module | str | None,  # yours, one of NETWORKS, or None: what fits the shape
     shape: tuple[int, ...],  # of one point
 ) -> nn.Module:
-    "The network for points of a shape."
+    """The network for points of a shape.
+
+    Parameters
+    ----------
+    network : nn.Module | str | None
+        yours, one of NETWORKS, or None: what fits the shape
+    shape : tuple[int, ...]
+        of one point
+
+    Returns
+    -------
+    nn.Module
+    """
     if isinstance(network, nn.Module):
         return network
     if network is None:
@@ -113,7 +138,18 @@ SETTINGS = {
 def network_config(
     net: nn.Module,  # any network
 ) -> dict | None:  # JSON values; None for a network of your own
-    "What `network_from` needs to build the network again."
+    """What `network_from` needs to build the network again.
+
+    Parameters
+    ----------
+    net : nn.Module
+        any network
+
+    Returns
+    -------
+    dict | None
+        JSON values; None for a network of your own
+    """
     kind = type(net).__name__
     if kind not in _KINDS or type(net) is not _network_class(kind):
         return None
@@ -123,7 +159,17 @@ def network_config(
 def network_from(
     config: dict,  # of network_config
 ) -> nn.Module:
-    "The network, with fresh weights."
+    """The network, with fresh weights.
+
+    Parameters
+    ----------
+    config : dict
+        of network_config
+
+    Returns
+    -------
+    nn.Module
+    """
     config = dict(config)
     kind = config.pop("kind", "MLP")
     if kind not in _KINDS:

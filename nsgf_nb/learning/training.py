@@ -21,7 +21,23 @@ def learning_rate(
     lr: float,  # largest rate
     warmup: int = 200,  # steps of linear warm-up
 ) -> float:
-    "Linear warm-up, then a cosine to zero."
+    """Linear warm-up, then a cosine to zero.
+
+    Parameters
+    ----------
+    step : int
+        0 … iterations-1
+    iterations : int
+        of the run
+    lr : float
+        largest rate
+    warmup : int, default 200
+        steps of linear warm-up
+
+    Returns
+    -------
+    float
+    """
     rise = min(1.0, (step + 1) / max(1, warmup))
     return lr * rise * 0.5 * (1 + math.cos(math.pi * step / iterations))
 
@@ -31,7 +47,21 @@ def adamw(
     lr: float,  # learning rate
     weight_decay: float = 0.0,  # λ
 ) -> torch.optim.AdamW:
-    "AdamW with decay of matrices only."
+    """AdamW with decay of matrices only.
+
+    Parameters
+    ----------
+    net : nn.Module
+        its parameters
+    lr : float
+        learning rate
+    weight_decay : float, default 0.0
+        λ
+
+    Returns
+    -------
+    torch.optim.AdamW
+    """
     params = list(net.parameters())
     if weight_decay:
         matrices = dict(params=[p for p in params if p.ndim > 1], weight_decay=weight_decay)
@@ -44,7 +74,20 @@ def autocast(
     net: nn.Module,  # the network
     precision: str,  # "float32", "bfloat16" or "float16"
 ) -> Callable:  # called like the network
-    "The network as it is called in training."
+    """The network as it is called in training.
+
+    Parameters
+    ----------
+    net : nn.Module
+        the network
+    precision : str
+        "float32", "bfloat16" or "float16"
+
+    Returns
+    -------
+    Callable
+        called like the network
+    """
     if precision == "float32":
         return net
 
@@ -64,7 +107,23 @@ def check_options(
     patience: int | None = None,  # rows of the history
     device: str | torch.device = "cpu",  # of the network
 ) -> None:
-    "Refuse options that training cannot follow."
+    """Refuse options that training cannot follow.
+
+    Parameters
+    ----------
+    precision : str, default 'float32'
+        "float32", "bfloat16" or "float16"
+    accumulate : int, default 1
+        parts of a batch, one after the other
+    clip : float | None, default None
+        largest norm of the gradient
+    weight_decay : float, default 0.0
+        λ
+    patience : int | None, default None
+        rows of the history
+    device : str | torch.device, default 'cpu'
+        of the network
+    """
     check_name(precision, ("float32", "bfloat16", "float16"), "precision")
     check_count(accumulate, "accumulate")
     if precision == "float16" and torch.device(device).type != "cuda":
@@ -107,7 +166,35 @@ from ..processes import among_peers, on_rank_0, world
 # %% ../../nbs/5_learning/05_state.ipynb #sta-options
 @dataclass(frozen=True, kw_only=True)
 class TrainingOptions:
-    "How a network is fitted."
+    """How a network is fitted.
+
+    Parameters
+    ----------
+    iterations : int, default 16000
+        optimiser steps
+    batch_size : int, default 256
+        rows in a step, of all processes together
+    lr : float, default 0.002
+        largest learning rate of AdamW
+    ema : float, default 0.999
+        decay of the average of the weights
+    precision : str, default 'float32'
+        of the network: "float32", "bfloat16", or "float16" on CUDA
+    accumulate : int, default 1
+        parts of a batch that a process takes one after the other
+    clip : float | None, default None
+        largest norm of the gradient
+    weight_decay : float, default 0.0
+        of AdamW, on weights with two dimensions or more
+    patience : int | None, default None
+        rows without a better held-out loss after which to stop
+    warmup : int, default 200
+        steps in which the learning rate rises
+    minutes : float, default 1.0
+        between checkpoints; 0: at each row of the history
+    device : str | torch.device, default 'cpu'
+        of the network
+    """
 
     iterations: int = 16000  # optimiser steps
     batch_size: int = 256  # rows in a step, of all processes together
@@ -142,7 +229,13 @@ class TrainingOptions:
         cls,
         model: object,  # anything whose attributes are named like options
     ):
-        "Those of the options that a model has, by their names."
+        """Those of the options that a model has, by their names.
+
+        Parameters
+        ----------
+        model : object
+            anything whose attributes are named like options
+        """
         names = [f.name for f in fields(cls) if hasattr(model, f.name)]
         return cls(**{name: getattr(model, name) for name in names})
 
@@ -154,7 +247,26 @@ def matching_loss(
     target: Tensor,  # what the network should say, (n, *shape)
     label: Tensor | None = None,  # classes, (n,)
 ) -> Tensor:  # scalar
-    "Mean squared error per coordinate."
+    """Mean squared error per coordinate.
+
+    Parameters
+    ----------
+    net : nn.Module
+        net(x, t) or net(x, t, label)
+    x : Tensor
+        positions, (n, *shape)
+    t : Tensor
+        times, (n,)
+    target : Tensor
+        what the network should say, (n, *shape)
+    label : Tensor | None, default None
+        classes, (n,)
+
+    Returns
+    -------
+    Tensor
+        scalar
+    """
     out = net(x, t) if label is None else net(x, t, label)
     return (out - target).square().mean()
 
@@ -164,13 +276,45 @@ def mean_loss(
     net: nn.Module,  # net(x, t) or net(x, t, label)
     batches: list[tuple],  # rows: positions, times, goals and labels or None
 ) -> float:
-    "The mean of the matching loss over batches, without gradients."
+    """The mean of the matching loss over batches, without gradients.
+
+    Parameters
+    ----------
+    net : nn.Module
+        net(x, t) or net(x, t, label)
+    batches : list[tuple]
+        rows: positions, times, goals and labels or None
+
+    Returns
+    -------
+    float
+    """
     return sum(matching_loss(net, *rows).item() for rows in batches) / len(batches)
 
 # %% ../../nbs/5_learning/05_state.ipynb #sta-task
 @dataclass
 class Task:
-    "What a network is to learn, and how it is judged."
+    """What a network is to learn, and how it is judged.
+
+    Parameters
+    ----------
+    rows : Callable
+        rows(step, part, net) -> (x, t, goal, label or None), on the device of net
+    knots : Tensor, default field(default_factory=lambda: torch.zeros(1))
+        times, (K,)
+    units : Tensor, default field(default_factory=lambda: torch.ones(1))
+        unit of the goals there, in σ, (K,)
+    loss : Callable, default matching_loss
+        loss(net, x, t, goal, label) -> scalar
+    validate : Callable | None, default None
+        validate(net) -> loss on held-out rows
+    floor : float | None, default None
+        of the loss, noted beside it
+    memory : dict[str, Tensor], default field(default_factory=dict)
+        what rows keep, written in place
+    close : Callable, default lambda: None
+        called when training has ended, however
+    """
 
     rows: Callable  # rows(step, part, net) -> (x, t, goal, label or None), on the device of net
     knots: Tensor = field(default_factory=lambda: torch.zeros(1))  # times, (K,)
@@ -214,7 +358,17 @@ def _checked(path, live, tensors, facts, settings):
 
 # %% ../../nbs/5_learning/05_state.ipynb #sta-state
 class State:
-    "What a checkpoint holds."
+    """What a checkpoint holds.
+
+    Parameters
+    ----------
+    net : nn.Module
+        the network in training
+    options : TrainingOptions
+        of its training
+    memory : dict[str, Tensor] | None, default None
+        what the rows keep from step to step
+    """
 
     def __init__(
         self,
@@ -261,7 +415,15 @@ def save(
     path: Path,  # of the file
     settings: dict,  # of the run
 ) -> None:
-    "Write the state to a file."
+    """Write the state to a file.
+
+    Parameters
+    ----------
+    path : Path
+        of the file
+    settings : dict
+        of the run
+    """
     facts = self.facts | dict(total=float(self.facts["total"]), scaler=self.scaler.state_dict())
     save_tensors(path, self.tensors(), dict(kind="training", settings=settings, facts=facts))
 
@@ -272,7 +434,19 @@ def restore(
     path: Path,  # of the file
     settings: dict,  # of the run, which must be those of the file
 ) -> dict:
-    "Read the state from a file that fits, and give back its facts."
+    """Read the state from a file that fits, and give back its facts.
+
+    Parameters
+    ----------
+    path : Path
+        of the file
+    settings : dict
+        of the run, which must be those of the file
+
+    Returns
+    -------
+    dict
+    """
     tensors, facts = load_tensors(path, "training")
     with reading(path):
         live = self.tensors()
@@ -291,7 +465,15 @@ def begin(
     path: Path | None,  # of the file, if there is one to go on with
     settings: dict,  # of the run
 ) -> None:
-    "Where rank 0 is, from its checkpoint if there is one to go on with, all are."
+    """Where rank 0 is, from its checkpoint if there is one to go on with, all are.
+
+    Parameters
+    ----------
+    path : Path | None
+        of the file, if there is one to go on with
+    settings : dict
+        of the run
+    """
     self.facts = on_rank_0(
         lambda: self.restore(path, settings) if path and path.exists() else self.facts
     )
@@ -520,7 +702,38 @@ def train(
     data: dict | None = None,  # checksums of the data: a checkpoint of others is refused
     history: list | None = None,  # takes the rows while they are made
 ) -> list[dict]:  # rows of step, loss, seconds, rate (rows per second), val, floor
-    "Fit a network to a task."
+    """Fit a network to a task.
+
+    Parameters
+    ----------
+    net : nn.Module
+        trained in place; ends with the averaged weights
+    task : Task
+        rows, loss, and how the network is judged
+    options : TrainingOptions | None, default None
+        None: the defaults
+    seed : int, default 0
+        of random layers
+    checkpoint : str | Path | None, default None
+        file to save to, now and then and when interrupted
+    resume : bool, default False
+        continue from the file, where there is one
+    callbacks : Sequence[Callable], default ()
+        each called with a row of the history
+    shadow : nn.Module | None, default None
+        holds the averaged weights when callbacks are called
+    show : bool, default True
+        progress bar
+    data : dict | None, default None
+        checksums of the data: a checkpoint of others is refused
+    history : list | None, default None
+        takes the rows while they are made
+
+    Returns
+    -------
+    list[dict]
+        rows of step, loss, seconds, rate (rows per second), val, floor
+    """
     options = options or TrainingOptions(device=next(net.parameters()).device)
     if options.patience and not task.validate:
         raise ValueError("patience: expected a held-out loss to watch, give validate=")
@@ -547,7 +760,18 @@ def train(
 def tensorboard(
     folder: str | Path,  # of the event files
 ) -> Callable:  # a callback for `train` and `fit`
-    "Write each row of the history for TensorBoard."
+    """Write each row of the history for TensorBoard.
+
+    Parameters
+    ----------
+    folder : str | Path
+        of the event files
+
+    Returns
+    -------
+    Callable
+        a callback for `train` and `fit`
+    """
     make, writer = require("torch.utils.tensorboard", "train", "TensorBoard").SummaryWriter, None
 
     def note(row):

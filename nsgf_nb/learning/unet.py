@@ -25,7 +25,21 @@ def _zero(layer):
 
 
 class ResBlock(nn.Module):
-    "Two convolutions around a time, added to their input."
+    """Two convolutions around a time, added to their input.
+
+    Parameters
+    ----------
+    inputs : int
+        channels of x
+    outputs : int
+        channels of the result
+    features : int
+        length of e
+    groups : int
+        of channels that are normalised together; divides inputs and outputs
+    dropout : float, default 0.0
+        before the last convolution
+    """
 
     def __init__(
         self,
@@ -49,13 +63,36 @@ class ResBlock(nn.Module):
         x: Tensor,  # feature maps, (n, inputs, H, W)
         e: Tensor,  # features of time and class, (n, features)
     ) -> Tensor:  # (n, outputs, H, W)
-        "The block."
+        """The block.
+
+        Parameters
+        ----------
+        x : Tensor
+            feature maps, (n, inputs, H, W)
+        e : Tensor
+            features of time and class, (n, features)
+
+        Returns
+        -------
+        Tensor
+            (n, outputs, H, W)
+        """
         h = self.conv1(F.silu(self.norm1(x))) + rearrange(self.time(e), "n c -> n c 1 1")
         return self.skip(x) + self.conv2(self.drop(F.silu(self.norm2(h))))
 
 # %% ../../nbs/5_learning/02_unet.ipynb #une-att
 class Attention(nn.Module):
-    "Self-attention between the pixels, added to its input."
+    """Self-attention between the pixels, added to its input.
+
+    Parameters
+    ----------
+    channels : int
+        of x
+    groups : int
+        of the norm
+    heads : int
+        divides channels
+    """
 
     def __init__(
         self,
@@ -73,7 +110,17 @@ class Attention(nn.Module):
         self,
         x: Tensor,  # feature maps, (n, channels, H, W)
     ) -> Tensor:
-        "The block, (n, channels, H, W)."
+        """The block, (n, channels, H, W).
+
+        Parameters
+        ----------
+        x : Tensor
+            feature maps, (n, channels, H, W)
+
+        Returns
+        -------
+        Tensor
+        """
         pattern = "n (three head c) h w -> three n head (h w) c"
         q, k, v = rearrange(self.qkv(self.norm(x)), pattern, three=3, head=self.heads)
         a = F.scaled_dot_product_attention(q, k, v)
@@ -170,7 +217,31 @@ def _plan(shape, channels, multipliers, attention, heads, groups, patch_size):
 
 # %% ../../nbs/5_learning/02_unet.ipynb #une-net
 class UNet(nn.Module):
-    "A U-Net v(x, t, label) for images (arXiv 2006.11239)."
+    """A U-Net v(x, t, label) for images (arXiv 2006.11239).
+
+    Parameters
+    ----------
+    shape : Iterable[int]
+        of an image, (C, H, W)
+    channels : int, default 32
+        width at the first size, even; also the number of time features
+    multipliers : Iterable[int], default (1, 2, 2)
+        width at each size, in units of channels
+    blocks : int, default 1
+        residual blocks per size
+    attention : Iterable[int], default ()
+        sides of the feature maps that get attention
+    heads : int, default 4
+        of attention; divides the channels there
+    groups : int | None, default None
+        of the norms; None: of four channels, at most 32
+    dropout : float, default 0.0
+        in residual blocks
+    num_classes : int | None, default None
+        K, labels 0 … K-1, and K for no label; None: no labels
+    patch_size : int, default 1
+        squares of so many pixels a side become channels
+    """
 
     def __init__(
         self,
@@ -203,7 +274,22 @@ class UNet(nn.Module):
         t: Tensor,  # times in [0, 1], (n,)
         label: Tensor | None = None,  # classes, long (n,), num_classes for none; None: no labels
     ) -> Tensor:  # (n, C, H, W)
-        "The field at (x, t)."
+        """The field at (x, t).
+
+        Parameters
+        ----------
+        x : Tensor
+            images, (n, C, H, W)
+        t : Tensor
+            times in [0, 1], (n,)
+        label : Tensor | None, default None
+            classes, long (n,), num_classes for none; None: no labels
+
+        Returns
+        -------
+        Tensor
+            (n, C, H, W)
+        """
         h = self.stem(self._patches(x))
         h = self._down_and_up(h, self._embed(x, t, label))
         h = self.out(F.silu(self.norm(h)))

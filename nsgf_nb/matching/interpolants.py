@@ -23,7 +23,18 @@ from ..straight import PairFlow
 def straightness(
     path: Tensor,  # positions at equal steps of time, (T+1, n, *shape), T > 1
 ) -> float:  # S: 0 for straight paths at constant speed
-    "How much paths bend (arXiv 2209.03003, equation 4, over the mean square of the way)."
+    """How much paths bend (arXiv 2209.03003, equation 4, over the mean square of the way).
+
+    Parameters
+    ----------
+    path : Tensor
+        positions at equal steps of time, (T+1, n, *shape), T > 1
+
+    Returns
+    -------
+    float
+        S: 0 for straight paths at constant speed
+    """
     if len(check_points(path, "path")) < 3:
         raise ValueError("path: expected at least 2 steps")
     way = path[-1] - path[0]
@@ -32,7 +43,41 @@ def straightness(
 
 # %% ../../nbs/6_matching/11_interpolants.ipynb #bsl-one
 class OneStep(PairFlow):
-    "The distillation of a flow, its `coupling`, into one step (arXiv 2209.03003, section 2.2)."
+    """The distillation of a flow, its `coupling`, into one step (arXiv 2209.03003, section 2.2).
+
+    Parameters
+    ----------
+    coupling : str | Model, default 'independent'
+        one of COUPLINGS; or a model that makes the pairs
+    start : str | Model, default 'source'
+        where lines begin; or at what a fitted model makes of it
+    num_steps : int, default 10
+        steps when sampling, unless told otherwise
+    network : nn.Module | str | None, default None
+        net(x, t, label=None), copied, or a name
+    iterations : int, default 16000
+        optimiser steps
+    batch_size : int, default 256
+        pairs per step
+    lr : float, default 0.002
+        largest learning rate
+    ema : float, default 0.999
+        decay of the average of the weights
+    precision : str, default 'float32'
+        of the network in training: or "bfloat16", "float16" on CUDA
+    accumulate : int, default 1
+        parts of a batch that are taken one after the other
+    clip : float | None, default None
+        largest norm of the gradient
+    weight_decay : float, default 0.0
+        of AdamW
+    label_dropout : float, default 0.1
+        share of labels that are left out, for guidance
+    patience : int | None, default None
+        rows without a better held-out loss after which to stop
+    device : str | None, default None
+        None: CUDA where there is one
+    """
 
     any_grid = False
 
@@ -42,7 +87,17 @@ def begin(
     self: OneStep,
     source: Sampler,  # of the fit; the pairs begin at the source of the other flow
 ) -> Sampler:
-    "Where the other flow begins."
+    """Where the other flow begins.
+
+    Parameters
+    ----------
+    source : Sampler
+        of the fit; the pairs begin at the source of the other flow
+
+    Returns
+    -------
+    Sampler
+    """
     if not isinstance(self.coupling, Model):
         raise ValueError(f"coupling: expected a fitted flow to distil, got {self.coupling!r}")
     return self.coupling.source
@@ -54,7 +109,20 @@ def times(
     n: int,  # of pairs
     generator: torch.Generator,  # not asked
 ) -> Tensor:  # (n,)
-    "Pairs are looked at where they begin."
+    """Pairs are looked at where they begin.
+
+    Parameters
+    ----------
+    n : int
+        of pairs
+    generator : torch.Generator
+        not asked
+
+    Returns
+    -------
+    Tensor
+        (n,)
+    """
     return torch.zeros(n)
 
 
@@ -66,7 +134,23 @@ def line(
     t: Tensor,  # times, all 0
     mean: Tensor,  # not looked at
 ) -> tuple[Tensor, Tensor]:
-    "At the beginning, and the whole way to go."
+    """At the beginning, and the whole way to go.
+
+    Parameters
+    ----------
+    x0 : Tensor
+        points of the source, (n, *shape)
+    y : Tensor
+        where the other flow takes them, (n, *shape)
+    t : Tensor
+        times, all 0
+    mean : Tensor
+        not looked at
+
+    Returns
+    -------
+    tuple[Tensor, Tensor]
+    """
     return x0, y - x0
 
 
@@ -76,7 +160,19 @@ def grid(
     num_steps: int | None,  # 1 or None
     solver: str,  # "euler"
 ) -> list[float]:
-    "One step."
+    """One step.
+
+    Parameters
+    ----------
+    num_steps : int | None
+        1 or None
+    solver : str
+        "euler"
+
+    Returns
+    -------
+    list[float]
+    """
     if (num_steps or 1) != 1 or solver != "euler":
         raise ValueError("num_steps and solver: this flow knows one step of Euler only")
     return [0.0, 1.0]
@@ -88,14 +184,65 @@ def quarter_turn(
     t: Tensor,  # times, (n, 1, …, 1)
     mean: Tensor,  # the centre of the circle, (*shape)
 ) -> tuple[Tensor, Tensor]:  # x_t and dx_t/dt, (n, *shape)
-    "From x0 to y on an ellipse around the mean."
+    """From x0 to y on an ellipse around the mean.
+
+    Parameters
+    ----------
+    x0 : Tensor
+        points of the source, (n, *shape)
+    y : Tensor
+        points of the target, (n, *shape)
+    t : Tensor
+        times, (n, 1, …, 1)
+    mean : Tensor
+        the centre of the circle, (*shape)
+
+    Returns
+    -------
+    tuple[Tensor, Tensor]
+        x_t and dx_t/dt, (n, *shape)
+    """
     c, s = torch.cos(t * math.pi / 2), torch.sin(t * math.pi / 2)
     a, b = x0 - mean, y - mean
     return mean + c * a + s * b, math.pi / 2 * (c * b - s * a)
 
 
 class Interpolant(PairFlow):
-    "The trigonometric interpolant (arXiv 2209.15571)."
+    """The trigonometric interpolant (arXiv 2209.15571).
+
+    Parameters
+    ----------
+    coupling : str | Model, default 'independent'
+        one of COUPLINGS; or a model that makes the pairs
+    start : str | Model, default 'source'
+        where lines begin; or at what a fitted model makes of it
+    num_steps : int, default 10
+        steps when sampling, unless told otherwise
+    network : nn.Module | str | None, default None
+        net(x, t, label=None), copied, or a name
+    iterations : int, default 16000
+        optimiser steps
+    batch_size : int, default 256
+        pairs per step
+    lr : float, default 0.002
+        largest learning rate
+    ema : float, default 0.999
+        decay of the average of the weights
+    precision : str, default 'float32'
+        of the network in training: or "bfloat16", "float16" on CUDA
+    accumulate : int, default 1
+        parts of a batch that are taken one after the other
+    clip : float | None, default None
+        largest norm of the gradient
+    weight_decay : float, default 0.0
+        of AdamW
+    label_dropout : float, default 0.1
+        share of labels that are left out, for guidance
+    patience : int | None, default None
+        rows without a better held-out loss after which to stop
+    device : str | None, default None
+        None: CUDA where there is one
+    """
 
     line = staticmethod(quarter_turn)
 
@@ -133,14 +280,82 @@ def _diffuse(field, f, x, times, solver, noise, fresh):
 
 # %% ../../nbs/6_matching/11_interpolants.ipynb #bsl-dif-classes
 class DDIM(PairFlow):
-    "Diffusion without noise on the way (arXiv 2010.02502), from N(m, σ²I) only."
+    """Diffusion without noise on the way (arXiv 2010.02502), from N(m, σ²I) only.
+
+    Parameters
+    ----------
+    coupling : str | Model, default 'independent'
+        one of COUPLINGS; or a model that makes the pairs
+    start : str | Model, default 'source'
+        where lines begin; or at what a fitted model makes of it
+    num_steps : int, default 10
+        steps when sampling, unless told otherwise
+    network : nn.Module | str | None, default None
+        net(x, t, label=None), copied, or a name
+    iterations : int, default 16000
+        optimiser steps
+    batch_size : int, default 256
+        pairs per step
+    lr : float, default 0.002
+        largest learning rate
+    ema : float, default 0.999
+        decay of the average of the weights
+    precision : str, default 'float32'
+        of the network in training: or "bfloat16", "float16" on CUDA
+    accumulate : int, default 1
+        parts of a batch that are taken one after the other
+    clip : float | None, default None
+        largest norm of the gradient
+    weight_decay : float, default 0.0
+        of AdamW
+    label_dropout : float, default 0.1
+        share of labels that are left out, for guidance
+    patience : int | None, default None
+        rows without a better held-out loss after which to stop
+    device : str | None, default None
+        None: CUDA where there is one
+    """
 
     any_grid, fresh = False, 0.0  # fresh: the share of the variance s² that is drawn anew
     line = staticmethod(quarter_turn)
 
 
 class DDPM(PairFlow):
-    "Diffusion with its noise (arXiv 2006.11239), from N(m, σ²I) only."
+    """Diffusion with its noise (arXiv 2006.11239), from N(m, σ²I) only.
+
+    Parameters
+    ----------
+    coupling : str | Model, default 'independent'
+        one of COUPLINGS; or a model that makes the pairs
+    start : str | Model, default 'source'
+        where lines begin; or at what a fitted model makes of it
+    num_steps : int, default 10
+        steps when sampling, unless told otherwise
+    network : nn.Module | str | None, default None
+        net(x, t, label=None), copied, or a name
+    iterations : int, default 16000
+        optimiser steps
+    batch_size : int, default 256
+        pairs per step
+    lr : float, default 0.002
+        largest learning rate
+    ema : float, default 0.999
+        decay of the average of the weights
+    precision : str, default 'float32'
+        of the network in training: or "bfloat16", "float16" on CUDA
+    accumulate : int, default 1
+        parts of a batch that are taken one after the other
+    clip : float | None, default None
+        largest norm of the gradient
+    weight_decay : float, default 0.0
+        of AdamW
+    label_dropout : float, default 0.1
+        share of labels that are left out, for guidance
+    patience : int | None, default None
+        rows without a better held-out loss after which to stop
+    device : str | None, default None
+        None: CUDA where there is one
+    """
 
     any_grid, fresh = False, 1.0
     line = staticmethod(quarter_turn)
@@ -152,7 +367,19 @@ def task(
     ends: Ends,  # the source must be the default one
     run: Fit,  # the seed
 ) -> Task:
-    "Pairs of noise and data."
+    """Pairs of noise and data.
+
+    Parameters
+    ----------
+    ends : Ends
+        the source must be the default one
+    run : Fit
+        the seed
+
+    Returns
+    -------
+    Task
+    """
     _check_noise(ends)
     return PairFlow.task(self, ends, run)
 
@@ -166,7 +393,26 @@ def walk(
     solver: str,  # "euler"
     noise: torch.Generator,  # of what is drawn anew
 ) -> tuple[list[Tensor], int]:  # positions at the times, calls of f
-    "Steps of a diffusion."
+    """Steps of a diffusion.
+
+    Parameters
+    ----------
+    f : Callable
+        dx/dt = f(x, t)
+    x : Tensor
+        where it begins, (n, *shape)
+    times : Sequence[float]
+        of the grid
+    solver : str
+        "euler"
+    noise : torch.Generator
+        of what is drawn anew
+
+    Returns
+    -------
+    tuple[list[Tensor], int]
+        positions at the times, calls of f
+    """
     return _diffuse(self.velocity, f, x, times, solver, noise, self.fresh)
 
 

@@ -37,7 +37,13 @@ def _dense_body(shape):
 
 # %% ../../nbs/6_matching/07_phase.ipynb #pha-class
 class PhasePredictor(nn.Module):
-    "t(x), the time of the straight flow that a point looks like (arXiv 2401.14069, 4.3)."
+    """t(x), the time of the straight flow that a point looks like (arXiv 2401.14069, 4.3).
+
+    Parameters
+    ----------
+    shape : Iterable[int]
+        of one point; (C, H, W): convolutions
+    """
 
     def __init__(
         self,
@@ -54,7 +60,20 @@ class PhasePredictor(nn.Module):
         x: Tensor,  # points, (n, *shape), normalised like those of a flow's network
         t: Tensor | None = None,  # not looked at: what `train` passes to every network
     ) -> Tensor:  # (n,)
-        "The predicted time."
+        """The predicted time.
+
+        Parameters
+        ----------
+        x : Tensor
+            points, (n, *shape), normalised like those of a flow's network
+        t : Tensor | None, default None
+            not looked at: what `train` passes to every network
+
+        Returns
+        -------
+        Tensor
+            (n,)
+        """
         return self.body(x).squeeze(1)
 
 # %% ../../nbs/6_matching/07_phase.ipynb #pha-enter
@@ -70,7 +89,26 @@ def straight_steps(
     num: int,  # N, steps of s
     solver: str = "euler",  # "euler", "midpoint" or "heun"
 ) -> tuple[Tensor, int]:  # (N + 1, n, *shape), and the calls of u
-    "The straight flow from τ to 1."
+    """The straight flow from τ to 1.
+
+    Parameters
+    ----------
+    u : Callable
+        u(x, t), t (n,)
+    x : Tensor
+        points, (n, *shape)
+    tau : Tensor
+        their times, (n,)
+    num : int
+        N, steps of s
+    solver : str, default 'euler'
+        "euler", "midpoint" or "heun"
+
+    Returns
+    -------
+    tuple[Tensor, int]
+        (N + 1, n, *shape), and the calls of u
+    """
     path, calls = integrate(_slope(u, x, tau), x, [j / num for j in range(num + 1)], solver)
     return torch.stack(path), calls
 
@@ -82,7 +120,26 @@ def straight_adaptive(
     rtol: float,  # relative tolerance
     atol: float,  # absolute tolerance
 ) -> tuple[Tensor, int]:  # the end, (1, n, *shape), and the calls that all took together
-    "The same, by Dormand and Prince's method."
+    """The same, by Dormand and Prince's method.
+
+    Parameters
+    ----------
+    u : Callable
+        as above
+    x : Tensor
+        points, (n, *shape)
+    tau : Tensor
+        their times, (n,)
+    rtol : float
+        relative tolerance
+    atol : float
+        absolute tolerance
+
+    Returns
+    -------
+    tuple[Tensor, int]
+        the end, (1, n, *shape), and the calls that all took together
+    """
     solve, calls, f = (
         require("torchdiffeq", "ode", "an adaptive solver").odeint,
         0,

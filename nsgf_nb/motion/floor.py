@@ -32,7 +32,26 @@ def loss_floor(
     neighbours: int = 4,  # pairs per probe
     most: int = 16384,  # particles that are searched
 ) -> Tensor:  # (T,)
-    "The floor of the matching loss, E Var(v | x, t)/scale², per coordinate."
+    """The floor of the matching loss, E Var(v | x, t)/scale², per coordinate.
+
+    Parameters
+    ----------
+    pool : Pool
+        at least 2 groups
+    scale : Tensor
+        unit of the network at each step, (T,)
+    probes : int, default 1024
+        particles whose neighbours are looked up
+    neighbours : int, default 4
+        pairs per probe
+    most : int, default 16384
+        particles that are searched
+
+    Returns
+    -------
+    Tensor
+        (T,)
+    """
     G, T, n = len(pool.groups), pool.num_steps, pool.group
     if G < 2:
         raise ValueError("pool: the floor compares groups and needs at least 2, got 1")

@@ -31,7 +31,20 @@ def energy_velocity(
     x: Tensor,  # particles, (n, *shape)
     y: Tensor,  # target points, (m, *shape)
 ) -> Tensor:  # (n, *shape), a length
-    "Steepest descent of the energy distance, in units of the rms distance between the clouds."
+    """Steepest descent of the energy distance, in units of the rms distance between the clouds.
+
+    Parameters
+    ----------
+    x : Tensor
+        particles, (n, *shape)
+    y : Tensor
+        target points, (m, *shape)
+
+    Returns
+    -------
+    Tensor
+        (n, *shape), a length
+    """
     u, w = (z.flatten(1) for z in check_pair(x, y))
     return (_length(x, y) * (_mean_direction(u, w) - _mean_direction(u, u))).view_as(x)
 
@@ -41,7 +54,22 @@ def directions(
     num: int,  # P, best a multiple of d
     generator: torch.Generator,  # on the CPU
 ) -> Tensor:  # unit vectors, (d, P), float64
-    "Random directions: orthonormal bases, one after the other."
+    """Random directions: orthonormal bases, one after the other.
+
+    Parameters
+    ----------
+    d : int
+        dimension
+    num : int
+        P, best a multiple of d
+    generator : torch.Generator
+        on the CPU
+
+    Returns
+    -------
+    Tensor
+        unit vectors, (d, P), float64
+    """
     normal = lambda: torch.randn(d, d, generator=generator, dtype=torch.float64)
     num_bases = math.ceil(check_count(num, "num") / d)
     bases = [torch.linalg.qr(normal())[0] for _ in range(num_bases)]
@@ -83,7 +111,22 @@ def sliced_wasserstein_velocity(
     y: Tensor,  # target points, (m, *shape)
     theta: Tensor,  # directions, (d, P)
 ) -> Tensor:  # (n, *shape)
-    "Steepest descent of the sliced Wasserstein distance, d times."
+    """Steepest descent of the sliced Wasserstein distance, d times.
+
+    Parameters
+    ----------
+    x : Tensor
+        particles, (n, *shape)
+    y : Tensor
+        target points, (m, *shape)
+    theta : Tensor
+        directions, (d, P)
+
+    Returns
+    -------
+    Tensor
+        (n, *shape)
+    """
     return theta.shape[0] * _along(_to_quantiles, x, y, theta)
 
 
@@ -92,7 +135,22 @@ def sliced_energy_velocity(
     y: Tensor,  # target points, (m, *shape)
     theta: Tensor,  # directions, (d, P)
 ) -> Tensor:  # (n, *shape), what energy_velocity says, up to the choice of directions
-    "Steepest descent of the energy distance, from its slices."
+    """Steepest descent of the energy distance, from its slices.
+
+    Parameters
+    ----------
+    x : Tensor
+        particles, (n, *shape)
+    y : Tensor
+        target points, (m, *shape)
+    theta : Tensor
+        directions, (d, P)
+
+    Returns
+    -------
+    Tensor
+        (n, *shape), what energy_velocity says, up to the choice of directions
+    """
     d = theta.shape[0]
     per = math.exp(math.lgamma((d + 1) / 2) - math.lgamma(d / 2)) * math.sqrt(math.pi)  # 1/c_d
     return per * _length(x, y) * _along(lambda p, q: _ranks(p, q) - _ranks(p, p), x, y, theta)

@@ -37,7 +37,15 @@ from ..solver.solve import project
 
 # %% ../../nbs/4_particles/11_mixtures.ipynb #mix-mix
 class Mixtures:
-    "n particles A x₀ + B y of d coordinates; A is a number until particles move one another."
+    """n particles A x₀ + B y of d coordinates; A is a number until particles move one another.
+
+    Parameters
+    ----------
+    x : Tensor
+        where they start, (n, d)
+    y : Tensor
+        target points, (m, d)
+    """
 
     def __init__(
         self,
@@ -60,7 +68,20 @@ def mixed(
     x: Tensor,  # anything linear in the starts, (n, k)
     y: Tensor,  # the same of the targets, (m, k)
 ) -> Tensor:  # of the particles, (n, k)
-    "A x + B y."
+    """A x + B y.
+
+    Parameters
+    ----------
+    x : Tensor
+        anything linear in the starts, (n, k)
+    y : Tensor
+        the same of the targets, (m, k)
+
+    Returns
+    -------
+    Tensor
+        of the particles, (n, k)
+    """
     return _mixed(self.A, self.B, x, y)
 
 # %% ../../nbs/4_particles/11_mixtures.ipynb #mix-inner
@@ -81,7 +102,17 @@ def move(
     P: Tensor,  # rows of the plan, (n, m), sum 1
     Q: Tensor | None,  # rows of the self plan, (n, n); None: the identity
 ):
-    "x ← x + η (P y - Q x)."
+    """x ← x + η (P y - Q x).
+
+    Parameters
+    ----------
+    eta : float
+        step size
+    P : Tensor
+        rows of the plan, (n, m), sum 1
+    Q : Tensor | None
+        rows of the self plan, (n, n); None: the identity
+    """
     if Q is None:
         self.A, self.B = (1 - eta) * self.A, (1 - eta) * self.B + eta * P
         return
@@ -170,7 +201,19 @@ def _evaluated(vel, p, M, scale):
 # %% ../../nbs/4_particles/11_mixtures.ipynb #mix-flow
 @dataclass
 class Mixed:
-    "Where particles are after a step."
+    """Where particles are after a step.
+
+    Parameters
+    ----------
+    A : float | Tensor
+        (n, n) where it is not a number
+    B : Tensor
+        (n, m)
+    speed : float
+        rms of v in the first step, in the units of x
+    info : VelocityInfo
+        of the solve
+    """
 
     A: float | Tensor  # (n, n) where it is not a number
     B: Tensor  # (n, m)
@@ -186,7 +229,21 @@ def _at(p, blur, init):
 
 # %% ../../nbs/4_particles/11_mixtures.ipynb #mix-class
 class MixtureFlow:
-    "Steps of one cloud, until one of them needs more precision."
+    """Steps of one cloud, until one of them needs more precision.
+
+    Parameters
+    ----------
+    x : Tensor
+        particles, (n, d)
+    y : Tensor
+        target points, (m, d)
+    vels : Sequence[SinkhornVelocity]
+        one per step, with a blur
+    a : Tensor | None, default None
+        weights of particles, (n,)
+    b : Tensor | None, default None
+        weights of target points, (m,)
+    """
 
     def __init__(
         self,
@@ -229,7 +286,18 @@ def points(
     self: MixtureFlow,
     mixed: Mixed,  # where
 ) -> Tensor:  # (n, d), in the units of x
-    "Positions of the particles."
+    """Positions of the particles.
+
+    Parameters
+    ----------
+    mixed : Mixed
+        where
+
+    Returns
+    -------
+    Tensor
+        (n, d), in the units of x
+    """
     z = _mixed(mixed.A, mixed.B, self.p.x, self.p.y)
     return z * self.p.unit + self.p.middle.to(z)
 
@@ -241,7 +309,25 @@ def fewer_products(
     steps: int,  # T
     positions: int,  # how many of them are wanted
 ) -> bool:
-    "Do mixtures need less than three quarters of the operations?"
+    """Do mixtures need less than three quarters of the operations?
+
+    Parameters
+    ----------
+    n : int
+        particles
+    m : int
+        target points
+    d : int
+        dimensions
+    steps : int
+        T
+    positions : int
+        how many of them are wanted
+
+    Returns
+    -------
+    bool
+    """
     points = 3 * steps * n * m * d
     mixtures = (3 + positions) * n * m * d + 3 * steps * n * m * max(n, m)
     return d > 16 and mixtures < 0.75 * points

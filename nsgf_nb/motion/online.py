@@ -17,7 +17,23 @@ from .simulation import Simulation
 
 # %% ../../nbs/4_particles/10_online.ipynb #onl-class
 class Online:
-    "Keeps a pool in memory on the move."
+    """Keeps a pool in memory on the move.
+
+    Parameters
+    ----------
+    pool : Pool
+        one shard in memory, changed in place
+    sim : Simulation
+        that it is from
+    fraction : float
+        of the groups that are replaced in a pass, 0 to 1
+    size : int
+        rows of a step
+    first : int
+        number of the first fresh group
+    ahead : int, default 4
+        groups that are simulated ahead
+    """
 
     def __init__(
         self,
@@ -76,7 +92,17 @@ def at(
     self: Online,
     s: int,  # step; never smaller than in the call before
 ) -> Pool:
-    "The pool as step s sees it."
+    """The pool as step s sees it.
+
+    Parameters
+    ----------
+    s : int
+        step; never smaller than in the call before
+
+    Returns
+    -------
+    Pool
+    """
     due, G = int(self.fraction * s * self.size / self.rows), len(self.pool.groups)
     if due < self.done:
         raise ValueError(f"online: step {s} is over, the pool has moved on")

@@ -18,7 +18,21 @@ from .simulation import Simulation
 
 # %% ../../nbs/4_particles/05_pool.ipynb #pool-class
 class Pool:
-    "Simulated trajectories."
+    """Simulated trajectories.
+
+    Parameters
+    ----------
+    shards : Sequence[dict]
+        of a Simulation; all but the last hold the same number of groups
+    blurs : Sequence[float]
+        blur of each step, (T,)
+    seed : int
+        of the groups
+    groups : range | None, default None
+        those of the shards that belong to this pool; None: all
+    files : Sequence[Path], default ()
+        where the shards are mapped from; empty: they are in memory
+    """
 
     def __init__(
         self,
@@ -85,7 +99,18 @@ def path(
     self: Pool,
     b: int,  # group, 0 … groups - 1
 ) -> Tensor:  # (T+1, n, *shape)
-    "The trajectory of a group."
+    """The trajectory of a group.
+
+    Parameters
+    ----------
+    b : int
+        group, 0 … groups - 1
+
+    Returns
+    -------
+    Tensor
+        (T+1, n, *shape)
+    """
     s, g = divmod(self.groups[b], self.per)
     return self.shards[s]["x"][g].to(self.dtype)
 
@@ -99,7 +124,18 @@ def rms(self: Pool) -> Tensor:  # per coordinate, (T,)
 def blurs_of(
     sim: Simulation,  # where the pool comes from
 ) -> list[float]:  # one per step
-    "The blur of each step (NaN where a velocity has none)."
+    """The blur of each step (NaN where a velocity has none).
+
+    Parameters
+    ----------
+    sim : Simulation
+        where the pool comes from
+
+    Returns
+    -------
+    list[float]
+        one per step
+    """
     return [getattr(v, "blur", None) or math.nan for v in sim.velocities]
 
 
@@ -108,7 +144,21 @@ def build_pool(
     num_groups: int = 96,  # groups
     show: bool = True,  # progress bar
 ) -> Pool:
-    "A pool in memory."
+    """A pool in memory.
+
+    Parameters
+    ----------
+    sim : Simulation
+        of its groups
+    num_groups : int, default 96
+        groups
+    show : bool, default True
+        progress bar
+
+    Returns
+    -------
+    Pool
+    """
     made = []
     with progress(check_count(num_groups, "num_groups"), "pool", show) as bar:
         for b in range(0, num_groups, 4):
@@ -166,7 +216,18 @@ def rows(
     self: Pool,
     index: Tensor,  # numbers of rows, (m,), each below len(pool)
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # x (m, *shape), t (m,), v (m, *shape), k (m,)
-    "Positions, times, velocities and steps of some rows."
+    """Positions, times, velocities and steps of some rows.
+
+    Parameters
+    ----------
+    index : Tensor
+        numbers of rows, (m,), each below len(pool)
+
+    Returns
+    -------
+    tuple[Tensor, Tensor, Tensor, Tensor]
+        x (m, *shape), t (m,), v (m, *shape), k (m,)
+    """
     n, T = self.group, self.num_steps
     b, k, i = index // (T * n), index // n % T, index % n
     place = b + self.groups.start
@@ -181,7 +242,18 @@ def split(
     self: Pool,
     num: int,  # groups to hold out
 ) -> tuple[Pool, Pool]:  # the first groups, the last num groups
-    "Hold out whole groups: particles of one group know each other."
+    """Hold out whole groups: particles of one group know each other.
+
+    Parameters
+    ----------
+    num : int
+        groups to hold out
+
+    Returns
+    -------
+    tuple[Pool, Pool]
+        the first groups, the last num groups
+    """
     G = len(self.groups)
     if not 0 < num < G:
         raise ValueError(f"num: expected to hold out 1 to {G - 1} groups of {G}, got {num}")
@@ -201,7 +273,15 @@ def replace(
     b: int,  # group
     made: dict[str, Tensor],  # another one, from a Simulation
 ):
-    "Put another group in the place of group b of a pool in memory."
+    """Put another group in the place of group b of a pool in memory.
+
+    Parameters
+    ----------
+    b : int
+        group
+    made : dict[str, Tensor]
+        another one, from a Simulation
+    """
     for k, z in self.shards[0].items():
         z[self.groups[b]] = made[k][0]
     for k in ("etas", "times", "passes", "error", "converged", "square"):

@@ -39,7 +39,20 @@ def pool_settings(
     sim: Simulation,  # of the groups
     num_groups: int,  # groups in all
 ) -> dict:  # JSON values
-    "All that the bits of a pool depend on."
+    """All that the bits of a pool depend on.
+
+    Parameters
+    ----------
+    sim : Simulation
+        of the groups
+    num_groups : int
+        groups in all
+
+    Returns
+    -------
+    dict
+        JSON values
+    """
     x0, y, _ = group_clouds(sim.source, sim.target, sim.group, sim.seed, 0)
     G, T = check_count(num_groups, "num_groups"), sim.num_steps
     size = x0[0].numel() * sim.group * (T + 1) * x0.element_size()  # bytes of a group, about
@@ -179,7 +192,17 @@ def _read_manifest(folder):
 def describe_pool(
     folder: str | Path,  # with a manifest
 ) -> str:
-    "A few lines on a pool."
+    """A few lines on a pool.
+
+    Parameters
+    ----------
+    folder : str | Path
+        with a manifest
+
+    Returns
+    -------
+    str
+    """
     m = _read_manifest(folder)
     with reading(Path(folder) / "manifest.json"):
         return _described(m, m["settings"])
@@ -203,7 +226,18 @@ def _described(m, s):
 def open_pool(
     folder: str | Path,  # with a manifest
 ) -> Pool:  # mapped from the disk
-    "A pool that was built earlier."
+    """A pool that was built earlier.
+
+    Parameters
+    ----------
+    folder : str | Path
+        with a manifest
+
+    Returns
+    -------
+    Pool
+        mapped from the disk
+    """
     settings = _read_manifest(folder)["settings"]
     numbers = range(len(_ranges(settings)))
     try:
@@ -217,7 +251,18 @@ def open_pool(
 def verify_pool(
     folder: str | Path,  # with a manifest
 ) -> dict[str, str]:  # file -> what is wrong with it; empty: all is well
-    "Compare every byte with the checksums."
+    """Compare every byte with the checksums.
+
+    Parameters
+    ----------
+    folder : str | Path
+        with a manifest
+
+    Returns
+    -------
+    dict[str, str]
+        file -> what is wrong with it; empty: all is well
+    """
     manifest, bad = _read_manifest(folder), {}
     for j, shard in enumerate(manifest["shards"]):
         try:
@@ -342,7 +387,24 @@ def build_shards(
     num_groups: int = 96,  # groups in all
     show: bool = True,  # progress bar
 ) -> Pool:  # mapped from the disk
-    "A pool on disk. Processes that are given the same arguments share the work."
+    """A pool on disk. Processes that are given the same arguments share the work.
+
+    Parameters
+    ----------
+    sim : Simulation
+        of the groups
+    folder : str | Path
+        made if it is not there; what is there of this pool is kept
+    num_groups : int, default 96
+        groups in all
+    show : bool, default True
+        progress bar
+
+    Returns
+    -------
+    Pool
+        mapped from the disk
+    """
     folder = Path(folder)
     settings = json.loads(json.dumps(pool_settings(sim, num_groups)))  # as a file returns them
     folder.mkdir(parents=True, exist_ok=True)

@@ -25,7 +25,21 @@ def _ring(pool, fit):
 
 # %% ../../nbs/4_particles/09_shuffle.ipynb #shf-class
 class BlockShuffle:
-    "Random rows, step by step."
+    """Random rows, step by step.
+
+    Parameters
+    ----------
+    pool : Pool
+        to draw from
+    size : int
+        rows of a step
+    seed : int
+        of the draws
+    stream : str, default 'rows'
+        their name
+    window : int, default 400 * 2 ** 20
+        bytes of memory for groups of a pool on disk
+    """
 
     def __init__(
         self,
@@ -72,7 +86,18 @@ def window(
     self: BlockShuffle,
     s: int,  # step
 ) -> Tensor:  # groups that step s draws from
-    "What can be drawn."
+    """What can be drawn.
+
+    Parameters
+    ----------
+    s : int
+        step
+
+    Returns
+    -------
+    Tensor
+        groups that step s draws from
+    """
     if not self.moves:
         return torch.arange(self.width)
     first = self._first(s)
@@ -128,7 +153,20 @@ def rows(
     s: int,  # step
     part: slice = slice(None),  # of the batch
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # x, t, v, k, as Pool.rows
-    "The rows of step s."
+    """The rows of step s.
+
+    Parameters
+    ----------
+    s : int
+        step
+    part : slice, default slice(None)
+        of the batch
+
+    Returns
+    -------
+    tuple[Tensor, Tensor, Tensor, Tensor]
+        x, t, v, k, as Pool.rows
+    """
     first = self._first(s)
     w, i = self._draw(s)
     if self.moves:

@@ -23,7 +23,20 @@ def velocity_of(
     made: dict[str, Tensor],  # trajectories
     k: int,  # step
 ) -> Tensor:  # (g, n, *shape), float32 where they are kept in 16 bits
-    "Velocities of a step."
+    """Velocities of a step.
+
+    Parameters
+    ----------
+    made : dict[str, Tensor]
+        trajectories
+    k : int
+        step
+
+    Returns
+    -------
+    Tensor
+        (g, n, *shape), float32 where they are kept in 16 bits
+    """
     if "v" in made:
         return made["v"][:, k].float()
     x = made["x"]
@@ -37,7 +50,20 @@ def pack(
     made: dict[str, Tensor],  # trajectories
     storage: str,  # a key of STORAGE
 ) -> dict[str, Tensor]:  # with x in that precision, and v where x cannot give it
-    "What is kept of trajectories."
+    """What is kept of trajectories.
+
+    Parameters
+    ----------
+    made : dict[str, Tensor]
+        trajectories
+    storage : str
+        a key of STORAGE
+
+    Returns
+    -------
+    dict[str, Tensor]
+        with x in that precision, and v where x cannot give it
+    """
     half = STORAGE[check_name(storage, STORAGE, "storage")]
     if half is None:
         return made
@@ -67,7 +93,31 @@ def _grid(num_steps, step_size, jitter, seed, b):
 # %% ../../nbs/4_particles/04_simulation.ipynb #sim-sim
 @dataclass(frozen=True)
 class Simulation:
-    "The particle flows of groups, by their numbers (arXiv 2401.14069, algorithm 1)."
+    """The particle flows of groups, by their numbers (arXiv 2401.14069, algorithm 1).
+
+    Parameters
+    ----------
+    source : Sampler
+        where particles start
+    target : Sampler
+        where they go
+    velocity : Callable | Sequence
+        a SinkhornVelocity, any function v(x, y), or one per step
+    num_steps : int
+        T
+    step_size : float | Sequence[float] | None, default None
+        η, or one per step; None: 1/(T-k)
+    group : int, default 512
+        particles in a group
+    seed : int, default 0
+        of all draws
+    jitter : bool, default False
+        a time grid of its own for each group
+    storage : str, default 'float32'
+        of positions, or "bfloat16" or "float16" with v beside them
+    device : str | torch.device, default 'cpu'
+        where the flow is computed; what comes out is on the CPU
+    """
 
     source: Sampler  # where particles start
     target: Sampler  # where they go

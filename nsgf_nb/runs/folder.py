@@ -15,7 +15,13 @@ LEFT = (*PICTURES, "metrics.json", "history.csv", "config.json", "model.safetens
 
 
 class Run:
-    "The folder of a run, and the files in it."
+    """The folder of a run, and the files in it.
+
+    Parameters
+    ----------
+    folder : str | Path
+        where the run is, or will be
+    """
 
     def __init__(
         self,
@@ -49,7 +55,13 @@ class Run:
 def tidy_run(
     folder: str | Path,  # of a run that no other process is at work on
 ) -> None:
-    "Remove what killed processes left: temporary files, and the state of a fit that is complete."
+    """Remove what killed processes left: temporary files, and the state of a fit that is complete.
+
+    Parameters
+    ----------
+    folder : str | Path
+        of a run that no other process is at work on
+    """
     run = Run(folder)
     for old in (*run.folder.glob(".*.tmp*"), *run.folder.glob("parts/*/.*.tmp*")):
         old.unlink(missing_ok=True)
@@ -62,7 +74,13 @@ def tidy_run(
 def forget_run(
     folder: str | Path,  # of a run whose fit was refused
 ) -> None:
-    "Leave nothing of a fit that was refused."
+    """Leave nothing of a fit that was refused.
+
+    Parameters
+    ----------
+    folder : str | Path
+        of a run whose fit was refused
+    """
     run = Run(folder)
     if run.begun:
         return
@@ -76,7 +94,20 @@ def is_free(
     *,
     resume: bool = False,  # go on with the run that is there
 ) -> bool:  # False: there is something to go on with
-    "Refuse a folder that is in use."
+    """Refuse a folder that is in use.
+
+    Parameters
+    ----------
+    folder : str | Path
+        where a run is to be
+    resume : bool, default False
+        go on with the run that is there
+
+    Returns
+    -------
+    bool
+        False: there is something to go on with
+    """
     folder = Path(folder)
     if folder.is_file():
         raise ValueError(f"{folder}: expected a folder, this is a file")

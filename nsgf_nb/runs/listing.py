@@ -23,7 +23,13 @@ WIDTH = 96  # columns of what is printed
 def print_names(
     args: Namespace,  # of `nsgf list`: nothing
 ) -> None:
-    "Print the names that the other commands take."
+    """Print the names that the other commands take.
+
+    Parameters
+    ----------
+    args : Namespace
+        of `nsgf list`: nothing
+    """
     _paragraph("sets (TARGET and --source)", ", ".join(_sets()))
     print("\nmethods (--method)")
     for name, member in MEMBERS.items():
@@ -53,7 +59,13 @@ def meanings(
 def print_options(
     method: str,  # a name of MEMBERS, or package.module:Class
 ) -> None:
-    "Print the options of a method: name, default, meaning."
+    """Print the options of a method: name, default, meaning.
+
+    Parameters
+    ----------
+    method : str
+        a name of MEMBERS, or package.module:Class
+    """
     cls, _, free = find_method(method)
     known = meanings(cls)
     free = {name: default for name, default in free.items() if name != "device"}

@@ -49,7 +49,18 @@ def _finite(facts):
 def endless(
     flow: Flow,  # fitted
 ) -> Callable:  # (n, generator) → samples (n, *shape)
-    "A flow as a function that draws: one source starts alike where the generators are alike."
+    """A flow as a function that draws: one source starts alike where the generators are alike.
+
+    Parameters
+    ----------
+    flow : Flow
+        fitted
+
+    Returns
+    -------
+    Callable
+        (n, generator) → samples (n, *shape)
+    """
 
     def draw(n, generator):
         seed = torch.randint(2**31, (), generator=generator)  # of the starts, and of noise
@@ -63,7 +74,22 @@ def evaluate(
     target: Sampler,  # what it should carry its source to
     seed: int = 0,  # of all draws
 ) -> dict:  # n, nfe, distances with floors, seconds; gate for sets in the plane
-    "Measure samples of a flow."
+    """Measure samples of a flow.
+
+    Parameters
+    ----------
+    flow : Flow
+        fitted
+    target : Sampler
+        what it should carry its source to
+    seed : int, default 0
+        of all draws
+
+    Returns
+    -------
+    dict
+        n, nfe, distances with floors, seconds; gate for sets in the plane
+    """
     start = time.monotonic()
     plane = target.shape == (2,) and target.num_points is None
     x = flow.sample(_at_most(20_000 if plane else 5_000, flow.source), seed=seed)
@@ -80,7 +106,18 @@ def evaluate(
 def in_plane(
     x: torch.Tensor,  # points, (…, n, d)
 ) -> torch.Tensor:  # (…, n, 2)
-    "The first two coordinates; those of points on a line are spread out over the height."
+    """The first two coordinates; those of points on a line are spread out over the height.
+
+    Parameters
+    ----------
+    x : torch.Tensor
+        points, (…, n, d)
+
+    Returns
+    -------
+    torch.Tensor
+        (…, n, 2)
+    """
     if x.shape[-1] > 1:
         return x[..., :2]
     heights = torch.linspace(-1, 1, x.shape[-2])[:, None].expand_as(x)
@@ -100,7 +137,18 @@ def _beside(x, y):
 def losses_drawn(
     history: list[dict],  # rows of training
 ) -> Any:  # Figure
-    "The loss, of each part beside that of the others."
+    """The loss, of each part beside that of the others.
+
+    Parameters
+    ----------
+    history : list[dict]
+        rows of training
+
+    Returns
+    -------
+    Any
+        Figure
+    """
     parts = {}
     for row in history:
         parts.setdefault(row.get("part", "loss"), []).append(row)
@@ -120,7 +168,24 @@ def draw(
     folder: str | Path,  # where to
     seed: int = 0,  # of all draws
 ) -> list[Path]:  # samples.png, path.gif, loss.png
-    "Draw samples, their way, and the loss."
+    """Draw samples, their way, and the loss.
+
+    Parameters
+    ----------
+    flow : Flow
+        fitted
+    target : Sampler
+        what it should carry its source to
+    folder : str | Path
+        where to
+    seed : int, default 0
+        of all draws
+
+    Returns
+    -------
+    list[Path]
+        samples.png, path.gif, loss.png
+    """
     images = len(target.shape) == 3 and target.shape[0] in (1, 3)
     n = _at_most(100 if images else 2000, flow.source)
     path = flow.sample(n, seed=seed, return_path=True).cpu()
@@ -163,7 +228,18 @@ def _distance_row(name, d):
 def summary(
     metrics: dict,  # content of metrics.json: what `evaluate` gives, and the losses
 ) -> str:  # a few lines
-    "Losses, distances beside their floors, verdict, cost."
+    """Losses, distances beside their floors, verdict, cost.
+
+    Parameters
+    ----------
+    metrics : dict
+        content of metrics.json: what `evaluate` gives, and the losses
+
+    Returns
+    -------
+    str
+        a few lines
+    """
     parts = metrics.get("parts", {"loss": metrics})
     out = [_loss_row(name, facts) for name, facts in parts.items() if "loss" in facts]
     if d := metrics.get("distances"):

@@ -27,7 +27,15 @@ def write_history(
     file: str | Path,  # e.g. Run(folder).history
     rows: list[dict],  # numbers by name
 ) -> None:
-    "Write a table with a column for each name."
+    """Write a table with a column for each name.
+
+    Parameters
+    ----------
+    file : str | Path
+        e.g. Run(folder).history
+    rows : list[dict]
+        numbers by name
+    """
     columns = []
     for row in rows:
         columns += [name for name in row if name not in columns]
@@ -46,7 +54,18 @@ def _numbers(row):
 def read_history(
     file: str | Path,  # e.g. Run(folder).history
 ) -> list[dict]:  # empty where there is no file
-    "The rows of a table."
+    """The rows of a table.
+
+    Parameters
+    ----------
+    file : str | Path
+        e.g. Run(folder).history
+
+    Returns
+    -------
+    list[dict]
+        empty where there is no file
+    """
     file = Path(file)
     if not file.exists():
         return []
@@ -115,7 +134,18 @@ def _fit_facts(flow, new, seconds):
 def both_ends(
     settings: dict,  # of a run
 ) -> tuple:  # target and source, as `fit` takes them
-    "The data of a run."
+    """The data of a run.
+
+    Parameters
+    ----------
+    settings : dict
+        of a run
+
+    Returns
+    -------
+    tuple
+        target and source, as `fit` takes them
+    """
     return open_data(settings["target"]), source_of(settings)
 
 
@@ -127,7 +157,28 @@ def fit_run(
     progress: bool = False,  # progress bars
     data: Callable = both_ends,  # of the settings: what the model is fitted to
 ) -> Model:  # fitted
-    "Fit in a folder, going on with what is there."
+    """Fit in a folder, going on with what is there.
+
+    Parameters
+    ----------
+    flow : Model
+        from make_settings
+    settings : dict
+        likewise
+    folder : str | Path
+        of the run; must exist
+    note : Callable, default lambda row: None
+        called with each row of the history
+    progress : bool, default False
+        progress bars
+    data : Callable, default both_ends
+        of the settings: what the model is fitted to
+
+    Returns
+    -------
+    Model
+        fitted
+    """
     run = Run(folder)
     writes = world()[0] == 0
     start = time.monotonic()
@@ -160,7 +211,15 @@ def check_fitted(
     folder: str | Path,  # of a run
     settings: dict,  # its settings
 ) -> None:
-    "Refuse a run that is not fitted to its end."
+    """Refuse a run that is not fitted to its end.
+
+    Parameters
+    ----------
+    folder : str | Path
+        of a run
+    settings : dict
+        its settings
+    """
     run = Run(folder)
     if not run.fitted:
         again = f"nsgf fit {settings['target']} --out {folder} --resume"
@@ -173,7 +232,20 @@ def load_run(
     folder: str | Path,  # of a run
     device: str | None = None,  # None: CUDA where there is one
 ) -> tuple[Flow, dict]:  # fitted flow, settings
-    "The flow of a folder, and its settings."
+    """The flow of a folder, and its settings.
+
+    Parameters
+    ----------
+    folder : str | Path
+        of a run
+    device : str | None, default None
+        None: CUDA where there is one
+
+    Returns
+    -------
+    tuple[Flow, dict]
+        fitted flow, settings
+    """
     run = Run(folder)
     settings = read_settings(folder)
     check_fitted(folder, settings)
@@ -196,7 +268,23 @@ def pool_run(
     folder: str | Path,  # of the run; must exist
     progress: bool = False,  # progress bar
 ) -> Pool:
-    "Simulate the pool of a run and no more; `fit_run` goes on from there."
+    """Simulate the pool of a run and no more; `fit_run` goes on from there.
+
+    Parameters
+    ----------
+    flow : Flow
+        from make_settings, of a kind that has a pool
+    settings : dict
+        likewise
+    folder : str | Path
+        of the run; must exist
+    progress : bool, default False
+        progress bar
+
+    Returns
+    -------
+    Pool
+    """
     run = Run(folder)
     if not isinstance(flow, NSGF) or flow.online:
         got = settings["method"]
@@ -224,14 +312,35 @@ def _pool_at(folder):
 def pool_info(
     folder: str | Path,  # of a run, or of a pool
 ) -> str:
-    "A few lines on a pool."
+    """A few lines on a pool.
+
+    Parameters
+    ----------
+    folder : str | Path
+        of a run, or of a pool
+
+    Returns
+    -------
+    str
+    """
     return describe_pool(_pool_at(folder))
 
 
 def pool_check(
     folder: str | Path,  # of a run, or of a pool
 ) -> tuple[str, bool]:  # what is wrong with it, line by line; is something?
-    "Compare every byte with its checksum."
+    """Compare every byte with its checksum.
+
+    Parameters
+    ----------
+    folder : str | Path
+        of a run, or of a pool
+
+    Returns
+    -------
+    tuple[str, bool]
+        what is wrong with it, line by line; is something?
+    """
     pool = _pool_at(folder)
     bad = verify_pool(pool)
     lines = [f"{pool / file}: {what}" for file, what in bad.items()]

@@ -54,7 +54,20 @@ def find_method(
     *,
     imports: bool = True,  # may a module be imported for it?
 ) -> tuple[type, dict, dict]:  # class, settled arguments, free ones with their defaults
-    "The class behind a method."
+    """The class behind a method.
+
+    Parameters
+    ----------
+    name : str
+        a key of MEMBERS, or package.module:Class
+    imports : bool, default True
+        may a module be imported for it?
+
+    Returns
+    -------
+    tuple[type, dict, dict]
+        class, settled arguments, free ones with their defaults
+    """
     cls = member_class(name, imports=imports)
     settled = MEMBERS[name].settled if name in MEMBERS else {}
     free = {k: v for k, v in _parameters(cls).items() if k not in settled}
@@ -65,7 +78,20 @@ def check_options(
     options: dict,  # what is asked for, by name; a dict for each part
     free: dict,  # the names there are, with their defaults
 ) -> dict:  # as they will be read from a file
-    "Options of a method, by names that there are."
+    """Options of a method, by names that there are.
+
+    Parameters
+    ----------
+    options : dict
+        what is asked for, by name; a dict for each part
+    free : dict
+        the names there are, with their defaults
+
+    Returns
+    -------
+    dict
+        as they will be read from a file
+    """
     for name, value in options.items():
         default = free[check_name(name, free, "option")]
         if isinstance(default, bool) and not isinstance(value, bool):
@@ -79,7 +105,19 @@ def open_data(
     name: str,  # a named set, a folder of images, or a .npy file of points (n, *shape)
     download: bool = False,  # fetch a set that is not there
 ) -> Sampler:
-    "The sampler behind a name or a path."
+    """The sampler behind a name or a path.
+
+    Parameters
+    ----------
+    name : str
+        a named set, a folder of images, or a .npy file of points (n, *shape)
+    download : bool, default False
+        fetch a set that is not there
+
+    Returns
+    -------
+    Sampler
+    """
     path = Path(name)
     if path.suffix == ".npy":
         points = read_array(path)
@@ -98,7 +136,17 @@ def open_data(
 def full_name(
     name: str | None,  # as a user gives it; None: the usual source
 ) -> str | None:
-    "A named set as it is, a path in full: it must be found from anywhere."
+    """A named set as it is, a path in full: it must be found from anywhere.
+
+    Parameters
+    ----------
+    name : str | None
+        as a user gives it; None: the usual source
+
+    Returns
+    -------
+    str | None
+    """
     if name in (None, "normal"):
         return name
     sampler = open_data(name, download=True)
@@ -108,7 +156,18 @@ def full_name(
 def source_of(
     settings: dict,  # of a run
 ) -> object:  # a sampler, "normal", or None for the usual source
-    "What `fit` takes as source."
+    """What `fit` takes as source.
+
+    Parameters
+    ----------
+    settings : dict
+        of a run
+
+    Returns
+    -------
+    object
+        a sampler, "normal", or None for the usual source
+    """
     name = settings["source"]
     return name if name in (None, "normal") else open_data(name)
 
@@ -116,7 +175,17 @@ def source_of(
 def machine_facts(
     device: object,  # that a fit is to run on
 ) -> dict:
-    "What numbers depend on beside the settings."
+    """What numbers depend on beside the settings.
+
+    Parameters
+    ----------
+    device : object
+        that a fit is to run on
+
+    Returns
+    -------
+    dict
+    """
     facts = dict(
         python=platform.python_version(),
         torch=torch.__version__,
@@ -136,7 +205,28 @@ def make_settings(
     options: dict | None = None,  # arguments of the method's class
     device: str | None = None,  # None: CUDA where there is one
 ) -> tuple[Flow, dict]:  # a flow to fit, the content of config.json
-    "A flow that is not fitted, and its settings."
+    """A flow that is not fitted, and its settings.
+
+    Parameters
+    ----------
+    target : str
+        as open_data takes it
+    method : str, default 'nsgf'
+        a key of MEMBERS, or package.module:Class
+    source : str | None, default None
+        likewise, or "normal"; None: normal, scaled like the target
+    seed : int, default 0
+        of everything
+    options : dict | None, default None
+        arguments of the method's class
+    device : str | None, default None
+        None: CUDA where there is one
+
+    Returns
+    -------
+    tuple[Flow, dict]
+        a flow to fit, the content of config.json
+    """
     cls, settled, free = find_method(method)
     flow = cls(**settled, **check_options(options or {}, free), device=device)
     parameters = {name: flow.config[name] for name in free}
@@ -157,7 +247,22 @@ def flow_of(
     *,
     imports: bool = True,  # may a module be imported for its class?
 ) -> Flow:  # not fitted
-    "The flow that these settings describe."
+    """The flow that these settings describe.
+
+    Parameters
+    ----------
+    settings : dict
+        of a run
+    device : str | None, default None
+        None: CUDA where there is one
+    imports : bool, default True
+        may a module be imported for its class?
+
+    Returns
+    -------
+    Flow
+        not fitted
+    """
     cls, settled, free = find_method(settings["method"], imports=imports)
     return cls(**settled, **check_options(settings["parameters"], free), device=device)
 
@@ -165,7 +270,18 @@ def flow_of(
 def read_settings(
     folder: str | Path,  # of a run
 ) -> dict:  # the content of config.json
-    "The settings of a run."
+    """The settings of a run.
+
+    Parameters
+    ----------
+    folder : str | Path
+        of a run
+
+    Returns
+    -------
+    dict
+        the content of config.json
+    """
     file = Run(folder).config
     if not file.is_file():
         raise FileNotFoundError(f"{folder}: no run here (no config.json)")
@@ -189,7 +305,17 @@ def read_settings(
 def fold(
     *layers: dict,  # settings by name; dicts in them are layers themselves
 ) -> dict:
-    "One dict of all layers, of which the later wins."
+    """One dict of all layers, of which the later wins.
+
+    Parameters
+    ----------
+    *layers : dict
+        settings by name; dicts in them are layers themselves
+
+    Returns
+    -------
+    dict
+    """
     out = {}
     for layer in layers:
         for name, value in layer.items():
@@ -205,7 +331,17 @@ def check_same(
     old: dict,  # its settings
     new: dict,  # those asked for
 ) -> None:
-    "Refuse to resume a run with other settings."
+    """Refuse to resume a run with other settings.
+
+    Parameters
+    ----------
+    folder : str | Path
+        of the run
+    old : dict
+        its settings
+    new : dict
+        those asked for
+    """
     for name, value in new.items():
         if isinstance(value, dict):
             check_same(folder, old.get(name, {}), value)
@@ -217,7 +353,20 @@ def check_folder(
     folder: str | Path,  # where a run is to be
     resume: bool = False,  # go on with the run that is there
 ) -> dict:  # its settings; empty: nothing is there
-    "Refuse a folder that is in use."
+    """Refuse a folder that is in use.
+
+    Parameters
+    ----------
+    folder : str | Path
+        where a run is to be
+    resume : bool, default False
+        go on with the run that is there
+
+    Returns
+    -------
+    dict
+        its settings; empty: nothing is there
+    """
     return {} if is_free(folder, resume=resume) else read_settings(folder)
 
 # %% ../../nbs/9_workshop/08_settings.ipynb #set-settle
@@ -239,7 +388,26 @@ def settle(
     resume: bool = False,  # go on with the run that is there
     preset: bool = True,  # may a preset stand below?
 ) -> dict:  # target, source, method, seed, parameters
-    "Defaults, preset, folder and what is asked for, folded."
+    """Defaults, preset, folder and what is asked for, folded.
+
+    Parameters
+    ----------
+    folder : str | Path
+        of the run
+    asked : dict
+        target and, where they are asked for, source, method, seed
+    options : dict | None, default None
+        of the method, as asked for; None: nothing was said
+    resume : bool, default False
+        go on with the run that is there
+    preset : bool, default True
+        may a preset stand below?
+
+    Returns
+    -------
+    dict
+        target, source, method, seed, parameters
+    """
     asked = {name: value for name, value in asked.items() if value is not None}
     if "method" in asked:
         find_method(

@@ -19,7 +19,17 @@ from pathlib import Path
 def value_of(
     text: str,  # e.g. "1e-3", ".5,.05", "null", "two_batch"
 ) -> object:
-    "The value that a word stands for."
+    """The value that a word stands for.
+
+    Parameters
+    ----------
+    text : str
+        e.g. "1e-3", ".5,.05", "null", "two_batch"
+
+    Returns
+    -------
+    object
+    """
     for read in (ast.literal_eval, json.loads):
         try:
             return _whole(read(text), text)
@@ -38,7 +48,20 @@ def set_pairs(
     values: dict,  # options by name; a dict for each part
     pairs: list[str],  # key=value, or part.key=value
 ) -> dict:  # values, with those of the pairs
-    "Options from words."
+    """Options from words.
+
+    Parameters
+    ----------
+    values : dict
+        options by name; a dict for each part
+    pairs : list[str]
+        key=value, or part.key=value
+
+    Returns
+    -------
+    dict
+        values, with those of the pairs
+    """
     for pair in pairs:
         key, equals, text = pair.partition("=")
         if not equals:
@@ -61,7 +84,17 @@ def _time(args):
 def run_folder(
     args: Namespace,  # target, method and out of `nsgf fit`
 ) -> Path:
-    "Where a run is to be."
+    """Where a run is to be.
+
+    Parameters
+    ----------
+    args : Namespace
+        target, method and out of `nsgf fit`
+
+    Returns
+    -------
+    Path
+    """
     usual = "ot-cfm" if _time(args) else "nsgf"
     method = (args.method or usual).rpartition(":")[2]
     return Path(args.out or f"runs/{Path(args.target).stem}-{method}")
@@ -70,7 +103,18 @@ def run_folder(
 def fit_again(
     args: Namespace,  # likewise
 ) -> str:  # words for a shell
-    "The command that goes on with a run."
+    """The command that goes on with a run.
+
+    Parameters
+    ----------
+    args : Namespace
+        likewise
+
+    Returns
+    -------
+    str
+        words for a shell
+    """
     words = ["nsgf", "fit", args.target, "--out", str(run_folder(args)), "--resume"]
     if _time(args):
         words += ["--time", args.time]
@@ -87,13 +131,25 @@ def is_first() -> bool:
 def say(
     text: str,  # one line
 ) -> None:
-    "Tell it once, on standard error."
+    """Tell it once, on standard error.
+
+    Parameters
+    ----------
+    text : str
+        one line
+    """
     if is_first():
         print(text, file=sys.stderr, flush=True)
 
 
 class Tenths:
-    "Called with each row of a history: a line for each tenth of the way."
+    """Called with each row of a history: a line for each tenth of the way.
+
+    Parameters
+    ----------
+    iterations : int
+        of the whole way
+    """
 
     def __init__(
         self,
@@ -120,7 +176,17 @@ _MEMORY = re.compile(
 def sentence(
     error: BaseException,  # that was raised
 ) -> str:
-    "What happened, on one line."
+    """What happened, on one line.
+
+    Parameters
+    ----------
+    error : BaseException
+        that was raised
+
+    Returns
+    -------
+    str
+    """
     if isinstance(error, OSError) and error.strerror:
         return ": ".join(str(part) for part in (error.filename, error.strerror) if part)
     return " ".join(str(error).split()) or type(error).__name__
@@ -129,5 +195,15 @@ def sentence(
 def is_memory(
     error: BaseException,  # that was raised
 ) -> bool:
-    "Has memory run out?"
+    """Has memory run out?
+
+    Parameters
+    ----------
+    error : BaseException
+        that was raised
+
+    Returns
+    -------
+    bool
+    """
     return isinstance(error, MemoryError) or bool(_MEMORY.search(str(error)))

@@ -43,7 +43,21 @@ def _named_source(source, shape, mean, sigma):
 
 
 class Ends(NamedTuple):
-    "Both ends of a flow, and what was measured of the target."
+    """Both ends of a flow, and what was measured of the target.
+
+    Parameters
+    ----------
+    source : Sampler
+        where particles start
+    target : Sampler
+        where they go
+    pilot : Tensor
+        points of the target, (n, *shape)
+    mean : Tensor
+        of the pilot, (*shape)
+    sigma : Tensor
+        its rms deviation, a scalar
+    """
 
     source: Sampler  # where particles start
     target: Sampler  # where they go
@@ -57,7 +71,21 @@ def ends(
     source: object,  # likewise; None: N(m, σ² I); "normal": N(0, I)
     seed: int,  # of the pilot
 ) -> Ends:
-    "Samplers of both ends, and what was measured of the target."
+    """Samplers of both ends, and what was measured of the target.
+
+    Parameters
+    ----------
+    target : object
+        whatever get_sampler takes
+    source : object
+        likewise; None: N(m, σ² I); "normal": N(0, I)
+    seed : int
+        of the pilot
+
+    Returns
+    -------
+    Ends
+    """
     target = get_sampler(target)
     pilot, mean, sigma = _measure(target, seed)
     source = _named_source(source, target.shape, mean, sigma)
@@ -71,7 +99,18 @@ def _float64(value):
 def normal_moments(
     source: Sampler | None,  # any sampler
 ) -> tuple[Tensor, Tensor] | None:  # mean, deviation, float64, numbers or (*shape); None: unknown
-    "Moments of a normal sampler with independent coordinates, moved and scaled or not."
+    """Moments of a normal sampler with independent coordinates, moved and scaled or not.
+
+    Parameters
+    ----------
+    source : Sampler | None
+        any sampler
+
+    Returns
+    -------
+    tuple[Tensor, Tensor] | None
+        mean, deviation, float64, numbers or (*shape); None: unknown
+    """
     if source is None:
         return None
     params = source.params or {}
@@ -93,7 +132,26 @@ def group_clouds(
     seed: int,  # of the run
     b: int,  # number of the group
 ) -> tuple[Tensor, Tensor, Tensor | None]:  # x0 (n, *shape), y (n, *shape), labels of y (n,)
-    "The two clouds of group b."
+    """The two clouds of group b.
+
+    Parameters
+    ----------
+    source : Sampler
+        where particles start
+    target : Sampler
+        where they go
+    n : int
+        particles in a group
+    seed : int
+        of the run
+    b : int
+        number of the group
+
+    Returns
+    -------
+    tuple[Tensor, Tensor, Tensor | None]
+        x0 (n, *shape), y (n, *shape), labels of y (n,)
+    """
     x0, _ = points_and_labels(source, n, make_generator(seed, "source", b))
     y, label = points_and_labels(target, n, make_generator(seed, "target", b))
     if x0.shape != y.shape:
@@ -108,7 +166,20 @@ def witness(
     sampler: Sampler,  # any sampler
     seed: int,  # of the draw
 ) -> str:  # SHA-256 of up to 2048 points, and of their labels
-    "What tells other data under the same name."
+    """What tells other data under the same name.
+
+    Parameters
+    ----------
+    sampler : Sampler
+        any sampler
+    seed : int
+        of the draw
+
+    Returns
+    -------
+    str
+        SHA-256 of up to 2048 points, and of their labels
+    """
     n = min(2048, sampler.num_points or 2048)
     x, label = points_and_labels(sampler, n, make_generator(seed, "witness"))
     return checksum(dict(x=x) if label is None else dict(x=x, label=label))

@@ -27,7 +27,18 @@ MAKERS = {"digits": _digits}  # get_sampler looks here
 def bytes_to_float(
     x: Tensor,  # pixels, 0 to 255
 ) -> Tensor:  # float32, in [-1, 1]
-    "2p/255 - 1."
+    """2p/255 - 1.
+
+    Parameters
+    ----------
+    x : Tensor
+        pixels, 0 to 255
+
+    Returns
+    -------
+    Tensor
+        float32, in [-1, 1]
+    """
     return x.float() / 127.5 - 1
 
 # %% ../../nbs/1_data/07_images.ipynb #img-tv

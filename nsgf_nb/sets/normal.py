@@ -21,7 +21,21 @@ def check_number(
     name: str,  # what the caller calls it
     least: float = -math.inf,  # smallest value allowed
 ) -> float:
-    "A finite number that is at least `least`."
+    """A finite number that is at least `least`.
+
+    Parameters
+    ----------
+    value : float
+        the number to check
+    name : str
+        what the caller calls it
+    least : float, default -math.inf
+        smallest value allowed
+
+    Returns
+    -------
+    float
+    """
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(f"{name}: expected a number, got {type(value).__name__}")
     if math.isfinite(value) and value >= least:

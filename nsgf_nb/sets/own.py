@@ -57,7 +57,20 @@ def as_points(
     x: object,  # a tensor, an array, a list of rows or a table
     name: str = "data",  # of it, for messages
 ) -> Tensor:  # float32, (n, *shape), on the CPU, in the order in which they are
-    "Points in any form, all finite."
+    """Points in any form, all finite.
+
+    Parameters
+    ----------
+    x : object
+        a tensor, an array, a list of rows or a table
+    name : str, default 'data'
+        of it, for messages
+
+    Returns
+    -------
+    Tensor
+        float32, (n, *shape), on the CPU, in the order in which they are
+    """
     is_table = hasattr(x, "columns")
     if isinstance(x, (list, tuple)):
         x = _table(x, name)
@@ -278,7 +291,19 @@ def sampler_of(
     data: object,  # anything that get_sampler takes, but names and folders
     weights: object = None,  # of points in memory, any array of n numbers ≥ 0; None: equal ones
 ) -> Sampler:
-    "Make a sampler from data or from a function."
+    """Make a sampler from data or from a function.
+
+    Parameters
+    ----------
+    data : object
+        anything that get_sampler takes, but names and folders
+    weights : object, default None
+        of points in memory, any array of n numbers ≥ 0; None: equal ones
+
+    Returns
+    -------
+    Sampler
+    """
     name = getattr(data, "__name__", type(data).__name__)
     if isinstance(data, TensorDataset) and len(data.tensors) <= 2:
         data = tuple(data.tensors)

@@ -29,7 +29,25 @@ def from_rows(
     params: dict | None = None,  # get_sampler(name, **params) makes it again; None: it cannot
     to_float: Callable | None = None,  # what turns drawn rows into points; None: they are points
 ) -> Sampler:
-    "The rows of x, drawn without replacement inside a batch."
+    """The rows of x, drawn without replacement inside a batch.
+
+    Parameters
+    ----------
+    x : Tensor
+        rows, (n, *shape)
+    label : Tensor | None, default None
+        of each row, (n,)
+    name : str, default 'data'
+        of the sampler
+    params : dict | None, default None
+        get_sampler(name, **params) makes it again; None: it cannot
+    to_float : Callable | None, default None
+        what turns drawn rows into points; None: they are points
+
+    Returns
+    -------
+    Sampler
+    """
     draw = partial(_draw_rows, x=x, label=label, to_float=to_float)
     return Sampler(draw, tuple(x.shape[1:]), name, params, num_points=len(x))
 
@@ -51,7 +69,23 @@ def from_weighted_rows(
     label: Tensor | None = None,  # of each row, (n,)
     name: str = "data",  # of the sampler
 ) -> Sampler:
-    "The rows of x, each as often as it weighs."
+    """The rows of x, each as often as it weighs.
+
+    Parameters
+    ----------
+    x : Tensor
+        rows, (n, *shape)
+    weights : Tensor
+        of each row, ≥ 0, floating point, (n,)
+    label : Tensor | None, default None
+        of each row, (n,)
+    name : str, default 'data'
+        of the sampler
+
+    Returns
+    -------
+    Sampler
+    """
     w = check_weights(weights, len(x), "weights")
     draw = partial(_draw_weighted_rows, x=x, label=label, weights=w)
     return Sampler(draw, tuple(x.shape[1:]), name)

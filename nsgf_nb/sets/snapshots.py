@@ -201,7 +201,23 @@ def _moments(
 # %% ../../nbs/1_data/11_snapshots.ipynb #snp-class
 @dataclass(frozen=True, eq=False, repr=False)
 class Snapshots(Mapping):
-    "Samplers of a population by their times, in the units of their table."
+    """Samplers of a population by their times, in the units of their table.
+
+    Parameters
+    ----------
+    points : dict
+        time -> rows, float64, (n, d)
+    weights : dict | None
+        time -> their weights, (n,); None: all weigh the same
+    columns : tuple[str, ...]
+        names of the d features
+    mean : Tensor
+        of the columns, float64, (d,)
+    scale : Tensor
+        of the columns, float64, (d,)
+    name : str, default 'data'
+        of the table, for messages
+    """
 
     points: dict  # time -> rows, float64, (n, d)
     weights: dict | None  # time -> their weights, (n,); None: all weigh the same
@@ -242,7 +258,18 @@ def undo(
     self: Snapshots,
     z: Tensor,  # points in standard units, (…, d)
 ) -> Tensor:  # in the units of the table, (…, d)
-    "Standard units back to those of the table."
+    """Standard units back to those of the table.
+
+    Parameters
+    ----------
+    z : Tensor
+        points in standard units, (…, d)
+
+    Returns
+    -------
+    Tensor
+        in the units of the table, (…, d)
+    """
     return (z.double() * self.scale.to(z.device) + self.mean.to(z.device)).to(z.dtype)
 
 
@@ -251,7 +278,17 @@ def without(
     self: Snapshots,
     time: float,  # one of the times
 ) -> Snapshots:
-    "The other times, in the same units."
+    """The other times, in the same units.
+
+    Parameters
+    ----------
+    time : float
+        one of the times
+
+    Returns
+    -------
+    Snapshots
+    """
     return replace(self, points={t: x for t, x in self.points.items() if t != time})
 
 # %% ../../nbs/1_data/11_snapshots.ipynb #snp-snapshots
@@ -263,7 +300,26 @@ def snapshots(
     columns: str | Sequence[str] | None = None,  # the features; None: all others
     standardise: bool = True,  # give the columns a common scale inside of models
 ) -> Snapshots:  # time -> sampler, in the order of time
-    "Samplers of a population that was measured at several times."
+    """Samplers of a population that was measured at several times.
+
+    Parameters
+    ----------
+    data : object
+        CSV, .npz, .npy or .h5ad file, array with names, dict, DataFrame, AnnData
+    time : str, default 'day'
+        the column of times
+    weight : str | None, default None
+        the column of weights, ≥ 0; None: all rows weigh the same
+    columns : str | Sequence[str] | None, default None
+        the features; None: all others
+    standardise : bool, default True
+        give the columns a common scale inside of models
+
+    Returns
+    -------
+    Snapshots
+        time -> sampler, in the order of time
+    """
     name, table = _table(data, time, weight, columns)
     for key, what in ((time, "time column"), (weight, "weight column")):
         if key is not None:

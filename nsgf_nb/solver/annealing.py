@@ -53,7 +53,20 @@ def anneal(
     K: Kernel,  # B problems
     eps: Tensor,  # final temperatures, (B,)
 ) -> Tensor:  # g, (B, m)
-    "Quarter the temperature from the largest cost down to eps, and settle at each."
+    """Quarter the temperature from the largest cost down to eps, and settle at each.
+
+    Parameters
+    ----------
+    K : Kernel
+        B problems
+    eps : Tensor
+        final temperatures, (B,)
+
+    Returns
+    -------
+    Tensor
+        g, (B, m)
+    """
     top = (K.half_x.amax(-1).sqrt() + K.half_y.amax(-1).sqrt()).square()
     g = torch.zeros_like(K.b)
     stages = ((top / eps).log2() / 2).clamp(min=0).ceil()  # none where all points coincide
@@ -76,7 +89,21 @@ def cold_start(
     eps: Tensor,  # temperatures, (B,)
     pilot: int = 256,  # larger clouds anneal with so many of their points
 ) -> State:
-    "A state close to the solution, from nothing."
+    """A state close to the solution, from nothing.
+
+    Parameters
+    ----------
+    K : Kernel
+        B problems
+    eps : Tensor
+        temperatures, (B,)
+    pilot : int, default 256
+        larger clouds anneal with so many of their points
+
+    Returns
+    -------
+    State
+    """
     if max(K.a.shape[1], K.b.shape[1]) <= pilot:
         return start(K, eps, anneal(K, eps))
     (x, a), (y, b) = _thinned(K.x, K.a, pilot), _thinned(K.y, K.b, pilot)
@@ -94,7 +121,21 @@ def warm_start(
     eps: Tensor,  # temperatures, (B,)
     g: Tensor,  # potential of y, from anywhere, in squared units, (B, m)
 ) -> State:
-    "A state from given potentials; a cold start where they are of no use."
+    """A state from given potentials; a cold start where they are of no use.
+
+    Parameters
+    ----------
+    K : Kernel
+        B problems
+    eps : Tensor
+        temperatures, (B,)
+    g : Tensor
+        potential of y, from anywhere, in squared units, (B, m)
+
+    Returns
+    -------
+    State
+    """
     g = g - dot(K.b, g)[:, None]
     sound = g.isfinite().all(-1)
     st = start(K, eps, torch.where(sound[:, None], g, 0.0))

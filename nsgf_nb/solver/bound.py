@@ -19,7 +19,20 @@ def extent(
     z: Tensor,  # points, (B, m, d)
     live: Tensor,  # those that count, (B, m), bool
 ) -> Tensor:  # (B,)
-    "At least the largest distance between two of the points."
+    """At least the largest distance between two of the points.
+
+    Parameters
+    ----------
+    z : Tensor
+        points, (B, m, d)
+    live : Tensor
+        those that count, (B, m), bool
+
+    Returns
+    -------
+    Tensor
+        (B,)
+    """
     if z.shape[-1] > 16:  # twice the largest distance from the origin
         return 2 * torch.where(live, z.norm(dim=-1), 0.0).amax(-1)
     high = torch.where(live[..., None], z, -math.inf).amax(1)
@@ -32,7 +45,18 @@ def extent(
 def diameter(
     K: Kernel,  # B problems
 ) -> Tensor:  # (B,)
-    "Of the points of y with weight."
+    """Of the points of y with weight.
+
+    Parameters
+    ----------
+    K : Kernel
+        B problems
+
+    Returns
+    -------
+    Tensor
+        (B,)
+    """
     return extent(K.y, K.live)
 
 
@@ -48,7 +72,18 @@ def _radii(K):
 def largest_cost(
     K: Kernel,  # B problems
 ) -> Tensor:  # in units of eps, (B,)
-    "A bound on all costs between points with weight."
+    """A bound on all costs between points with weight.
+
+    Parameters
+    ----------
+    K : Kernel
+        B problems
+
+    Returns
+    -------
+    Tensor
+        in units of eps, (B,)
+    """
     x, y = _radii(K)
     return (x + y).square() / 2 / K.eps
 
@@ -57,7 +92,20 @@ def width(
     K: Kernel,  # B problems
     psi: Tensor,  # potentials in units of eps, (B, m)
 ) -> Tensor:  # (B,)
-    "Largest less smallest potential of the columns with weight."
+    """Largest less smallest potential of the columns with weight.
+
+    Parameters
+    ----------
+    K : Kernel
+        B problems
+    psi : Tensor
+        potentials in units of eps, (B, m)
+
+    Returns
+    -------
+    Tensor
+        (B,)
+    """
     live = K.live
     return torch.where(live, psi, -math.inf).amax(-1) - torch.where(live, psi, math.inf).amin(-1)
 
@@ -65,7 +113,18 @@ def width(
 def rounding(
     K: Kernel,  # B problems
 ) -> Tensor:  # (B,)
-    "A bound on the relative error of entries of the computed plan and of sums in any order."
+    """A bound on the relative error of entries of the computed plan and of sums in any order.
+
+    Parameters
+    ----------
+    K : Kernel
+        B problems
+
+    Returns
+    -------
+    Tensor
+        (B,)
+    """
     unit = torch.finfo(K.x.dtype).eps / 2
     n, m, d = K.x.shape[1], K.y.shape[1], K.x.shape[2]
     potentials = torch.maximum(_largest(K.phi0.abs(), K.a), _largest(K.psi0.abs(), K.b))
@@ -76,7 +135,20 @@ def gap_bound(
     K: Kernel,  # B problems
     st: State,  # with exact rows
 ) -> Tensor:  # in units of eps, (B,)
-    "The dual is below its maximum by at most this."
+    """The dual is below its maximum by at most this.
+
+    Parameters
+    ----------
+    K : Kernel
+        B problems
+    st : State
+        with exact rows
+
+    Returns
+    -------
+    Tensor
+        in units of eps, (B,)
+    """
     if K.masked and (K.a.shape[1] < 3 or (K.a != K.a[:, :1]).any()):
         return torch.full_like(K.eps, math.inf)  # nothing is known
     # what entries that were set to the least add to the columns
@@ -89,7 +161,20 @@ def proved_error(
     K: Kernel,  # B problems
     st: State,  # with exact rows
 ) -> Tensor:  # in the units of x, (B,)
-    "A bound on the error of T, rms under a."
+    """A bound on the error of T, rms under a.
+
+    Parameters
+    ----------
+    K : Kernel
+        B problems
+    st : State
+        with exact rows
+
+    Returns
+    -------
+    Tensor
+        in the units of x, (B,)
+    """
     x, y = _radii(K)
     coordinates = torch.finfo(K.x.dtype).eps * (x + y)
     return diameter(K) * ((gap_bound(K, st) / 2).sqrt() + 3 * rounding(K)) + 2 * coordinates

@@ -23,7 +23,21 @@ from .triton import kernel_kind, make_kernel, triton_runs
 # %% ../../nbs/3_solver/09_derivatives.ipynb #dif-first
 @dataclass
 class Gradient:
-    "Derivatives of B problems in all they depend on; or a direction, or their change along it."
+    """Derivatives of B problems in all they depend on; or a direction, or their change along it.
+
+    Parameters
+    ----------
+    x : Tensor
+        (B, n, d)
+    y : Tensor
+        (B, m, d)
+    a : Tensor
+        weights of x, (B, n)
+    b : Tensor
+        weights of y, (B, m)
+    eps : Tensor
+        (B,)
+    """
 
     x: Tensor  # (B, n, d)
     y: Tensor  # (B, m, d)
@@ -36,7 +50,20 @@ def first_derivatives(
     K: Kernel,  # B problems
     st: State,  # solved
 ) -> tuple[Tensor, Gradient]:  # W (B,) and its derivatives
-    "The value of the dual, and what one more product each way says about its slope."
+    """The value of the dual, and what one more product each way says about its slope.
+
+    Parameters
+    ----------
+    K : Kernel
+        B problems
+    st : State
+        solved
+
+    Returns
+    -------
+    tuple[Tensor, Gradient]
+        W (B,) and its derivatives
+    """
     phi, psi = K.phi0 + st.phi, K.psi0 + st.psi
     dual = dot(K.a, phi) + dot(K.b, psi)
     T = K.mean(st.v, K.y, st.t)
@@ -57,7 +84,21 @@ def debias(
     xx: Gradient,  # of W(x, x), the two clouds taken for different ones
     yy: Gradient,  # of W(y, y)
 ) -> Gradient:
-    "From W to S. A point of a cloud with itself moves as a row and as a column."
+    """From W to S. A point of a cloud with itself moves as a row and as a column.
+
+    Parameters
+    ----------
+    xy : Gradient
+        of W(x, y)
+    xx : Gradient
+        of W(x, x), the two clouds taken for different ones
+    yy : Gradient
+        of W(y, y)
+
+    Returns
+    -------
+    Gradient
+    """
     return Gradient(
         x=xy.x - (xx.x + xx.y) / 2,
         y=xy.y - (yy.x + yy.y) / 2,
@@ -78,7 +119,19 @@ def _kernel(x, y, a, b):
 
 @dataclass
 class Solved:
-    "W of B problems and its derivatives."
+    """W of B problems and its derivatives.
+
+    Parameters
+    ----------
+    value : Tensor
+        (B,)
+    gradient : Gradient
+        of the value
+    marginal : Tensor
+        L1 error of the columns; the rows are exact, (B,)
+    n_iter : Tensor
+        passes, (B,)
+    """
 
     value: Tensor  # (B,)
     gradient: Gradient  # of the value
@@ -95,7 +148,29 @@ def cross_term(
     tol: float,  # L1 error of the marginal
     max_iter: int,  # most passes
 ) -> Solved:
-    "W(x, y)."
+    """W(x, y).
+
+    Parameters
+    ----------
+    x : Tensor
+        points, of order 1 and centred, (B, n, d)
+    y : Tensor
+        (B, m, d)
+    a : Tensor
+        weights of sum 1, (B, n)
+    b : Tensor
+        (B, m)
+    eps : Tensor
+        temperatures, (B,)
+    tol : float
+        L1 error of the marginal
+    max_iter : int
+        most passes
+
+    Returns
+    -------
+    Solved
+    """
     K = _kernel(x, y, a, b)
     s = solve(K, cold_start(K, eps), torch.full_like(eps, tol), max_iter, marginal_error)
     st = start(K, eps, s.g)
@@ -108,7 +183,23 @@ def self_term(
     eps: Tensor,  # temperatures, (B,)
     tol: float,  # largest error of a potential, in units of eps
 ) -> Solved:
-    "W(x, x)."
+    """W(x, x).
+
+    Parameters
+    ----------
+    x : Tensor
+        points, of order 1, (B, n, d)
+    a : Tensor
+        weights of sum 1, (B, n)
+    eps : Tensor
+        temperatures, (B,)
+    tol : float
+        largest error of a potential, in units of eps
+
+    Returns
+    -------
+    Solved
+    """
     K = _kernel(x, x, a, a)
     s = solve_self(K, eps, tol / 2 * spread(x, a))  # it counts errors of T
     st = start(K, eps, s.phi * eps[:, None])
@@ -123,7 +214,26 @@ def conjugate_gradients(
     rtol: float = 1e-13,  # of the residual
     most: int = 1000,  # most iterations
 ) -> tuple[Tensor, Tensor]:  # solution (B, n), residual relative to the scale (B,)
-    "Solve B linear systems; each stops for itself, and the residual is computed afresh."
+    """Solve B linear systems; each stops for itself, and the residual is computed afresh.
+
+    Parameters
+    ----------
+    product : Callable[[Tensor], Tensor]
+        a positive operator, (B, n) -> (B, n)
+    right : Tensor
+        (B, n)
+    scale : Tensor
+        norm that residuals are measured by, (B,)
+    rtol : float, default 1e-13
+        of the residual
+    most : int, default 1000
+        most iterations
+
+    Returns
+    -------
+    tuple[Tensor, Tensor]
+        solution (B, n), residual relative to the scale (B,)
+    """
     size = torch.where(scale > 0, scale, 1.0)[:, None]
     z, r = torch.zeros_like(right), right / size
     p, square = r, r.square().sum(-1, keepdim=True)
@@ -182,7 +292,34 @@ def second_derivatives(
     v: Gradient,  # the direction
     own: bool = False,  # y is x, and f is g
 ) -> tuple[Gradient, Tensor]:  # change of W's gradient along v, relative residual (B,)
-    "Hessian of W times a direction."
+    """Hessian of W times a direction.
+
+    Parameters
+    ----------
+    x : Tensor
+        points, (B, n, d)
+    y : Tensor
+        (B, m, d)
+    a : Tensor
+        weights of sum 1, (B, n)
+    b : Tensor
+        (B, m)
+    eps : Tensor
+        temperatures, (B,)
+    f : Tensor
+        potentials, solved, (B, n)
+    g : Tensor
+        (B, m)
+    v : Gradient
+        the direction
+    own : bool, default False
+        y is x, and f is g
+
+    Returns
+    -------
+    tuple[Gradient, Tensor]
+        change of W's gradient along v, relative residual (B,)
+    """
     e, move = eps[:, None, None], v.eps[:, None, None]
     A, B = a[:, :, None], b[:, None]
     dA, dB = v.a[:, :, None], v.b[:, None]

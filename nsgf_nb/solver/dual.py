@@ -18,7 +18,15 @@ from .kernel import Kernel
 
 # %% ../../nbs/3_solver/02_dual.ipynb #dul-state
 class State:
-    "Potentials with exact rows, relative to the kernel's, and what one pass says about them."
+    """Potentials with exact rows, relative to the kernel's, and what one pass says about them.
+
+    Parameters
+    ----------
+    K : Kernel
+        B problems
+    psi : Tensor
+        ψ - ψ⁰, (B, m)
+    """
 
     def __init__(
         self,
@@ -38,7 +46,21 @@ def start(
     eps: Tensor,  # temperatures, (B,)
     g: Tensor,  # potential of y, in squared units, (B, m)
 ) -> State:
-    "Absorb g and evaluate."
+    """Absorb g and evaluate.
+
+    Parameters
+    ----------
+    K : Kernel
+        B problems
+    eps : Tensor
+        temperatures, (B,)
+    g : Tensor
+        potential of y, in squared units, (B, m)
+
+    Returns
+    -------
+    State
+    """
     K.absorb(g / eps[:, None], eps)
     return State(K, torch.zeros_like(g))
 
@@ -51,7 +73,23 @@ def between(
     a: Tensor,  # weights of x, (B, k)
     b: Tensor,  # weights of y, (B, l)
 ) -> Kernel:
-    "A kernel of the same kind between other clouds."
+    """A kernel of the same kind between other clouds.
+
+    Parameters
+    ----------
+    x : Tensor
+        other rows, (B, k, d)
+    y : Tensor
+        other columns, (B, l, d)
+    a : Tensor
+        weights of x, (B, k)
+    b : Tensor
+        weights of y, (B, l)
+
+    Returns
+    -------
+    Kernel
+    """
     return Kernel(x, y, a, b, self.slices[0].stop, stored=self.stored)
 
 
@@ -62,7 +100,26 @@ def other_side(
     a: Tensor,  # their weights, (B, k)
     f: Tensor,  # their potential, in squared units, (B, k)
 ) -> Tensor:  # g, (B, m)
-    "The potential of y from one of points x, by one soft-min."
+    """The potential of y from one of points x, by one soft-min.
+
+    Parameters
+    ----------
+    K : Kernel
+        B problems
+    eps : Tensor
+        temperatures, (B,)
+    x : Tensor
+        points, (B, k, d): those of K or some of them
+    a : Tensor
+        their weights, (B, k)
+    f : Tensor
+        their potential, in squared units, (B, k)
+
+    Returns
+    -------
+    Tensor
+        g, (B, m)
+    """
     back = K.between(K.y, x, K.b, a)
     back.absorb(f / eps[:, None], eps)
     return (back.phi0 - back.rows(back.weigh(torch.zeros_like(f))).log()) * eps[:, None]
@@ -153,7 +210,28 @@ def newton_direction(
     most: int = 400,  # most iterations
     residual: Tensor | None = None,  # the right side, (B, m); None: the gradient b - c
 ) -> tuple[Tensor, Tensor, Tensor]:  # direction (B, m), iterations (B,), stopped by rtol (B,)
-    "Conjugate gradients on the scaled Hessian; a stop is looked for at every fourth iteration."
+    """Conjugate gradients on the scaled Hessian; a stop is looked for at every fourth iteration.
+
+    Parameters
+    ----------
+    K : Kernel
+        B problems
+    st : State
+        where
+    alive : Tensor
+        problems that want a direction, (B,), bool
+    rtol : Tensor
+        stop when two iterations add less than rtol² of the energy, (B,)
+    most : int, default 400
+        most iterations
+    residual : Tensor | None, default None
+        the right side, (B, m); None: the gradient b - c
+
+    Returns
+    -------
+    tuple[Tensor, Tensor, Tensor]
+        direction (B, m), iterations (B,), stopped by rtol (B,)
+    """
     live = K.live
     least = torch.finfo(st.c.dtype).tiny * 1e8
     root = torch.where(live, st.c.clamp(min=least).sqrt(), 1.0)
@@ -182,7 +260,20 @@ def sweep_direction(
     K: Kernel,  # B problems
     st: State,  # where they are
 ) -> Tensor:  # (B, m)
-    "What makes the columns exact: Sinkhorn's half step."
+    """What makes the columns exact: Sinkhorn's half step.
+
+    Parameters
+    ----------
+    K : Kernel
+        B problems
+    st : State
+        where they are
+
+    Returns
+    -------
+    Tensor
+        (B, m)
+    """
     return torch.where(K.live, K.log_b - st.cols.log() - st.psi, 0.0)
 
 
@@ -221,7 +312,19 @@ def _search(K, st, d, t, free, sweep):
 # %% ../../nbs/3_solver/02_dual.ipynb #dul-advance
 @dataclass
 class Move:
-    "A step on the dual, and what it knows."
+    """A step on the dual, and what it knows.
+
+    Parameters
+    ----------
+    st : State
+        where it leads
+    theta : Tensor
+        share of its change of T that is left; ∞: it does not say, (B,)
+    used : Tensor
+        passes, (B,)
+    exact : Tensor
+        only rounding was left before: it shows what rounding does to T, (B,), bool
+    """
 
     st: State  # where it leads
     theta: Tensor  # share of its change of T that is left; ∞: it does not say, (B,)
@@ -241,7 +344,21 @@ def advance(
     st: State,  # where they are
     alive: Tensor,  # problems that still move, (B,), bool
 ) -> Move:
-    "A Newton step on the dual, or a sweep far from the solution."
+    """A Newton step on the dual, or a sweep far from the solution.
+
+    Parameters
+    ----------
+    K : Kernel
+        B problems
+    st : State
+        where they are
+    alive : Tensor
+        problems that still move, (B,), bool
+
+    Returns
+    -------
+    Move
+    """
     sweep = sweep_direction(K, st)
     exact = st.marginal < 4 * torch.finfo(st.psi.dtype).eps
     far = ((st.marginal > _FAR) | (sweep.abs().amax(-1) > 10)) & ~exact
@@ -267,7 +384,18 @@ def advance(
 
 # %% ../../nbs/3_solver/02_dual.ipynb #dul-recentre
 def drifted(st: State) -> Tensor:  # where they are -> one bool
-    "Have potentials drifted so far that products could lose entries?"
+    """Have potentials drifted so far that products could lose entries?
+
+    Parameters
+    ----------
+    st : State
+        where they are -> one bool
+
+    Returns
+    -------
+    Tensor
+        where they are -> one bool
+    """
     return (torch.maximum(st.psi.abs().amax(-1), st.phi.abs().amax(-1)) > 12).any()
 
 
@@ -275,7 +403,19 @@ def recentre(
     K: Kernel,  # B problems
     st: State,  # where they are
 ) -> State:
-    "Absorb potentials that have drifted."
+    """Absorb potentials that have drifted.
+
+    Parameters
+    ----------
+    K : Kernel
+        B problems
+    st : State
+        where they are
+
+    Returns
+    -------
+    State
+    """
     if not drifted(st):
         return st
     K.absorb(K.psi0 + st.psi)

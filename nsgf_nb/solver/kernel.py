@@ -25,7 +25,25 @@ _ABSORBED = ("eps", "psi0", "phi0")
 
 
 class Kernel:
-    "b exp(φ⁰ + ψ⁰ - C/ε) of B problems, rows with maximum 1, stored or in blocks of rows."
+    """b exp(φ⁰ + ψ⁰ - C/ε) of B problems, rows with maximum 1, stored or in blocks of rows.
+
+    Parameters
+    ----------
+    x : Tensor
+        rows, centred, (B, n, d)
+    y : Tensor
+        columns, centred, (B, m, d); x itself: each point costs itself nothing
+    a : Tensor
+        weights of x, (B, n), sum 1
+    b : Tensor
+        weights of y, (B, m), sum 1; columns of weight 0 hold no mass
+    chunk : int | None, default None
+        rows of a block; None: all
+    stored : bool, default True
+        keep costs and kernel, B·n·m numbers each
+    masked : bool, default False
+        y is x, and a point does not see itself
+    """
 
     def __init__(
         self,
@@ -125,7 +143,15 @@ def absorb(
     psi: Tensor,  # the new ψ⁰, (B, m)
     eps: Tensor | None = None,  # a new temperature, (B,)
 ):
-    "Take new reference potentials ψ⁰, and a new temperature if given; all rows get the maximum 1."
+    """Take new reference potentials ψ⁰, and a new temperature if given; all rows get the maximum 1.
+
+    Parameters
+    ----------
+    psi : Tensor
+        the new ψ⁰, (B, m)
+    eps : Tensor | None, default None
+        a new temperature, (B,)
+    """
     self.psi0 = psi
     self.eps = self.eps if eps is None else eps
     self.phi0 = torch.empty_like(self.a)
@@ -155,7 +181,18 @@ def blocks(self: Kernel) -> Iterator[tuple[slice, Tensor]]:  # rows, (B, rows, m
 
 @patch
 def weigh(self: Kernel, psi: Tensor) -> Tensor:  # ψ - ψ⁰, (B, m) -> (B, m)
-    "The vector e^(ψ - ψ⁰) that the kernel multiplies; zero where a column has no weight."
+    """The vector e^(ψ - ψ⁰) that the kernel multiplies; zero where a column has no weight.
+
+    Parameters
+    ----------
+    psi : Tensor
+        ψ - ψ⁰, (B, m) -> (B, m)
+
+    Returns
+    -------
+    Tensor
+        ψ - ψ⁰, (B, m) -> (B, m)
+    """
     return (psi + self.dead).exp()
 
 # %% ../../nbs/3_solver/01_kernel.ipynb #krn-prod
@@ -165,7 +202,18 @@ def _mv(K, v):
 
 @patch
 def rows(self: Kernel, v: Tensor) -> Tensor:  # (B, m) -> (B, n)
-    "K v."
+    """K v.
+
+    Parameters
+    ----------
+    v : Tensor
+        (B, m) -> (B, n)
+
+    Returns
+    -------
+    Tensor
+        (B, m) -> (B, n)
+    """
     out = torch.empty_like(self.a)
     for s, K in self.blocks():
         out[:, s] = _mv(K, v)
@@ -178,7 +226,20 @@ def both(
     v: Tensor,  # (B, m)
     turn: Callable[[Tensor, slice], Tensor],  # from the rows t of a block to what goes back
 ) -> tuple[Tensor, Tensor]:  # t = K v (B, n) and Kᵀ turn(t) (B, m)
-    "One pass: a product with the kernel and one with its transpose, each block made once."
+    """One pass: a product with the kernel and one with its transpose, each block made once.
+
+    Parameters
+    ----------
+    v : Tensor
+        (B, m)
+    turn : Callable[[Tensor, slice], Tensor]
+        from the rows t of a block to what goes back
+
+    Returns
+    -------
+    tuple[Tensor, Tensor]
+        t = K v (B, n) and Kᵀ turn(t) (B, m)
+    """
     out = torch.empty_like(self.a)
     cols = 0
     for s, K in self.blocks():
@@ -195,7 +256,22 @@ def mean(
     Y: Tensor,  # what to average, (B, m, k)
     t: Tensor | None = None,  # K v, (B, n), where it is known
 ) -> Tensor:  # (B, n, k)
-    "Averages of Y under the rows of K v, normalised: with Y = y the barycentric map."
+    """Averages of Y under the rows of K v, normalised: with Y = y the barycentric map.
+
+    Parameters
+    ----------
+    v : Tensor
+        column weights, (B, m)
+    Y : Tensor
+        what to average, (B, m, k)
+    t : Tensor | None, default None
+        K v, (B, n), where it is known
+
+    Returns
+    -------
+    Tensor
+        (B, n, k)
+    """
     out = Y.new_empty(*self.a.shape, Y.shape[-1])
     Y = v[..., None] * Y
     if Y.shape[-1] <= 3:
@@ -214,7 +290,18 @@ def back(
     self: Kernel,
     X: Tensor,  # what comes back, (B, n, k)
 ) -> Tensor:  # Kᵀ X, (B, m, k)
-    "A product with the transpose."
+    """A product with the transpose.
+
+    Parameters
+    ----------
+    X : Tensor
+        what comes back, (B, n, k)
+
+    Returns
+    -------
+    Tensor
+        Kᵀ X, (B, m, k)
+    """
     out = 0
     for s, K in self.blocks():
         out = out + K.mT @ X[:, s]
@@ -223,7 +310,18 @@ def back(
 # %% ../../nbs/3_solver/01_kernel.ipynb #krn-take
 @patch
 def take(self: Kernel, keep: Tensor) -> Kernel:  # (B,), bool
-    "The problems to keep."
+    """The problems to keep.
+
+    Parameters
+    ----------
+    keep : Tensor
+        (B,), bool
+
+    Returns
+    -------
+    Kernel
+        (B,), bool
+    """
     new = copy.copy(self)
     for name in self.tensors:
         setattr(new, name, getattr(self, name)[keep])
@@ -241,7 +339,19 @@ def fits_in_memory(
     entries: int,  # of all kernels that are held at once
     like: Tensor,  # its dtype and device
 ) -> bool:
-    "Do kernels, costs and one copy fit into half of what is free on a GPU, or into a gigabyte?"
+    """Do kernels, costs and one copy fit into half of what is free on a GPU, or into a gigabyte?
+
+    Parameters
+    ----------
+    entries : int
+        of all kernels that are held at once
+    like : Tensor
+        its dtype and device
+
+    Returns
+    -------
+    bool
+    """
     room = torch.cuda.mem_get_info(like.device)[0] // 2 if like.is_cuda else 2**30
     return 3 * entries * like.element_size() <= room
 
@@ -249,5 +359,15 @@ def fits_in_memory(
 def block_rows(
     m: int,  # columns
 ) -> int:
-    "Rows of a block of 2²¹ entries."
+    """Rows of a block of 2²¹ entries.
+
+    Parameters
+    ----------
+    m : int
+        columns
+
+    Returns
+    -------
+    int
+    """
     return max(1, 2**21 // m)

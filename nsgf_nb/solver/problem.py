@@ -30,7 +30,29 @@ from ..transport.scale import inner_length, weights_of
 # %% ../../nbs/3_solver/06_problem.ipynb #trm-info
 @dataclass(frozen=True, repr=False)
 class VelocityInfo:
-    "What an evaluation knows. With `batched=True` each field is a list, one entry a problem."
+    """What an evaluation knows. With `batched=True` each field is a list, one entry a problem.
+
+    Parameters
+    ----------
+    potentials : Potentials | None
+        of the cross term; the warm start of the next call
+    err_v : float
+        estimated rms error of v, in the units of x
+    bound_v : float
+        proved bound on the rms error of v under the weights; inf: none is known
+    err_marginal : float
+        L1 error of the column marginal; the rows are exact
+    gap : float
+        bound on the duality gap, in squared units of x
+    n_iter : int
+        passes through the kernel of the cross term
+    converged : bool
+        err_v <= 2 tol × scale: tol for each term; certify=True: bound_v is
+    self_diag : float
+        mean diagonal mass of the self plan: 1 means no repulsion
+    cross_perplexity : float
+        exp of the mean row entropy of the cross plan, 1 … m
+    """
 
     potentials: Potentials | None  # of the cross term; the warm start of the next call
     err_v: float  # estimated rms error of v, in the units of x
@@ -60,7 +82,37 @@ class VelocityInfo:
 # %% ../../nbs/3_solver/06_problem.ipynb #trm-problem
 @dataclass
 class Problem:
-    "One problem, checked, flat, centred, in a unit in which its points are of order 1."
+    """One problem, checked, flat, centred, in a unit in which its points are of order 1.
+
+    Parameters
+    ----------
+    given : tuple
+        x, y, x_self (or None), a, b, flat, as they came; weights of sum 1 in float64
+    middle : Tensor
+        that is the origin, (d,)
+    unit : float
+        a power of two, in the units of the user
+    blur : float
+        in the units of the user
+    eps : float
+        in squared units
+    scale : float
+        unit of tol, in units; 0: to be found
+    init : Potentials | None
+        warm start
+    dtype : torch.dtype
+        that it is worked on in
+    x : Tensor, default None
+        (n, d)
+    y : Tensor, default None
+        (m, d)
+    other : Tensor | None, default None
+        second cloud of "two_batch", (n', d)
+    a : Tensor, default None
+        (n,), sum 1
+    b : Tensor, default None
+        (m,), sum 1
+    """
 
     given: tuple  # x, y, x_self (or None), a, b, flat, as they came; weights of sum 1 in float64
     middle: Tensor  # that is the origin, (d,)
@@ -92,7 +144,17 @@ class Problem:
 def double(
     p: Problem,  # in any precision
 ) -> Problem:
-    "The same in float64, where the device has it."
+    """The same in float64, where the device has it.
+
+    Parameters
+    ----------
+    p : Problem
+        in any precision
+
+    Returns
+    -------
+    Problem
+    """
     return replace(p, dtype=p.middle.dtype)
 
 # %% ../../nbs/3_solver/06_problem.ipynb #trm-exponent
@@ -108,7 +170,17 @@ def rounding(self: Problem) -> float:
 def largest_exponent(
     p: Problem,  # any
 ) -> float:
-    "A bound on all costs in units of eps."
+    """A bound on all costs in units of eps.
+
+    Parameters
+    ----------
+    p : Problem
+        any
+
+    Returns
+    -------
+    float
+    """
     return (p.x.norm(dim=1).max() + p.y.norm(dim=1).max()).item() ** 2 / 2 / p.eps
 
 # %% ../../nbs/3_solver/06_problem.ipynb #trm-lengths
@@ -155,7 +227,31 @@ def prepare(
     init: VelocityInfo | None = None,  # warm start
     scale: float | None = None,  # unit of tol
 ) -> Problem:
-    "Check the arguments of one evaluation."
+    """Check the arguments of one evaluation.
+
+    Parameters
+    ----------
+    vel : object
+        settings: has blur or relative_blur, self_term, tol and certify
+    x : Tensor
+        particles, (n, *shape)
+    y : Tensor
+        target points, (m, *shape)
+    x_self : Tensor | None, default None
+        second cloud of "two_batch"
+    a : Tensor | None, default None
+        weights of x
+    b : Tensor | None, default None
+        weights of y
+    init : VelocityInfo | None, default None
+        warm start
+    scale : float | None, default None
+        unit of tol
+
+    Returns
+    -------
+    Problem
+    """
     check_pair(x, y)
     if (x_self is None) == (vel.self_term == "two_batch"):
         raise ValueError("x_self: expected with self_term='two_batch', and only there")
@@ -188,7 +284,25 @@ def prepare(
 # %% ../../nbs/3_solver/06_problem.ipynb #trm-stack
 @dataclass
 class Stacked:
-    "Problems of one shape and precision, one row each."
+    """Problems of one shape and precision, one row each.
+
+    Parameters
+    ----------
+    x : Tensor
+        (B, n, d)
+    y : Tensor
+        (B, m, d)
+    a : Tensor
+        (B, n)
+    b : Tensor
+        (B, m)
+    eps : Tensor
+        (B,)
+    scale : Tensor
+        (B,)
+    unit : Tensor
+        (B,)
+    """
 
     x: Tensor  # (B, n, d)
     y: Tensor  # (B, m, d)
@@ -202,7 +316,17 @@ class Stacked:
 def stack(
     problems: list[Problem],  # of one shape and precision
 ) -> Stacked:
-    "Put problems into one batch."
+    """Put problems into one batch.
+
+    Parameters
+    ----------
+    problems : list[Problem]
+        of one shape and precision
+
+    Returns
+    -------
+    Stacked
+    """
     points = {k: torch.stack([getattr(p, k) for p in problems]) for k in ("x", "y", "a", "b")}
     numbers = {}
     for k in ("eps", "scale", "unit"):
@@ -293,7 +417,21 @@ def information(
     g: Tensor,  # potential of y, (m,)
     numbers: dict,  # the other fields of VelocityInfo, in that unit
 ) -> VelocityInfo:
-    "What is known, in the units of the user."
+    """What is known, in the units of the user.
+
+    Parameters
+    ----------
+    f : Tensor
+        potential of x, in the unit of the problem, (n,)
+    g : Tensor
+        potential of y, (m,)
+    numbers : dict
+        the other fields of VelocityInfo, in that unit
+
+    Returns
+    -------
+    VelocityInfo
+    """
     square = self.unit * self.unit
     f, g = f.to(self.middle) * square, g.to(self.middle) * square
     n, ok = int(numbers["n_iter"]), bool(numbers["converged"])
@@ -308,7 +446,22 @@ def solve_group(
     group: list[Problem],  # of one shape and precision
     kind: str,  # of kernel: "dense", "stream" or "triton"
 ) -> list[tuple[Tensor, VelocityInfo]]:  # v (n, d) and what it knows, for each
-    "Solve problems together, each to its own convergence, in float64 where float32 does not do."
+    """Solve problems together, each to its own convergence, in float64 where float32 does not do.
+
+    Parameters
+    ----------
+    vel : object
+        settings: has self_term, tol, max_iter, chunk and certify
+    group : list[Problem]
+        of one shape and precision
+    kind : str
+        of kernel: "dense", "stream" or "triton"
+
+    Returns
+    -------
+    list[tuple[Tensor, VelocityInfo]]
+        v (n, d) and what it knows, for each
+    """
     solved = _solve_group(vel, group, kind)
     for i, p in enumerate(group):
         _, info = solved[i]

@@ -23,7 +23,29 @@ from .kernel import Kernel
 # %% ../../nbs/3_solver/05_solve.ipynb #sol-plumb
 @dataclass
 class Solution:
-    "What is kept of B problems that are done."
+    """What is kept of B problems that are done.
+
+    Parameters
+    ----------
+    f : Tensor
+        potential of x, in squared units, (B, n)
+    g : Tensor
+        potential of y, (B, m)
+    T : Tensor
+        the barycentric map, (B, n, d)
+    err : Tensor
+        by the rule that stopped it, (B,)
+    bound : Tensor
+        proved error of T, rms under a, (B,)
+    n_iter : Tensor
+        passes, (B,)
+    marginal : Tensor
+        L1 error of the columns, (B,)
+    gap : Tensor
+        bound on the duality gap, in squared units, (B,)
+    entropy : Tensor
+        mean entropy of the rows of the plan, (B,)
+    """
 
     f: Tensor  # potential of x, in squared units, (B, n)
     g: Tensor  # potential of y, (B, m)
@@ -51,7 +73,23 @@ def solution(
     err: Tensor,  # by the rule that stopped them, (B,)
     used: Tensor,  # passes, (B,)
 ) -> Solution:
-    "The potentials and the map of a state."
+    """The potentials and the map of a state.
+
+    Parameters
+    ----------
+    K : Kernel
+        B problems
+    st : State
+        where they ended
+    err : Tensor
+        by the rule that stopped them, (B,)
+    used : Tensor
+        passes, (B,)
+
+    Returns
+    -------
+    Solution
+    """
     T = K.mean(st.v, K.y, st.t)
     phi, psi = K.phi0 + st.phi, K.psi0 + st.psi
     f, g = phi * K.eps[:, None], psi * K.eps[:, None]
@@ -78,7 +116,18 @@ def _directions(d, dtype, device):
 
 
 def project(z: Tensor) -> Tensor:  # (B, n, d) -> (B, n, min(d, 8))
-    "Coordinates in which rms lengths are measured: all of them, or eight random directions."
+    """Coordinates in which rms lengths are measured: all of them, or eight random directions.
+
+    Parameters
+    ----------
+    z : Tensor
+        (B, n, d) -> (B, n, min(d, 8))
+
+    Returns
+    -------
+    Tensor
+        (B, n, d) -> (B, n, min(d, 8))
+    """
     return z if z.shape[-1] <= 8 else z @ _directions(z.shape[-1], z.dtype, z.device)
 
 
@@ -86,14 +135,39 @@ def spread(
     z: Tensor,  # vectors, (B, n, d)
     a: Tensor,  # weights, (B, n), sum 1
 ) -> Tensor:  # (B,)
-    "The larger of two rms lengths, under the weights and with all rows alike."
+    """The larger of two rms lengths, under the weights and with all rows alike.
+
+    Parameters
+    ----------
+    z : Tensor
+        vectors, (B, n, d)
+    a : Tensor
+        weights, (B, n), sum 1
+
+    Returns
+    -------
+    Tensor
+        (B,)
+    """
     square = z.square().sum(-1)
     return torch.maximum(dot(a, square), square.mean(-1)).sqrt()
 
 # %% ../../nbs/3_solver/05_solve.ipynb #sol-rules
 @dataclass
 class Step:
-    "What a step of the solver has to show to the rule that stops it."
+    """What a step of the solver has to show to the rule that stops it.
+
+    Parameters
+    ----------
+    K : Kernel
+        B problems
+    st : State
+        after the step
+    change : Tensor
+        of T in the step, spread over x, (B,)
+    theta : Tensor
+        what the step says is left, as a share of its change; ∞: it does not say, (B,)
+    """
 
     K: Kernel  # B problems
     st: State  # after the step
@@ -113,7 +187,18 @@ def _light_error(K: Kernel, st: State) -> Tensor:  # in the units of x, (B,)
 def estimated_error(
     step: Step,  # the last one
 ) -> Tensor:  # error of T, in the units of x, (B,)
-    "The share of the last change that is left, or what the mean of T is off; and light columns."
+    """The share of the last change that is left, or what the mean of T is off; and light columns.
+
+    Parameters
+    ----------
+    step : Step
+        the last one
+
+    Returns
+    -------
+    Tensor
+        error of T, in the units of x, (B,)
+    """
     off = ((step.st.c - step.K.b)[:, None] @ step.K.y)[:, 0].norm(dim=-1)
     left = torch.where(step.theta.isinf(), step.theta, step.change * step.theta)
     return torch.maximum(left, off) + _light_error(step.K, step.st)
@@ -122,14 +207,36 @@ def estimated_error(
 def bounded_error(
     step: Step,  # the last one
 ) -> Tensor:  # (B,)
-    "The proved error of T."
+    """The proved error of T.
+
+    Parameters
+    ----------
+    step : Step
+        the last one
+
+    Returns
+    -------
+    Tensor
+        (B,)
+    """
     return proved_error(step.K, step.st)
 
 
 def marginal_error(
     step: Step,  # the last one
 ) -> Tensor:  # (B,)
-    "L1 error of the column marginal."
+    """L1 error of the column marginal.
+
+    Parameters
+    ----------
+    step : Step
+        the last one
+
+    Returns
+    -------
+    Tensor
+        (B,)
+    """
     return step.st.marginal
 
 # %% ../../nbs/3_solver/05_solve.ipynb #sol-batch
@@ -191,7 +298,25 @@ def solve(
     max_iter: int = 1000,  # most passes
     error: Callable[[Step], Tensor] = estimated_error,  # the rule: of T in the units of x, or other
 ) -> Solution:
-    "Advance each problem until its error is at most tol, or until nothing but rounding is left."
+    """Advance each problem until its error is at most tol, or until nothing but rounding is left.
+
+    Parameters
+    ----------
+    K : Kernel
+        B problems
+    st : State
+        where to start
+    tol : Tensor
+        what `error` must not exceed, (B,)
+    max_iter : int, default 1000
+        most passes
+    error : Callable[[Step], Tensor], default estimated_error
+        the rule: of T in the units of x, or other
+
+    Returns
+    -------
+    Solution
+    """
     batch, parts = _Batch(K, st, tol), []
     while True:
         batch.step(error, max_iter)
@@ -206,7 +331,21 @@ def solve(
 # %% ../../nbs/3_solver/05_solve.ipynb #sol-selfs
 @dataclass
 class SelfSolution:
-    "What is kept of B clouds with themselves."
+    """What is kept of B clouds with themselves.
+
+    Parameters
+    ----------
+    phi : Tensor
+        the symmetric potential in units of eps, (B, n)
+    T : Tensor
+        its map, (B, n, d)
+    err : Tensor
+        estimated error of T, (B,)
+    bound : Tensor
+        proved error of T, rms under a, (B,)
+    same : Tensor
+        mass of the plan's diagonal, (B,)
+    """
 
     phi: Tensor  # the symmetric potential in units of eps, (B, n)
     T: Tensor  # its map, (B, n, d)
@@ -250,7 +389,25 @@ def solve_self(
     max_iter: int = 200,  # most half steps
     proved: bool = False,  # go on until the proved error is at most tol
 ) -> SelfSolution:
-    "The symmetric potential and its map."
+    """The symmetric potential and its map.
+
+    Parameters
+    ----------
+    K : Kernel
+        B clouds with themselves
+    eps : Tensor
+        temperatures, (B,)
+    tol : Tensor
+        error of T, in the units of x, (B,)
+    max_iter : int, default 200
+        most half steps
+    proved : bool, default False
+        go on until the proved error is at most tol
+
+    Returns
+    -------
+    SelfSolution
+    """
     K.absorb(torch.zeros_like(K.a), eps)
     psi, err = _half_steps(K, tol, max_iter)
     st, bound = _prove(K, State(K, psi), tol, max_iter if proved else 0)

@@ -16,7 +16,22 @@ def per_step(
     num_steps: int,  # number of steps T
     name: str,  # what the caller calls it
 ) -> list[float]:  # T numbers > 0
-    "One positive number per step."
+    """One positive number per step.
+
+    Parameters
+    ----------
+    value : float | Sequence[float]
+        a number for all steps, or one per step
+    num_steps : int
+        number of steps T
+    name : str
+        what the caller calls it
+
+    Returns
+    -------
+    list[float]
+        T numbers > 0
+    """
     if isinstance(value, str) or not hasattr(value, "__len__"):
         values = [value] * num_steps
     else:
@@ -32,7 +47,20 @@ def step_sizes(
     num_steps: int,  # number of steps T
     step_size: float | Sequence[float] | None = None,  # η, or one per step; None: 1/(T-k)
 ) -> list[float]:  # η_k in (0, 1], T of them
-    "Step sizes of a flow; by default equal steps of natural time."
+    """Step sizes of a flow; by default equal steps of natural time.
+
+    Parameters
+    ----------
+    num_steps : int
+        number of steps T
+    step_size : float | Sequence[float] | None, default None
+        η, or one per step; None: 1/(T-k)
+
+    Returns
+    -------
+    list[float]
+        η_k in (0, 1], T of them
+    """
     T = check_count(num_steps, "num_steps")
     if step_size is None:
         return [1 / (T - k) for k in range(T)]
@@ -45,7 +73,18 @@ def step_sizes(
 def natural_time(
     etas: Sequence[float],  # step sizes, T of them
 ) -> list[float]:  # t_0 = 0, …, t_T; T+1 of them
-    "t_k = 1 - Π_{j<k} (1 - η_j)."
+    """t_k = 1 - Π_{j<k} (1 - η_j).
+
+    Parameters
+    ----------
+    etas : Sequence[float]
+        step sizes, T of them
+
+    Returns
+    -------
+    list[float]
+        t_0 = 0, …, t_T; T+1 of them
+    """
     rest = [1.0]
     for eta in step_sizes(len(etas), etas):
         rest.append(rest[-1] * (1 - eta))

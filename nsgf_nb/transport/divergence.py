@@ -29,7 +29,30 @@ def plain_divergence(
     tol: float = 1e-8,  # L1 marginal error of the three problems
     max_iter: int = 2000,  # most sweeps for each
 ) -> Tensor:  # scalar, float64, without gradient
-    "Debiased entropic OT, as it is written."
+    """Debiased entropic OT, as it is written.
+
+    Parameters
+    ----------
+    x : Tensor
+        points, (n, *shape)
+    y : Tensor
+        points, (m, *shape)
+    blur : float
+        length; eps = blur²
+    a : Tensor | None, default None
+        weights of x, (n,); None: uniform
+    b : Tensor | None, default None
+        weights of y, (m,); None: uniform
+    tol : float, default 1e-08
+        L1 marginal error of the three problems
+    max_iter : int, default 2000
+        most sweeps for each
+
+    Returns
+    -------
+    Tensor
+        scalar, float64, without gradient
+    """
     check_pair(x, y)
     xy = sinkhorn_potentials(x, y, blur, a, b, tol, max_iter)
     xx = self_potentials(x, blur, a, tol=tol, max_iter=max_iter)
@@ -50,7 +73,28 @@ def plain_gradient(
     b: Tensor | None = None,  # weights of y, (m,); None: uniform
     tol: float = 1e-8,  # L1 marginal error of the three problems
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # in x, y, a, b; float64
-    "Gradient of the divergence from the three plans; those in weights have weighted mean 0."
+    """Gradient of the divergence from the three plans; those in weights have weighted mean 0.
+
+    Parameters
+    ----------
+    x : Tensor
+        points, (n, d)
+    y : Tensor
+        points, (m, d)
+    blur : float
+        length; eps = blur²
+    a : Tensor | None, default None
+        weights of x, (n,); None: uniform
+    b : Tensor | None, default None
+        weights of y, (m,); None: uniform
+    tol : float, default 1e-08
+        L1 marginal error of the three problems
+
+    Returns
+    -------
+    tuple[Tensor, Tensor, Tensor, Tensor]
+        in x, y, a, b; float64
+    """
     check_pair(x, y)
     xy = sinkhorn_potentials(x, y, blur, a, b, tol)
     xx = self_potentials(x, blur, a, tol=tol)

@@ -26,7 +26,20 @@ def cost_matrix(
     x: Tensor,  # points, (n, *shape)
     y: Tensor,  # points, (m, *shape)
 ) -> Tensor:  # (n, m)
-    "C = |x-y|²/2, from differences: the expanded square cancels far from the origin."
+    """C = |x-y|²/2, from differences: the expanded square cancels far from the origin.
+
+    Parameters
+    ----------
+    x : Tensor
+        points, (n, *shape)
+    y : Tensor
+        points, (m, *shape)
+
+    Returns
+    -------
+    Tensor
+        (n, m)
+    """
     exact = "donot_use_mm_for_euclid_dist"
     return torch.cdist(x.flatten(1), y.flatten(1), compute_mode=exact).square() / 2
 
@@ -37,13 +50,46 @@ def softmin(
     g: Tensor,  # potential of the columns, (m,)
     log_b: Tensor,  # log weights of the columns, (m,)
 ) -> Tensor:  # (n,)
-    "Soft minimum of C - g along the columns, in the log domain."
+    """Soft minimum of C - g along the columns, in the log domain.
+
+    Parameters
+    ----------
+    eps : float
+        temperature, blur²
+    C : Tensor
+        costs, (n, m)
+    g : Tensor
+        potential of the columns, (m,)
+    log_b : Tensor
+        log weights of the columns, (m,)
+
+    Returns
+    -------
+    Tensor
+        (n,)
+    """
     return -eps * torch.logsumexp((g + eps * log_b - C).div_(eps), 1)
 
 # %% ../../nbs/2_transport/01_sinkhorn.ipynb #snk-potc
 @dataclass(frozen=True)
 class Potentials:
-    "Dual potentials, and how well they satisfy the marginals."
+    """Dual potentials, and how well they satisfy the marginals.
+
+    Parameters
+    ----------
+    f : Tensor
+        on x, (n,), float64
+    g : Tensor
+        on y, (m,), float64
+    eps : float
+        temperature, blur²
+    err : float
+        L1 error of the row marginal; the columns are exact
+    n_iter : int
+        sweeps at the final temperature
+    converged : bool
+        err <= tol
+    """
 
     f: Tensor  # on x, (n,), float64
     g: Tensor  # on y, (m,), float64
@@ -143,7 +189,29 @@ def sinkhorn_potentials(
     tol: float = 1e-8,  # L1 marginal error to reach
     max_iter: int = 2000,  # most sweeps at eps
 ) -> Potentials:
-    "Solve entropic OT between two clouds in the log domain."
+    """Solve entropic OT between two clouds in the log domain.
+
+    Parameters
+    ----------
+    x : Tensor
+        points, (n, *shape)
+    y : Tensor
+        points, (m, *shape)
+    blur : float
+        length; eps = blur²
+    a : Tensor | None, default None
+        weights of x, (n,); None: uniform
+    b : Tensor | None, default None
+        weights of y, (m,); None: uniform
+    tol : float, default 1e-08
+        L1 marginal error to reach
+    max_iter : int, default 2000
+        most sweeps at eps
+
+    Returns
+    -------
+    Potentials
+    """
     return _anneal(*_problem(x, y, blur, a, b), tol, check_count(max_iter, "max_iter"))
 
 # %% ../../nbs/2_transport/01_sinkhorn.ipynb #snk-plan
@@ -154,7 +222,26 @@ def transport_plan(
     a: Tensor | None = None,  # weights of x, (n,)
     b: Tensor | None = None,  # weights of y, (m,)
 ) -> Tensor:  # (n, m), float64
-    "P_ij = a_i b_j exp((f_i + g_j - C_ij)/eps)."
+    """P_ij = a_i b_j exp((f_i + g_j - C_ij)/eps).
+
+    Parameters
+    ----------
+    x : Tensor
+        points, (n, *shape)
+    y : Tensor
+        points, (m, *shape)
+    pot : Potentials
+        from sinkhorn_potentials
+    a : Tensor | None, default None
+        weights of x, (n,)
+    b : Tensor | None, default None
+        weights of y, (m,)
+
+    Returns
+    -------
+    Tensor
+        (n, m), float64
+    """
     C, la, lb, eps = _problem(x, y, math.sqrt(pot.eps), a, b)
     return (la[:, None] + lb + (pot.f[:, None] + pot.g - C) / eps).exp()
 
@@ -178,7 +265,28 @@ def self_potentials(
     tol: float = 1e-8,  # L1 marginal error to reach
     max_iter: int = 2000,  # most sweeps at eps
 ) -> Potentials:  # with f = g, up to a constant where masked
-    "Solve entropic OT of a cloud with itself by averaged updates."
+    """Solve entropic OT of a cloud with itself by averaged updates.
+
+    Parameters
+    ----------
+    x : Tensor
+        points, (n, *shape)
+    blur : float
+        length; eps = blur²
+    a : Tensor | None, default None
+        weights, (n,); None: uniform
+    masked : bool, default False
+        leave the diagonal out (n >= 2)
+    tol : float, default 1e-08
+        L1 marginal error to reach
+    max_iter : int, default 2000
+        most sweeps at eps
+
+    Returns
+    -------
+    Potentials
+        with f = g, up to a constant where masked
+    """
     C, la, _, eps = _problem(x, x, blur, a, None, masked)
     if masked and (la > -math.inf).sum() < 2:
         raise ValueError("x: a masked self term expected at least 2 points with weight")

@@ -17,7 +17,18 @@ from ..core import check_positive
 def matrix_root(
     A: Tensor,  # symmetric, not negative, (d, d)
 ) -> Tensor:  # symmetric, (d, d)
-    "Square root of a covariance."
+    """Square root of a covariance.
+
+    Parameters
+    ----------
+    A : Tensor
+        symmetric, not negative, (d, d)
+
+    Returns
+    -------
+    Tensor
+        symmetric, (d, d)
+    """
     w, U = torch.linalg.eigh(A)
     return (U * w.clamp(min=0).sqrt()) @ U.mT
 
@@ -34,7 +45,26 @@ def gaussian_cost(
     B: Tensor,  # its covariance, (d, d)
     eps: float,  # temperature, blur²
 ) -> Tensor:  # scalar
-    "Entropic OT between two Gaussians."
+    """Entropic OT between two Gaussians.
+
+    Parameters
+    ----------
+    a : Tensor
+        mean of the first Gaussian, (d,)
+    A : Tensor
+        its covariance, (d, d)
+    b : Tensor
+        mean of the second, (d,)
+    B : Tensor
+        its covariance, (d, d)
+    eps : float
+        temperature, blur²
+
+    Returns
+    -------
+    Tensor
+        scalar
+    """
     D = _D(A, B, check_positive(eps, "eps"))
     eye = torch.eye(len(A)).to(A)
     return (a - b).square().sum() / 2 + (
@@ -53,7 +83,26 @@ def gaussian_divergence(
     B: Tensor,  # its covariance, (d, d)
     eps: float,  # temperature, blur²
 ) -> Tensor:  # scalar
-    "Sinkhorn divergence between two Gaussians."
+    """Sinkhorn divergence between two Gaussians.
+
+    Parameters
+    ----------
+    a : Tensor
+        mean of the first Gaussian, (d,)
+    A : Tensor
+        its covariance, (d, d)
+    b : Tensor
+        mean of the second, (d,)
+    B : Tensor
+        its covariance, (d, d)
+    eps : float
+        temperature, blur²
+
+    Returns
+    -------
+    Tensor
+        scalar
+    """
     self_terms = gaussian_cost(a, A, a, A, eps) + gaussian_cost(b, B, b, B, eps)
     return gaussian_cost(a, A, b, B, eps) - self_terms / 2
 
@@ -65,7 +114,26 @@ def gaussian_map(
     B: Tensor,  # its covariance, (d, d)
     eps: float,  # temperature, blur²
 ) -> tuple[Tensor, Tensor]:  # b (d,) and M (d, d): T(x) = b + M (x - a)
-    "Entropic map between two Gaussians."
+    """Entropic map between two Gaussians.
+
+    Parameters
+    ----------
+    a : Tensor
+        mean of the source, (d,)
+    A : Tensor
+        its covariance, (d, d); may be singular
+    b : Tensor
+        mean of the target, (d,)
+    B : Tensor
+        its covariance, (d, d)
+    eps : float
+        temperature, blur²
+
+    Returns
+    -------
+    tuple[Tensor, Tensor]
+        b (d,) and M (d, d): T(x) = b + M (x - a)
+    """
     R = matrix_root(B)
     D = _D(B, A, check_positive(eps, "eps"))
     return b, 2 * R @ torch.linalg.solve(D + eps * torch.eye(len(A)).to(A), R)

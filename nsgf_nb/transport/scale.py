@@ -19,7 +19,22 @@ def weights_of(
     z: Tensor,  # the points that they belong to, (n, *shape)
     name: str,  # what the caller calls them
 ) -> Tensor:  # (n,), sum 1, float64 where the device has it
-    "Weights, checked and normalised."
+    """Weights, checked and normalised.
+
+    Parameters
+    ----------
+    w : Tensor | None
+        weights, (n,); None: uniform
+    z : Tensor
+        the points that they belong to, (n, *shape)
+    name : str
+        what the caller calls them
+
+    Returns
+    -------
+    Tensor
+        (n,), sum 1, float64 where the device has it
+    """
     if w is not None:
         return check_weights(w, len(z), name).to(z.device)
     precise = torch.float32 if z.device.type == "mps" else torch.float64
@@ -56,7 +71,24 @@ def inner_length(
     """√s of s = sqrt(tr(Σx Σy)), the deviation of the centred inner products under the weights.
 
     s is at least a hundredth of what it would be if both clouds had the same directions.
-    Raises ValueError where all points of one cloud that have weight are at one place."""
+    Raises ValueError where all points of one cloud that have weight are at one place.
+
+    Parameters
+    ----------
+    x : Tensor
+        points, (n, *shape)
+    y : Tensor
+        points, (m, *shape)
+    a : Tensor | None, default None
+        weights of x, (n,); None: uniform
+    b : Tensor | None, default None
+        weights of y, (m,); None: uniform
+
+    Returns
+    -------
+    float
+        in units of x
+    """
     check_pair(x, y)
     a, b = weights_of(a, x, "a"), weights_of(b, y, "b")
     x, x_size = _unit_cloud(x, a, "x")
@@ -73,5 +105,22 @@ def inner_scale(
     a: Tensor | None = None,  # weights of x, (n,); None: uniform
     b: Tensor | None = None,  # weights of y, (m,); None: uniform
 ) -> float:  # in squared units of x
-    "s = sqrt(tr(Σx Σy)), the square of `inner_length`: a relative blur r means eps = r² s."
+    """s = sqrt(tr(Σx Σy)), the square of `inner_length`: a relative blur r means eps = r² s.
+
+    Parameters
+    ----------
+    x : Tensor
+        points, (n, *shape)
+    y : Tensor
+        points, (m, *shape)
+    a : Tensor | None, default None
+        weights of x, (n,); None: uniform
+    b : Tensor | None, default None
+        weights of y, (m,); None: uniform
+
+    Returns
+    -------
+    float
+        in squared units of x
+    """
     return inner_length(x, y, a, b) ** 2
