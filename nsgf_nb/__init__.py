@@ -25,6 +25,7 @@ PUBLIC = {
     "family.generator": ("SinkhornGenerator",),
     "sets.snapshots": ("snapshots",),
     "family.trajectory": ("Trajectory", "leave_one_out"),
+    "family.energies": ("Energy", "Potential", "Entropy", "PorousMedium", "KL", "HalfMMD", "SinkhornEnergy"),
     "distances": ("gate", "mmd", "w2", "w2_floor"),
 }
 _MODULE_OF = {name: module for module, names in PUBLIC.items() for name in names}

@@ -1,0 +1,175 @@
+"What every energy does: a value, its velocity, sums, and a sentence where something is missing"
+
+import pytest
+import torch
+
+from nsgf_nb import (
+    KL,
+    Energy,
+    Entropy,
+    HalfMMD,
+    PorousMedium,
+    Potential,
+    SinkhornEnergy,
+    particle_flow,
+)
+from nsgf_nb.core import make_generator
+
+
+def well(x):
+    "A double well, one value a particle"
+    flat = x.flatten(1)
+    return (flat[:, 0].square() - 1).square() + flat.square().sum(1) / 2
+
+
+BARE = {
+    "potential": Potential(well),
+    "mmd": HalfMMD(0.8),
+    "sinkhorn": SinkhornEnergy(0.8, tol=1e-9),
+    "sum": 0.7 * HalfMMD(0.8) + 2 * Potential(well) + SinkhornEnergy(1.0, tol=1e-9) * 0.5,
+}
+WITH_DENSITY = {"entropy": Entropy(), "porous": PorousMedium(2.5), "kl": KL(well)}
+every = pytest.mark.parametrize("energy", (BARE | WITH_DENSITY).values(), ids=BARE | WITH_DENSITY)
+bare = pytest.mark.parametrize("energy", BARE.values(), ids=BARE)
+with_density = pytest.mark.parametrize("energy", WITH_DENSITY.values(), ids=WITH_DENSITY)
+to_target = pytest.mark.parametrize(
+    "energy", [e for e in BARE.values() if e.target], ids=[k for k, e in BARE.items() if e.target]
+)
+
+
+def law(seed=0, shape=(3,), dtype=torch.float64):
+    "Particles, target points and the log-density at the particles"
+    gen = make_generator(seed, "test_energies")
+    x = torch.randn(12, *shape, generator=gen, dtype=torch.float64)
+    y = 0.6 * torch.randn(17, *shape, generator=gen, dtype=torch.float64) + 0.5
+    logp = torch.randn(12, generator=gen, dtype=torch.float64) - 2
+    return x.to(dtype), y.to(dtype), logp.to(dtype)
+
+
+@every
+def test_a_value_is_a_number_that_x_and_logp_can_be_differentiated_in(energy):
+    "against central differences along random directions"
+    x, y, logp = law()
+    dx, _, dlog = law(1)
+    x.requires_grad_(True)
+    logp.requires_grad_(True)
+    value = energy.value(x, y, logp)
+    assert isinstance(energy, Energy) and value.shape == () and value.isfinite()
+    gx, glog = torch.autograd.grad(value, (x, logp), materialize_grads=True)
+    with torch.no_grad():
+        at = lambda h: energy.value(x + h * dx, y, logp + h * dlog)
+        slope = (at(1e-4) - at(-1e-4)) / 2e-4
+    assert abs(slope - (gx * dx).sum() - (glog * dlog).sum()) < 1e-6
+
+
+@bare
+@pytest.mark.parametrize("shape", [(3,), (1, 2, 2)], ids=str)
+def test_the_velocity_is_minus_n_times_the_slope_of_the_value(energy, shape):
+    x, y, _ = law(shape=shape)
+    v = energy.velocity(x, y)
+    assert v.shape == x.shape and v.dtype == x.dtype and not v.requires_grad
+    e = law(1, shape)[0]
+    slope = (energy.value(x + 1e-4 * e, y) - energy.value(x - 1e-4 * e, y)) / 2e-4
+    assert abs(slope + (v * e).sum() / len(x)) < 1e-6
+
+
+@bare
+def test_the_velocity_goes_into_a_particle_flow_whatever_surrounds_it(energy):
+    "float32, no gradients; the value falls"
+    x, y, _ = law(dtype=torch.float32)
+    with torch.inference_mode():
+        z = particle_flow(x, y, energy.velocity, 5, 0.02)
+    assert z.dtype == torch.float32 and z.shape == x.shape
+    assert energy.value(z.clone(), y) < energy.value(x, y)
+
+
+@pytest.mark.parametrize("name", [k for k, e in BARE.items() if e.target and k != "sum"])
+def test_particles_and_target_moved_together_keep_their_velocity(name):
+    x, y, _ = law()
+    v, moved = BARE[name].velocity(x, y), BARE[name].velocity(x + 5, y + 5)
+    assert (moved - v).abs().max() < 1e-7
+
+
+@every
+def test_sums_and_multiples(energy):
+    x, y, logp = law()
+    value = energy.value(x, y, logp)
+    double, halves = energy + energy, 0.5 * energy + energy * 0.5
+    assert abs(double.value(x, y, logp) - 2 * value) < 1e-12
+    assert abs(halves.value(x, y, logp) - value) < 1e-12
+    assert double.density == energy.density and double.target == energy.target
+    assert 2 * energy == 2 * energy and energy + energy == double
+    if not energy.density:
+        assert (3 * energy).velocity(x, y).allclose(3 * energy.velocity(x, y))
+    for wrong in (1.0, "energy", None):
+        with pytest.raises(TypeError):
+            energy + wrong
+    for wrong in (True, "2", energy):
+        with pytest.raises(TypeError):
+            energy * wrong
+    with pytest.raises(ValueError, match="expected a finite number to multiply with"):
+        energy * float("nan")
+
+
+@with_density
+def test_bare_particles_have_no_density(energy):
+    x, y, logp = law()
+    with pytest.raises(ValueError, match="expected logp, the log-density at the particles") as e:
+        energy.velocity(x, y)
+    assert "\n" not in str(e.value)
+    with pytest.raises(ValueError, match=r"logp: expected shape \(12,\), one a particle"):
+        energy.value(x, y, logp[:5])
+
+
+@to_target
+def test_a_target_that_is_missing_or_does_not_fit(energy):
+    x, y, _ = law()
+    for ask in (energy.value, energy.velocity):
+        with pytest.raises(ValueError, match="expected target points y, got none"):
+            ask(x)
+        with pytest.raises(ValueError, match="x and y: expected"):
+            ask(x, y[:, :2])
+
+
+@bare
+def test_points_that_are_no_points(energy):
+    x, y, _ = law()
+    with pytest.raises(TypeError, match="x: expected a tensor"):
+        energy.velocity(x.numpy(), y)
+    with pytest.raises(ValueError, match="x: "):
+        energy.velocity(x / 0, y)
+
+
+@pytest.mark.parametrize("make", [HalfMMD, SinkhornEnergy], ids=lambda c: c.__name__)
+@pytest.mark.parametrize("wrong", [0, -1.0, float("nan")])
+def test_lengths_are_positive(make, wrong):
+    with pytest.raises(ValueError, match="blur: expected a finite number > 0"):
+        make(wrong)
+
+
+def test_exponents_and_potentials_that_do_not_fit():
+    x = law()[0]
+    with pytest.raises(ValueError, match="m - 1: expected a finite number > 0, got 0"):
+        PorousMedium(1.0)
+    with pytest.raises(ValueError, match=r"V: expected values of shape \(12,\), one a particle"):
+        Potential(lambda z: z).value(x)
+
+
+def test_an_energy_of_ones_own():
+    "needs a value only; a critic inside it is improved once a call, in sums too"
+
+    class Spread(Energy):
+        calls = 0
+
+        def value(self, x, y=None, logp=None):
+            return -x.var(0, unbiased=False).sum() / 2
+
+        def adapt(self, x, y=None):
+            self.calls += 1
+
+    x, spread = law()[0], Spread()
+    assert torch.allclose(spread.velocity(x), x - x.mean(0))
+    (2 * spread + Potential(well)).adapt(x)
+    assert spread.calls == 1
+    with pytest.raises(NotImplementedError, match="Energy: expected a method value"):
+        Energy().velocity(x)
