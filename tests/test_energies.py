@@ -11,7 +11,9 @@ from nsgf_nb import (
     PorousMedium,
     Potential,
     SinkhornEnergy,
+    implicit,
     particle_flow,
+    proximal,
 )
 from nsgf_nb.core import make_generator
 
@@ -173,3 +175,45 @@ def test_an_energy_of_ones_own():
     assert spread.calls == 1
     with pytest.raises(NotImplementedError, match="Energy: expected a method value"):
         Energy().velocity(x)
+
+
+@bare
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+def test_an_implicit_step_goes_down_by_what_it_must(energy, dtype):
+    "F(x⁺) ≤ F(x) - mean|x⁺-x|²/(2τ), and x⁺ = x + τ v(x⁺) where the search has come to its end"
+    x, y, _ = law(dtype=dtype)
+    for tau in (0.1, 1.0, 100.0):
+        with torch.inference_mode():
+            z = proximal(x, energy, tau, y)
+        assert z.dtype == dtype and z.shape == x.shape and not z.requires_grad
+        before, after = energy.value(x, y), energy.value(z.clone(), y)
+        moved = (z - x).square().sum(1).mean() / (2 * tau)
+        assert after + moved < before * (1 + 10 * torch.finfo(dtype).eps)
+    x, y, _ = law()
+    z = proximal(x, energy, 0.3, y, max_iter=100)
+    assert (z - x - 0.3 * energy.velocity(z, y)).abs().max() < 1e-6
+
+
+def test_an_implicit_step_improves_the_critic_once():
+    class Critic(HalfMMD):
+        seen = []
+
+        def adapt(self, x, y=None):
+            self.seen.append(len(x))
+
+    x, y, _ = law()
+    particle_flow(x, y, implicit(Critic(0.8), 1.0), 3, step_size=1.0)
+    assert Critic.seen == [12, 12, 12]
+
+
+def test_what_an_implicit_step_refuses():
+    x, y, _ = law()
+    for wrong in (0, -1.0, float("inf")):
+        with pytest.raises(ValueError, match="tau: expected a finite number > 0"):
+            proximal(x, HalfMMD(1.0), wrong, y)
+        with pytest.raises(ValueError, match="tau: expected a finite number > 0"):
+            implicit(HalfMMD(1.0), wrong)
+    with pytest.raises(ValueError, match="max_iter: expected at least 1"):
+        proximal(x, HalfMMD(1.0), 1.0, y, max_iter=0)
+    with pytest.raises(ValueError, match="expected logp, the log-density at the particles"):
+        proximal(x, KL(well), 1.0)
