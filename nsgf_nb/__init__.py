@@ -27,6 +27,7 @@ PUBLIC = {
     "family.trajectory": ("Trajectory", "leave_one_out"),
     "family.energies": ("Energy", "Potential", "Entropy", "PorousMedium", "KL", "HalfMMD", "SinkhornEnergy"),
     "family.implicit": ("implicit", "proximal"),
+    "family.kale": ("KALE",),
     "distances": ("gate", "mmd", "w2", "w2_floor"),
 }
 _MODULE_OF = {name: module for module, names in PUBLIC.items() for name in names}

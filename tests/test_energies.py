@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from nsgf_nb import (
+    KALE,
     KL,
     Energy,
     Entropy,
@@ -28,6 +29,8 @@ BARE = {
     "potential": Potential(well),
     "mmd": HalfMMD(0.8),
     "sinkhorn": SinkhornEnergy(0.8, tol=1e-9),
+    "kale": KALE(0.8, 0.1),
+    "kale near KL": KALE(0.8, 0.02),
     "sum": 0.7 * HalfMMD(0.8) + 2 * Potential(well) + SinkhornEnergy(1.0, tol=1e-9) * 0.5,
 }
 WITH_DENSITY = {"entropy": Entropy(), "porous": PorousMedium(2.5), "kl": KL(well)}
@@ -142,7 +145,7 @@ def test_points_that_are_no_points(energy):
         energy.velocity(x / 0, y)
 
 
-@pytest.mark.parametrize("make", [HalfMMD, SinkhornEnergy], ids=lambda c: c.__name__)
+@pytest.mark.parametrize("make", [HalfMMD, SinkhornEnergy, KALE], ids=lambda c: c.__name__)
 @pytest.mark.parametrize("wrong", [0, -1.0, float("nan")])
 def test_lengths_are_positive(make, wrong):
     with pytest.raises(ValueError, match="blur: expected a finite number > 0"):
@@ -217,3 +220,35 @@ def test_what_an_implicit_step_refuses():
         proximal(x, HalfMMD(1.0), 1.0, y, max_iter=0)
     with pytest.raises(ValueError, match="expected logp, the log-density at the particles"):
         proximal(x, KL(well), 1.0)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_kale_lies_between_its_limits(seed):
+    "KALE/(1+λ) falls as λ grows; ½ MMD² at λ = 1e6; a value for P itself is zero"
+    x, y, _ = law(seed)
+    lams = [1e-3, 1e-2, 0.1, 1.0, 10.0]
+    values = [KALE(1.0, lam).value(x, y).item() / (1 + lam) for lam in lams]
+    assert all(a > b > 0 for a, b in zip(values, values[1:]))
+    assert abs(KALE(1.0, 1e6).value(x, y) / HalfMMD(1.0).value(x, y) - 1) < 1e-5
+    for lam in lams:
+        assert abs(KALE(1.0, lam).value(x, x)) < 1e-10
+        assert KALE(1.0, lam).velocity(x, x).abs().max() < 1e-8
+
+
+def test_kale_does_not_depend_on_what_was_solved_before():
+    x, y, _ = law()
+    energy = KALE(0.5, 0.01)
+    first = energy.velocity(x, y)
+    energy.velocity(x + 3, y)
+    assert torch.equal(energy.velocity(x, y), first)
+    with pytest.raises(ValueError, match="lam: expected a finite number > 0, got -1"):
+        KALE(1.0, -1.0)
+
+
+@pytest.mark.filterwarnings("error")
+def test_kale_of_clouds_that_do_not_touch():
+    "the kernel between them is zero: h is large, and Newton's method gets there"
+    x, y, _ = law()
+    for lam in (1.0, 0.01):
+        value = KALE(0.5, lam).value(x + 100, y)
+        assert value.isfinite() and value > 0
