@@ -28,6 +28,7 @@ PUBLIC = {
     "family.energies": ("Energy", "Potential", "Entropy", "PorousMedium", "KL", "HalfMMD", "SinkhornEnergy"),
     "family.implicit": ("implicit", "proximal"),
     "family.kale": ("KALE",),
+    "family.energy_flow": ("EnergyFlow",),
     "distances": ("gate", "mmd", "w2", "w2_floor"),
 }
 _MODULE_OF = {name: module for module, names in PUBLIC.items() for name in names}
