@@ -36,13 +36,13 @@ from ..motion.shuffle import BlockShuffle
 
 # %% ../../nbs/7_family/24_energy_flow.ipynb #efl-energies
 def _mmd(blur, lam):
-    "½ MMD², and the length of an Euler step that it allows."
-    return HalfMMD(blur), 4 * blur**2
+    "½ MMD², and the length of a safe Euler step."
+    return HalfMMD(blur), blur**2
 
 
 def _kale(blur, lam):
-    "KALE, and likewise."
-    return KALE(blur, lam), 2 * blur**2 * lam / (1 + lam)
+    "KALE, and the length of a safe Euler step."
+    return KALE(blur, lam), blur**2 * lam / (1 + lam)
 
 
 ENERGIES = dict(mmd=_mmd, kale=_kale)  # name -> (energy, step) of a blur and a λ
@@ -65,10 +65,10 @@ class EnergyFlow(Flow):
     "A field that is learned from the particle flow of an energy."
 
     energy: str = "mmd"  # a key of ENERGIES: "mmd" or "kale"
-    blur: float | Sequence[float] = (1.0, 0.2)  # of the kernel, in σ; a pair: first, last step
+    blur: float | Sequence[float] = (3.0, 0.3)  # of the kernel, in σ; a pair: first, last step
     lam: float = 0.1  # λ of "kale"; "mmd" has none
     num_steps: int = 10  # T, network calls per sample
-    substeps: int = 10  # Euler steps on the energy that a call stands for
+    substeps: int = 20  # Euler steps on the energy that a call stands for
     network: nn.Module | str | None = None  # net(x, t, label=None), copied, or a name
     pool_size: int = 16384  # simulated particles, in whole groups
     group: int | None = None  # particles simulated together; None: 256, or half of the points
