@@ -23,12 +23,17 @@ PUBLIC = {
     "matching.interpolants": ("OneStep", "Interpolant", "DDIM", "DDPM"),
     "family.plan": ("EntropicPlan", "self_score"),
     "family.generator": ("SinkhornGenerator",),
+    "family.bridge": ("SchrodingerBridge",),
+    "family.dsbm": ("DSBM",),
+    "family.semidiscrete": ("SemidiscretePlan",),
+    "family.growth": ("UnbalancedPlan", "growth", "unbalanced_plan", "unbalanced_velocity"),
     "sets.snapshots": ("snapshots",),
     "family.trajectory": ("Trajectory", "leave_one_out"),
-    "family.energies": ("Energy", "Potential", "Entropy", "PorousMedium", "KL", "HalfMMD", "SinkhornEnergy"),
+    "family.energies": ("Energy", "Entropy", "HalfMMD", "KL", "PorousMedium", "Potential", "SinkhornEnergy"),
     "family.implicit": ("implicit", "proximal"),
     "family.kale": ("KALE",),
     "family.energy_flow": ("EnergyFlow",),
+    "scikit": ("FlowEstimator",),
     "distances": ("gate", "mmd", "w2", "w2_floor"),
 }
 _MODULE_OF = {name: module for module, names in PUBLIC.items() for name in names}

@@ -28,7 +28,7 @@ from .data import points_and_labels
 from .estimator import SinkhornVelocity
 from .learning.model import Fit, Flow
 from .learning.nets import num_held_out, unit_at
-from .learning.training import Task, matching_loss
+from .learning.training import Task, mean_loss
 from .motion.floor import loss_floor
 from .motion.online import Online
 from .motion.pool import Pool, build_pool
@@ -196,7 +196,7 @@ def task(
         return seen(x, t, v)
 
     floor = loss_floor(self.pool, units).mean().item()
-    validate = partial(_held_out_loss, rows=seen(*_held_out_rows(held_out, ends, run.seed)))
+    validate = partial(mean_loss, batches=[seen(*_held_out_rows(held_out, ends, run.seed))])
     return Task(rows, knots, units / ends.sigma, validate=validate, floor=floor, close=moving.close)
 
 # %% ../nbs/6_matching/01_flow.ipynb #flw-held
@@ -206,11 +206,6 @@ def _held_out_rows(pool, ends, seed):
     index = torch.randint(len(pool), count, generator=make_generator(seed, "validation"))
     x, t, v, _ = pool.rows(index)
     return x, t, v
-
-
-@torch.no_grad()
-def _held_out_loss(net, rows):
-    return matching_loss(net, *rows).item()
 
 # %% ../nbs/6_matching/01_flow.ipynb #flw-sim
 def _simulate(flow, ends, run):

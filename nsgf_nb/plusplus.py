@@ -60,9 +60,7 @@ class NSGFPlusPlus(Chain):
         self.predictor_iterations = check_count(predictor_iterations, "predictor_iterations")
         self.device = device
         self.__post_init__()
-        straight_settings = self.straight.settings()
-        straight_settings.pop("start", None)  # ours
-        self.config |= dict(sinkhorn=self.sinkhorn.settings(), straight=straight_settings)
+        self.config |= dict(sinkhorn=_arguments(self.sinkhorn), straight=_arguments(self.straight))
 
 # %% ../nbs/6_matching/08_plusplus.ipynb #npp-part
 def _part(cls, value, defaults, device):
@@ -73,6 +71,11 @@ def _part(cls, value, defaults, device):
         got = type(value).__name__
         raise TypeError(f"{cls.__name__}: expected a flow or a dict of its arguments, got {got}")
     return cls(**defaults | value, device=device)
+
+
+def _arguments(flow):
+    "Those of a phase, without what the whole says."
+    return {k: v for k, v in flow.config.items() if k not in ("device", "start")}
 
 # %% ../nbs/6_matching/08_plusplus.ipynb #npp-link
 @patch

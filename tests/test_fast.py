@@ -14,7 +14,8 @@ from nsgf_nb.estimator import SinkhornVelocity
 from nsgf_nb.motion.mixtures import fewer_products
 from nsgf_nb.particles import particle_flow
 
-NUMBERS = range(5, 2000, 31)  # some of each stratum
+FAR = (202, 242, 332)  # points of x without weight, far from all others
+NUMBERS = [*range(5, 2000, 31), *FAR]  # some of each stratum
 
 
 def clouds(n=300, m=200, d=2):
@@ -68,6 +69,16 @@ def test_it_states_what_the_reference_states(self_term, d):
     assert (v - w).norm() < 2e-3 * w.norm()
     assert abs(info.cross_perplexity / known.cross_perplexity - 1) < 0.01
     assert abs(info.self_diag - known.self_diag) < 1e-3
+
+
+@pytest.mark.parametrize("far", [10.0, 1000.0])
+def test_a_source_point_without_weight_is_as_if_it_were_not_there(far):
+    x, y = clouds()
+    a = torch.ones(len(x))
+    a[0], x[0] = 0, far
+    v, info = SinkhornVelocity(blur=0.5)(x, y, a=a, return_info=True)
+    others = SinkhornVelocity(blur=0.5)(x[1:], y)
+    assert info.converged and (v[1:] - others).norm(dim=1).max() < 1e-3 * others.norm(dim=1).max()
 
 
 def test_points_that_coincide_and_a_single_point():

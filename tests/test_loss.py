@@ -250,6 +250,9 @@ def test_transforms_of_functions():
     )
 
 
+@pytest.mark.skipif(
+    torch.__version__.startswith("2.6"), reason="its compiler cannot follow setup_context"
+)
 def test_a_compiler_takes_it_whole():
     x, y = clouds(14, 12, 9)
     whole = torch.compile(lambda x, y: 2 * S(x, y, 0.5), backend="aot_eager", fullgraph=True)

@@ -80,9 +80,9 @@ def unbiased_loss(
     own = dual_value(x, x_other, blur) + dual_value(y, y_other, blur)
     return dual_value(x, y, blur) - own / 2
 
-# %% ../../nbs/7_family/04_one_call.ipynb #one-imports
+# %% ../../nbs/7_family/05_one_call.ipynb #one-imports
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -90,15 +90,16 @@ from torch import nn
 
 from ..core import check_count, check_fraction, check_positive, make_generator, patch
 from ..data import Sampler, points_and_labels
+from .features import check_features, joined, seen_through
 from ..learning.model import Fit, Flow
 from ..learning.nets import classes_of, leave_out_labels
-from ..learning.training import Task
+from ..learning.training import Task, matching_loss
 from ..matching.interpolants import OneStep
 from ..processes import batch_part
 from ..sets.ends import Ends
 from ..transport.scale import inner_length
 
-# %% ../../nbs/7_family/04_one_call.ipynb #gen-class
+# %% ../../nbs/7_family/05_one_call.ipynb #gen-class
 @dataclass(eq=False, repr=False)
 class SinkhornGenerator(Flow):
     "x = z + u(z), trained by the Sinkhorn velocity of its samples (arXiv 2605.11755)."
@@ -109,6 +110,7 @@ class SinkhornGenerator(Flow):
     relative_blur: float | Sequence[float] = (0.2, 0.05)  # r, eps = r² s; a pair: first, last
     self_term: str = "two_batch"  # "two_batch"; "same" and "masked" shrink
     tol: float = 1e-2  # error of the velocities, in units of the attraction
+    features: nn.Module | None = None  # frozen, x -> (n, …): plans also between what it sees
     start: Flow | None = None  # a fitted one-step model whose network is the start
     network: nn.Module | str | None = None  # net(x, t, label=None), copied, or a name
     iterations: int = 4000  # optimiser steps
@@ -129,12 +131,13 @@ class SinkhornGenerator(Flow):
         check_fraction(self.label_dropout, "label_dropout")
         SinkhornVelocity(1.0, self_term=self.self_term, tol=self.tol)  # checks its options
         _ends_of_blur(self)
+        check_features(self.features, self.blur)
         if self.cloud is not None:
             _check_cloud(self, check_count(self.cloud, "cloud", 2))
         if self.start is not None:
             self.network = _network_of(self.start, self.network)
 
-# %% ../../nbs/7_family/04_one_call.ipynb #gen-class-checks
+# %% ../../nbs/7_family/05_one_call.ipynb #gen-class-checks
 def _ends_of_blur(flow):
     "First and last blur."
     name = "relative_blur" if flow.blur is None else "blur"
@@ -175,7 +178,7 @@ def _cloud_size(flow, ends):
     _check_cloud(flow, n)
     return n
 
-# %% ../../nbs/7_family/04_one_call.ipynb #gen-questions
+# %% ../../nbs/7_family/05_one_call.ipynb #gen-questions
 @patch
 def grid(
     self: SinkhornGenerator,
@@ -212,7 +215,7 @@ def fit_ends(
         ends = ends._replace(mean=known.mean.cpu(), sigma=known.sigma.cpu())
     Flow.fit_ends(self, ends, run)
 
-# %% ../../nbs/7_family/04_one_call.ipynb #gen-cloud
+# %% ../../nbs/7_family/05_one_call.ipynb #gen-cloud
 def _draw(flow, ends, n, seed, number):
     "z, z' and y as the network sees them, (n, *shape) each, and their classes."
     z, _ = points_and_labels(ends.source, 2 * n, make_generator(seed, "source", number))
@@ -232,7 +235,7 @@ def _push(net, z, label):
     net.train(training)
     return u
 
-# %% ../../nbs/7_family/04_one_call.ipynb #gen-blur
+# %% ../../nbs/7_family/05_one_call.ipynb #gen-blur
 def _unit_of_blur(flow, ends, seed):
     "√s of two batches of the target, centred in each class where there are classes; 1: absolute."
     if flow.blur is not None:
@@ -252,7 +255,16 @@ def _blur_at(flow, unit, step):
     first, last = _ends_of_blur(flow)
     return unit * first * (last / first) ** (step / max(1, flow.iterations - 1))
 
-# %% ../../nbs/7_family/04_one_call.ipynb #gen-task
+# %% ../../nbs/7_family/05_one_call.ipynb #gen-velocity-at
+@patch
+def velocity_at(
+    self: SinkhornGenerator,
+    blur: float,  # length, in the units of the clouds
+) -> Callable:  # v(x, y, x_self)
+    "The velocity that the goals follow; a kind with another one writes another."
+    return SinkhornVelocity(blur, self_term=self.self_term, tol=self.tol)
+
+# %% ../../nbs/7_family/05_one_call.ipynb #gen-task
 @patch
 def task(
     self: SinkhornGenerator,
@@ -262,13 +274,19 @@ def task(
     "Points of the source, and where their samples should go."
     n, unit = _cloud_size(self, ends), _unit_of_blur(self, ends, run.seed)
     kept = _memory(self, n, ends.target.shape)
+    seen = seen_through(self.features, ends, run.seed, self.device)
+    if seen:
+        kept["seen"] = torch.zeros(n, seen.width, device=self.device)
     made = None  # the step that the goals were made at
 
     def rows(step, part, net):
         nonlocal made
         if step % self.reuse == 0 and made != step:
             blur = _blur_at(self, unit, step) / ends.sigma.item()
-            _renew(self, kept, net, _draw(self, ends, n, run.seed, step // self.reuse), blur)
+            drawn = _draw(self, ends, n, run.seed, step // self.reuse)
+            clouds = _renew(self, kept, net, drawn, blur)
+            if seen:
+                _renew_seen(self, kept, clouds, seen, _blur_at(self, seen.length, step))
             made = step
         order = torch.randperm(n, generator=make_generator(run.seed, "batch", step))
         here = order[: self.batch_size][batch_part(self.batch_size, part)].to(self.device)
@@ -276,15 +294,16 @@ def task(
         return (
             kept["z"][here],
             torch.zeros(len(here), device=self.device),
-            kept["goal"][here],
+            joined(kept["goal"][here], kept["seen"][here]) if seen else kept["goal"][here],
             label,
         )
 
     first = _blur_at(self, unit, 0) / ends.sigma.item()
     validate = partial(_held_out_loss, held_out=_held_out(self, ends, n, run.seed, first))
-    return Task(rows, validate=validate, memory=kept)
+    loss = seen.loss if seen else matching_loss
+    return Task(rows, loss=loss, validate=validate, memory=kept)
 
-# %% ../../nbs/7_family/04_one_call.ipynb #gen-renew
+# %% ../../nbs/7_family/05_one_call.ipynb #gen-renew
 def _memory(flow, n, shape):
     "What is kept from step to step, and in a checkpoint."
     z, goal = torch.zeros(2, n, *shape, device=flow.device)
@@ -294,17 +313,24 @@ def _memory(flow, n, shape):
 
 
 def _renew(flow, kept, net, drawn, blur):
-    "A fresh cloud and its goals, u(z) + v, written in place."
+    "A fresh cloud and its goals, u(z) + v, written in place; gives the clouds that are compared."
     z, other, y, label = drawn
     u = _push(net, z, label)
-    velocity = SinkhornVelocity(blur, self_term=flow.self_term, tol=flow.tol)
     x_self = other + _push(net, other, label) if flow.self_term == "two_batch" else None
     kept["z"].copy_(z)
-    kept["goal"].copy_(u + cloud_velocity(velocity, z + u, y, x_self, label))
+    kept["goal"].copy_(u + cloud_velocity(flow.velocity_at(blur), z + u, y, x_self, label))
     if label is not None:
         kept["label"].copy_(label)
+    return z + u, y, x_self, label
 
-# %% ../../nbs/7_family/04_one_call.ipynb #gen-held
+
+def _renew_seen(flow, kept, clouds, seen, blur):
+    "The goals of the same clouds in the space of the features."
+    *points, label = clouds
+    x, y, x_self = (None if p is None else seen(p) for p in points)
+    kept["seen"].copy_(x + cloud_velocity(flow.velocity_at(blur), x, y, x_self, label))
+
+# %% ../../nbs/7_family/05_one_call.ipynb #gen-held
 @dataclass(frozen=True)
 class _HeldOut:
     "Clouds of one class, of as many points each, and what does not depend on the network."

@@ -42,6 +42,13 @@ MEMBERS = {
         "two sets without pairs, densities",
         dict(coupling="ot", start="source"),
     ),
+    "sd-cfm": Member(
+        "StraightFlow",
+        "straight lines of pairs from a plan with the whole target",
+        "5–20",
+        "finite data",
+        dict(coupling="semidiscrete", start="source"),
+    ),
 }
 
 # %% ../../nbs/7_family/01_map.ipynb #map-more
@@ -72,6 +79,22 @@ MEMBERS |= {
         "a map: each sample moves along the Sinkhorn velocity of all",
         "1",
         "one call, connected targets",
+    ),
+}
+
+# %% ../../nbs/7_family/01_map.ipynb #map-noisy
+MEMBERS |= {
+    "bridge": Member(
+        "SchrodingerBridge",
+        "the mean end of noisy paths between the pairs of entropic plans",
+        "20–50",
+        "many ends for each start",
+    ),
+    "dsbm": Member(
+        "DSBM",
+        "the same, each direction from what the other makes",
+        "20–50",
+        "many ends, where plans are sharp",
     ),
 }
 

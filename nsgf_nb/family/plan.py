@@ -73,7 +73,7 @@ class EntropicPlan:
         tol: float = 1e-3,  # error of the map, in units of the rms of T_xy - x
         max_iter: int = 1000,  # most passes through the kernel
         backend: str = "auto",  # "auto", "dense" or "stream"
-        chunk: int | None = None,  # rows at once, of "stream" and of queries; None: 2²¹ entries
+        chunk: int | None = None,  # rows at once, of "stream" and queries; None: as many as suit
     ):
         check_name(backend, ("auto", "dense", "stream"), "backend")
         check_pair(x, y)
@@ -118,7 +118,8 @@ def _query(self: EntropicPlan, q, name):
 
 
 def _rows_at_once(plan, cloud):
-    return plan.chunk or block_rows(len(cloud.points))
+    "So few rows that they stay in a processor's cache."
+    return plan.chunk or max(1, block_rows(len(cloud.points)) // 8)
 
 
 def _blocks(plan, cloud, q, temperature):
@@ -186,6 +187,20 @@ def score(
     if len(p) not in (1, len(q)):
         raise ValueError(f"x: expected 1 or {len(q)} points, one for each y, got {len(p)}")
     return _like((p - _average(self, self._source, q, self.eps)) / self.eps, y)
+
+# %% ../../nbs/7_family/02_plan.ipynb #pln-masses
+@patch
+def masses(
+    self: EntropicPlan,
+    x: Tensor,  # new points, (n, *shape)
+) -> Tensor:  # (m,), of sum 1
+    "The mass that each y gets from points x of equal weight: the mean of their rows."
+    q, cloud = self._query(x, "x"), self._target
+    out = torch.zeros(len(self.y)).to(q)
+    with exact_arithmetic():
+        for w in _blocks(self, cloud, q, self.eps):
+            out[cloud.index] += w.sum(0) / len(q)
+    return out
 
 # %% ../../nbs/7_family/02_plan.ipynb #pln-draw
 def _draw(kind, shape, like, generator):

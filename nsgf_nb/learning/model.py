@@ -58,18 +58,24 @@ class Model:
 
     def settings(self) -> dict:
         "The hyper-parameters that a file can hold."
-        own = {name: value for name, value in self.config.items() if name != "device"}
-        return {k: v for k, v in own.items() if not isinstance(v, (nn.Module, Model))}
+        return _plain({name: v for name, v in self.config.items() if name != "device"})
 
     def __repr__(self):
         plain = {k: p.default for k, p in inspect.signature(type(self)).parameters.items()}
         told = {k: v for k, v in self.config.items() if v is not plain[k] and v != plain[k]}
         told.pop("network", None)
+        told |= _plain({k: v for k, v in told.items() if isinstance(v, dict)})
         said = ", ".join(f"{name}={value!r}" for name, value in told.items())
         state = "not fitted"
         if self.velocity:
             state = f"fitted, points of shape {tuple(self.velocity.mean.shape)}"
         return f"{type(self).__name__}({said}): {state}"
+
+
+def _plain(settings):
+    "Without modules and models, also in the settings of parts."
+    kept = {k: v for k, v in settings.items() if not isinstance(v, (nn.Module, Model))}
+    return {k: _plain(v) if isinstance(v, dict) else v for k, v in kept.items()}
 
 # %% ../../nbs/5_learning/07_model.ipynb #mdl-hooks
 @dataclass(frozen=True)
@@ -786,3 +792,90 @@ def part_tensors(
     "The tensors of a part, by their own names."
     start = f"{name}."
     return {k.removeprefix(start): v for k, v in tensors.items() if k.startswith(start)}
+
+# %% ../../nbs/5_learning/10_parameters.ipynb #par-imports
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..core import check_name, patch, pick_device
+
+# %% ../../nbs/5_learning/10_parameters.ipynb #par-get
+@patch
+def get_params(
+    self: Model,
+    deep: bool = True,  # those of models and parts inside as well, as `name__parameter`
+) -> dict:  # arguments of the class, by name
+    "The settings of a model, as scikit-learn asks for them."
+    out = dict(self.config)
+    for name, value in self.config.items():
+        inner = value.get_params() if isinstance(value, Model) else value
+        if deep and isinstance(inner, dict):
+            out |= {f"{name}__{k}": v for k, v in inner.items()}
+    return out
+
+# %% ../../nbs/5_learning/10_parameters.ipynb #par-set
+@patch
+def set_params(
+    self: Model,
+    **params,  # new values, by the names of `get_params`
+) -> Model:  # self, not fitted
+    "Change settings; what was fitted is forgotten. Raises ValueError for a name that there is not."
+    config, inner = dict(self.config), {}
+    for name, value in params.items():
+        whole, _, rest = name.partition("__")
+        check_name(whole, config, f"parameter of {type(self).__name__}")
+        if rest:
+            inner.setdefault(whole, {})[rest] = value
+        else:
+            config[name] = value
+    for name, values in inner.items():
+        config[name] = _changed(name, config[name], values)
+    fresh = type(self)(**config)
+    vars(self).clear()
+    vars(self).update(vars(fresh))
+    return self
+
+
+def _changed(name, part, values):
+    "A model inside, or the arguments of a part, with other values."
+    if isinstance(part, dict):
+        return part | values
+    if not isinstance(part, Model):
+        raise ValueError(f"{name}: expected a model, to set its {', '.join(values)}")
+    return part.__sklearn_clone__().set_params(**values)
+
+# %% ../../nbs/5_learning/10_parameters.ipynb #par-clone
+@patch
+def __sklearn_clone__(self: Model):
+    "A model of the same settings that is not fitted."
+    return type(self)(**self.config)
+
+# %% ../../nbs/5_learning/10_parameters.ipynb #par-transform
+@patch
+def transform(
+    self: Model,
+    x: object,  # points of the source, (n, *shape): a tensor, an array, a list of rows or a table
+) -> object:  # where the model carries each, in order: an array for an array, else a tensor
+    "Carry points of the source to the target."
+    if isinstance(x, Tensor):
+        return self.sample(x0=x)
+    from nsgf_nb.sets.own import as_points  # late: a model of tensors does not need it
+
+    moved = self.sample(x0=as_points(x, "x")).cpu()
+    return moved.numpy() if isinstance(x, np.ndarray) or hasattr(x, "columns") else moved
+
+# %% ../../nbs/5_learning/10_parameters.ipynb #par-to
+@patch
+def to(
+    self: Model,
+    device: str | torch.device,  # "cpu", "cuda", "cuda:1" or "mps"
+) -> Model:  # self
+    "Move a model to a device. Raises ValueError where this machine has no such device."
+    self.device = pick_device(device)
+    self.config["device"] = str(device)
+    for part in self.parts().values():
+        part.to(device)
+    if isinstance(self.velocity, nn.Module):
+        self.velocity = self.velocity.to(self.device)
+    return self

@@ -574,7 +574,7 @@ def half_steps(
     err, steps = math.inf, 0
     while err > tol and steps < most:
         for j in range(a.size):
-            v[j] = math.exp(psi[j])
+            v[j] = math.exp(psi[j]) if b[j] > 0 else 0.0
         rows(K, v, t)
         largest = 0.0
         for i in range(a.size):

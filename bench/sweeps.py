@@ -1,0 +1,108 @@
+"""Does a converged field make a better model than a few Sinkhorn sweeps, at equal seconds?
+
+    python bench/sweeps.py                     all that is not in the file yet
+    python bench/sweeps.py --problems moons --blurs 0.1 --clouds 256 --seeds 0
+    python bench/sweeps.py --seconds 30
+
+The one-step generator is trained by the velocity of its clouds. Here that velocity comes from
+converged plans, or from plans after 1, 5 or 20 sweeps in the log domain that start from zero, in
+float32, as they are written in a few lines. All else is the same: network, cloud, blur, reuse of
+goals, seeds, CPU seconds of one thread. A fit is a row of bench/results/sweeps.json; rows that are
+there are kept, so a stopped run goes on. Each is judged by the gate where there is one, and by the
+variance and the energy distance beside its floor.
+"""
+
+import argparse
+import math
+import warnings
+from pathlib import Path
+
+import torch
+from equal_seconds import PROBLEMS, fit_for, judged
+from record import ROOT, facts, locked, modules
+
+from nsgf_nb.family.generator import SinkhornGenerator
+
+RESULT = ROOT / "bench" / "results" / "sweeps.json"
+SWEEPS = (0, 1, 5, 20)  # 0: converged
+
+
+def ends_after(x, y, eps, sweeps):
+    "The mean end of each x in the plan after some sweeps: rows are exact, columns as they come."
+    C = torch.cdist(x, y).square() / 2
+    log_a, log_b = -math.log(len(x)), -math.log(len(y))
+    g = torch.zeros(len(y))
+    for _ in range(sweeps):
+        f = -eps * torch.logsumexp((g - C) / eps + log_b, 1)
+        g = -eps * torch.logsumexp((f[:, None] - C) / eps + log_a, 0)
+    return torch.softmax((g - C) / eps, 1) @ y
+
+
+class Swept(SinkhornGenerator):
+    "A generator whose plans stop after a few sweeps"
+
+    sweeps = 1
+
+    def velocity_at(self, blur):
+        def velocity(x, y, x_self=None):
+            x, y, other = (z.flatten(1) for z in (x, y, x_self))
+            towards = ends_after(x, y, blur**2, self.sweeps)
+            return (towards - ends_after(x, other, blur**2, self.sweeps)).view_as(x_self)
+
+        return velocity
+
+
+def make(sweeps, blur, cloud):
+    "A function of the number of iterations: a generator that is not fitted."
+
+    def model(n):
+        cls = SinkhornGenerator
+        if sweeps:
+            cls = type(f"Swept{sweeps}", (Swept,), dict(sweeps=sweeps))
+        batch = min(256, cloud)
+        return cls(relative_blur=blur, cloud=cloud, batch_size=batch, reuse=8, iterations=n)
+
+    return model
+
+
+def one(problem, sweeps, blur, cloud, seed, seconds):
+    "The row of a fit."
+    model, spent, n = fit_for(make(sweeps, blur, cloud), problem, seed, seconds)
+    return dict(seconds=spent, iterations=n) | judged(model, problem, 1, seed)
+
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    p.add_argument("--problems", nargs="+", choices=PROBLEMS, default=["moons", "digits"])
+    p.add_argument("--sweeps", nargs="+", type=int, default=list(SWEEPS))
+    p.add_argument("--blurs", nargs="+", type=float, default=[0.05, 0.2, 0.5])
+    p.add_argument("--clouds", nargs="+", type=int, default=[64, 256])
+    p.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    p.add_argument("--seconds", type=float, default=30.0)
+    p.add_argument("--out", type=Path, default=RESULT)
+    args = p.parse_args()
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    grid = [
+        dict(problem=problem, sweeps=k, blur=blur, cloud=cloud, seed=seed)
+        for seed in args.seeds
+        for problem in args.problems
+        for blur in args.blurs
+        for cloud in args.clouds
+        for k in args.sweeps
+    ]
+    for case in grid:
+        key = case | dict(asked=args.seconds)
+        with locked(args.out, rows=[]) as result:
+            if any(key.items() <= row.items() for row in result["rows"]):
+                continue
+        row = key | one(**case, seconds=args.seconds) | dict(revision=facts()["revision"])
+        with locked(args.out, rows=[]) as result:
+            result["rows"].append(row)
+            result["modules"] = modules("family.generator")
+        said = {k: round(row[k], 3) for k in ("ratio", "variance", "mmd", "mmd_floor") if k in row}
+        print(case, f"{row['seconds']:.0f} s, {row['iterations']} steps", said, flush=True)
+
+
+if __name__ == "__main__":
+    main()
