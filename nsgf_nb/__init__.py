@@ -32,6 +32,7 @@ PUBLIC = {
     "family.energies": ("Energy", "Entropy", "HalfMMD", "KL", "PorousMedium", "Potential", "SinkhornEnergy"),
     "family.implicit": ("implicit", "proximal"),
     "family.kale": ("KALE",),
+    "family.lipschitz": ("LipschitzDivergence",),
     "family.energy_flow": ("EnergyFlow",),
     "scikit": ("FlowEstimator",),
     "distances": ("gate", "mmd", "w2", "w2_floor"),

@@ -1,5 +1,8 @@
 "What every energy does: a value, its velocity, sums, and a sentence where something is missing"
 
+import copy
+import pickle
+
 import pytest
 import torch
 
@@ -9,6 +12,7 @@ from nsgf_nb import (
     Energy,
     Entropy,
     HalfMMD,
+    LipschitzDivergence,
     PorousMedium,
     Potential,
     SinkhornEnergy,
@@ -252,3 +256,101 @@ def test_kale_of_clouds_that_do_not_touch():
     for lam in (1.0, 0.01):
         value = KALE(0.5, lam).value(x + 100, y)
         assert value.isfinite() and value > 0
+
+
+def few(f="kl", L=2.0, **kw):
+    "A Lipschitz divergence whose critic is soon trained"
+    return LipschitzDivergence(f, L, first=20, ascents=3, width=16, **kw)
+
+
+@pytest.mark.parametrize("f", ["kl", 1.5, 2.0, 10.0], ids=str)
+@pytest.mark.parametrize("shape", [(3,), (1, 2, 2)], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+def test_no_particle_is_faster_than_the_slope(f, shape, dtype):
+    "nor is the critic steeper anywhere, also when it has been trained for long"
+    x, y, _ = law(shape=shape, dtype=dtype)
+    energy, most = few(f), 2.0 * (1 + 1e4 * torch.finfo(dtype).eps)
+    for _ in range(20):
+        v = energy.velocity(x + 3, y)
+    assert v.shape == x.shape and v.dtype == dtype and not v.requires_grad
+    assert v.flatten(1).norm(dim=1).max() <= most
+    p, q = 50 * law(1, shape, dtype)[0], 50 * law(2, shape, dtype)[0]
+    far = (p - q).flatten(1).norm(dim=1)
+    assert ((energy.critic(p) - energy.critic(q)).abs() / far).max() <= most
+    assert v.flatten(1).norm(dim=1).mean() > 1.0  # far from the target it is nearly reached
+
+
+@pytest.mark.parametrize("f", ["kl", 2.0], ids=str)
+def test_the_lipschitz_velocity_is_minus_n_times_the_slope_of_the_value(f):
+    x, y, _ = law()
+    e, energy = law(1)[0], few(f)
+    v = energy.velocity(x, y)
+    slope = (energy.value(x + 1e-7 * e, y) - energy.value(x - 1e-7 * e, y)) / 2e-7
+    assert abs(slope + (v * e).sum() / len(x)) < 1e-6
+    assert energy.value(x, x) < 1e-12  # Jensen, or Fenchel, for any critic
+
+
+def test_a_lipschitz_flow_does_not_depend_on_what_surrounds_it():
+    x, y, _ = law(dtype=torch.float32)
+    path = particle_flow(x + 3, y, few().velocity, 5, 0.1)
+    with torch.inference_mode():
+        again = particle_flow(x + 3, y, few().velocity, 5, 0.1)
+    torch.manual_seed(1)
+    assert torch.equal(again, path) and path.dtype == torch.float32
+    assert few().value(path, y) < few().value(x + 3, y)
+    other = particle_flow(x + 3, y, few(seed=1).velocity, 5, 0.1)
+    assert not torch.equal(other, path)
+
+
+def test_a_critic_is_copied_with_its_energy():
+    x, y, _ = law()
+    energy = few()
+    energy.adapt(x, y)
+    for twin in (copy.deepcopy(energy), pickle.loads(pickle.dumps(energy))):
+        assert torch.equal(twin.velocity(x, y), copy.deepcopy(energy).velocity(x, y))
+    total = HalfMMD(0.8) + few()
+    total.adapt(x, y)
+    assert total.value(x, y) == HalfMMD(0.8).value(x, y) + energy.value(x, y)
+
+
+def test_another_unit_changes_the_meaning_of_the_slope_only():
+    x, y, _ = law()
+    v, scaled = few(L=2.0).velocity(x, y), few(L=2.0 / 128).velocity(128 * x, 128 * y)
+    assert torch.allclose(128 * scaled, v, rtol=1e-6, atol=1e-9)
+    moved = few(L=2.0).velocity(x + 5, y + 5)
+    assert (moved - v).abs().max() < 1e-6
+
+
+def test_what_a_lipschitz_divergence_refuses():
+    x, y, _ = law()
+    for wrong, said in (
+        (dict(f=1.0), "f - 1: expected a finite number > 0"),
+        (dict(f="js"), "f: expected"),
+        (dict(L=0.0), "L: expected a finite number > 0"),
+        (dict(first=0), "first: expected at least 1"),
+        (dict(ascents=0), "ascents: expected at least 1"),
+    ):
+        with pytest.raises((ValueError, TypeError), match=said) as e:
+            LipschitzDivergence(**wrong)
+        assert "\n" not in str(e.value)
+    energy = few()
+    for ask in (energy.value, energy.velocity, energy.adapt):
+        with pytest.raises(ValueError, match="expected target points y, got none"):
+            ask(x)
+    energy.adapt(x, y)
+    with pytest.raises(ValueError, match="x: expected 3 numbers a point, as the critic has learn"):
+        energy.velocity(x[:, :2], y[:, :2])
+
+
+@pytest.mark.parametrize("f", ["kl", 2.0], ids=str)
+def test_targets_without_a_scale_or_with_too_large_a_one(f):
+    "all points at one place, most at one place, one point far out"
+    x, _, _ = law()
+    far = law(1)[1]
+    far[0] *= 1e6
+    for y in (torch.ones(5, 3, dtype=torch.float64), torch.ones(9, 3, dtype=torch.float64), far):
+        if len(y) == 9:
+            y[0] = 2.0
+        energy = few(f)
+        v = energy.velocity(x, y)
+        assert v.isfinite().all() and energy.value(x, y).isfinite() and v.norm(dim=1).max() < 2.001

@@ -102,7 +102,7 @@ MEMBERS |= {
 MEMBERS |= {
     "energy": Member(
         "EnergyFlow",
-        "the way along the particle flow of ½ MMD² or KALE",
+        "the way along the particle flow of an energy of your choice",
         "10",
         "to compare energies",
     ),
