@@ -19,6 +19,7 @@ POOL = dict(num_steps=2, pool_size=96, group=32)
 FEW = dict(iterations=3, batch_size=8)
 SMALL = {name: FEW for name in MEMBERS}
 SMALL["nsgf"] = FEW | POOL
+SMALL["energy"] = FEW | dict(num_steps=2, substeps=2, pool_size=96, group=32)
 SMALL["generator"] = FEW | dict(cloud=16, reuse=3)  # a fit stopped after two goes on in a cloud
 SMALL["bridge"] = FEW | dict(cloud=16, reuse=2)
 SMALL["dsbm"] = dict(bridge=FEW | dict(num_steps=2), rounds=1)
@@ -90,6 +91,16 @@ def test_the_command_line(name, tmp_path, monkeypatch, capsys):
     again = ["--method", method] if name == "toy" else []  # no file makes the command import code
     assert main(["sample", "run", "-n", "5", "--device", "cpu", *again]) == 0
     assert "samples.npy" in capsys.readouterr().out
+
+
+def test_the_command_line_names_the_energy(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    small = [f"{name}={value}" for name, value in SMALL["energy"].items()]
+    words = ["fit", "moons", "--method", "energy", "--out", "run", "--device", "cpu", "--set"]
+    assert main([*words, "energy=kale", "lam=0.5", *small]) == 0
+    model = Model.load(tmp_path / "run" / "model.safetensors", device="cpu")
+    assert model.config["energy"] == "kale" and model.config["lam"] == 0.5
+    assert main(["fit", "moons", "--method", "energy", "--out", "other", "--set", "energy=kl"]) != 0
 
 
 def test_the_toy_method_is_short_and_learns():

@@ -224,7 +224,7 @@ def test_docstrings_tell_of_every_parameter():
     for name, thing in callables():
         if inspect.isclass(thing) and not inspect.isfunction(thing.__init__):
             continue  # nothing of ours
-        doc, known = thing.__doc__ or "", inspect.signature(thing).parameters
+        doc, known = inspect.getdoc(thing) or "", inspect.signature(thing).parameters
         names = [p for p in known if p not in ("self", "cls")]
         seen += len(names)
         missing = [p for p in names if not re.search(rf"^\s*\**{p} : ", doc, re.M)]

@@ -118,6 +118,16 @@ MEMBERS |= {
     ),
 }
 
+# %% ../../nbs/7_family/01_map.ipynb #map-energy
+MEMBERS |= {
+    "energy": Member(
+        "EnergyFlow",
+        "the way along the particle flow of an energy of your choice",
+        "10",
+        "to compare energies",
+    ),
+}
+
 # %% ../../nbs/7_family/01_map.ipynb #map-class
 def _module_of_user(name, path):
     "Import the module of a class of the user's own."
