@@ -1,0 +1,127 @@
+"""A549 cells at four times in ten dimensions: what W1 can and cannot tell about a method.
+
+    python bench/floors.py [--data emt.csv] [--seeds 0 1 2 3 4] [--out FILE]
+
+The table (`samples,x1,…,x10`, 3133 cells) is that of the repository
+zhenyiizhang/CytoBridge-NeurIPS, `data/emt.csv`. Without `--data` it is looked for in
+`$NSGF_DATA/emt/emt.csv`. A seed cuts the cells of each time in two halves: one to fit, one to
+compare with. Rows that are in the file already are kept.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+import torch
+from cells import affine
+from record import facts, modules, write
+
+SOURCE = "github.com/zhenyiizhang/CytoBridge-NeurIPS, data/emt.csv"
+SHRINK = 0.7  # of the deviations of the cloud that is made small on purpose
+FLOW = dict(method="ot-cfm", iterations=2000)
+
+
+def shrunk(x):
+    "Cells moved towards their mean"
+    return x.mean(0) + SHRINK * (x - x.mean(0))
+
+
+def marks(fitted, seed):
+    "Clouds that need no fit, by time and name"
+    from nsgf_nb.core import make_generator
+
+    times = list(fitted.points)
+    first = fitted.points[times[0]].float()
+    for t in times[1:]:
+        own = fitted.points[t].float()
+        drawn = torch.randint(
+            len(own), (len(own),), generator=make_generator(seed, "again", int(t))
+        )
+        yield t, "floor: the other half", own
+        yield t, "the other half, drawn again", own[drawn]
+        yield t, f"the other half, shrunk to {SHRINK}", shrunk(own)
+        yield t, "first cells, unmoved", first
+        yield t, "first cells, shifted to the mean", first - first.mean(0) + own.mean(0)
+        yield t, "first cells, affine map", affine(first, own)
+
+
+def learned(fitted, seed):
+    "A flow through all times, from the first cells"
+    from nsgf_nb import Trajectory
+
+    times = list(fitted.points)
+    model = Trajectory(FLOW, device="cpu").fit(fitted, seed=seed, progress=False)
+    first = fitted.points[times[0]].float()
+    for t, x in zip(times[1:], model.sample(x0=first, times=times[1:])):
+        yield t, "OT-CFM", x
+
+
+def energy_distance(x, y):
+    "2 E|x - y| - E|x - x'| - E|y - y'|, without bias, so it may be below 0"
+    inside = lambda z: torch.cdist(z, z).sum().item() / (len(z) * (len(z) - 1))
+    return 2 * torch.cdist(x, y).mean().item() - inside(x) - inside(y)
+
+
+def row(seed, t, name, x, rest, seconds):
+    "Distances of a cloud to the half that was kept aside, and its variance over that one's"
+    from nsgf_nb.evaluation.times import w1
+
+    y = rest.points[t].float()
+    spread = (x.var(0).sum() / y.var(0).sum()).item()
+    found = dict(w1=w1(x, y), energy=energy_distance(x, y), variance=spread)
+    print(
+        f"seed {seed} time {t:g} {name:32} W1 {found['w1']:.3f} variance {spread:.2f}", flush=True
+    )
+    return dict(seed=seed, time=t, method=name, seconds=seconds) | found
+
+
+def of_seed(cells, seed):
+    "All rows of one split"
+    from nsgf_nb.evaluation.times import hold_out
+
+    fitted, rest = hold_out(cells, 0.5, seed)
+    out = [row(seed, t, name, x, rest, 0.0) for t, name, x in marks(fitted, seed)]
+    begun = time.perf_counter()
+    found = list(learned(fitted, seed))
+    seconds = time.perf_counter() - begun
+    return out + [row(seed, t, name, x, rest, seconds) for t, name, x in found]
+
+
+def find(path):
+    "The table, or one sentence that says where it comes from"
+    folder = os.environ.get("NSGF_DATA")
+    file = path or (folder and Path(folder) / "emt/emt.csv")
+    if not file or not Path(file).is_file():
+        sys.exit(f"--data: expected the file emt.csv of {SOURCE}, got {file}")
+    return Path(file)
+
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    p.add_argument("--data", type=Path)
+    p.add_argument("--out", type=Path, default=Path(__file__).parent / "results/floors.json")
+    p.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    a = p.parse_args()
+    file = find(a.data)
+    torch.set_num_threads(1)
+    from nsgf_nb import snapshots
+
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    known = json.loads(a.out.read_text()) if a.out.exists() else dict(rows=[], sha256=digest)
+    if known["sha256"] != digest:
+        sys.exit(f"{a.out}: expected results of the same file, got those of another sha256")
+    cells = snapshots(file, "samples", standardise=False)
+    rows = known["rows"]
+    for seed in a.seeds:
+        if not any(r["seed"] == seed for r in rows):
+            rows += of_seed(cells, seed)
+            used = dict(modules=modules("family.trajectory", "evaluation.times"))
+            write(a.out, facts("POT") | used | dict(source=SOURCE, sha256=digest, rows=rows))
+
+
+if __name__ == "__main__":
+    main()
