@@ -36,6 +36,7 @@ PUBLIC = {
     "family.kale": ("KALE",),
     "family.lipschitz": ("LipschitzDivergence",),
     "family.energy_flow": ("EnergyFlow",),
+    "family.jko": ("Composition", "Residual", "gaussian_jko", "jko"),
     "scikit": ("FlowEstimator",),
     "distances": ("gate", "mmd", "w2", "w2_floor"),
     "evaluation.advice": ("Advice", "advise"),

@@ -93,13 +93,15 @@ def test_the_command_line(name, tmp_path, monkeypatch, capsys):
     assert "samples.npy" in capsys.readouterr().out
 
 
-def test_the_command_line_names_the_energy(tmp_path, monkeypatch):
+@pytest.mark.parametrize("energy, other", [("kale", "lam=0.5"), ("lipschitz", "L=2.0")])
+def test_the_command_line_names_the_energy(energy, other, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     small = [f"{name}={value}" for name, value in SMALL["energy"].items()]
     words = ["fit", "moons", "--method", "energy", "--out", "run", "--device", "cpu", "--set"]
-    assert main([*words, "energy=kale", "lam=0.5", *small]) == 0
+    assert main([*words, f"energy={energy}", other, *small]) == 0
     model = Model.load(tmp_path / "run" / "model.safetensors", device="cpu")
-    assert model.config["energy"] == "kale" and model.config["lam"] == 0.5
+    name, value = other.split("=")
+    assert model.config["energy"] == energy and model.config[name] == float(value)
     assert main(["fit", "moons", "--method", "energy", "--out", "other", "--set", "energy=kl"]) != 0
 
 
