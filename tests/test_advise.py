@@ -135,7 +135,7 @@ def test_large_samples_are_thinned_with_their_weights():
         (dict(x=torch.ones(64, 4)), "x: expected spread-out points for a relative blur"),
         (dict(a=torch.ones(3)), r"a: expected 64 weights of shape \(64,\), got shape \(3,\)"),
         (dict(b=-torch.ones(64)), "b: expected finite non-negative weights"),
-        (dict(relative_blur=0.0), "relative_blur: expected a positive"),
+        (dict(relative_blur=0.0), "relative_blur: expected a finite number > 0, got 0"),
         (dict(max_group=4), "max_group: expected"),
     ],
 )

@@ -6,6 +6,7 @@
 __all__ = ['Advice', 'effective_rank', 'arrival_rate', 'advise']
 
 # %% ../../nbs/8_evaluation/11_advice.ipynb #avc-imports
+import math
 import warnings
 from dataclasses import dataclass
 
@@ -178,15 +179,19 @@ def _thinned(z, w, name, seed):
     return z[rows], w if w is None else weights_of(w[rows], z[rows], name)
 
 # %% ../../nbs/8_evaluation/11_advice.ipynb #avc-measured
+_GROUPS = 32  # that an error is averaged over, at least
+
+
 def _measured(x, y, a, b, wanted, groups, seed, show):
     "Errors of all settings."
     length = inner_length(x, y, a, b)
     found = {}
     with progress(len(groups) * len(RELATIVE_BLURS), "advise", show) as bar:
         for group in groups:
+            rounds = max(2, math.ceil(_GROUPS / (min(len(x), len(y)) // group)))
             for r in RELATIVE_BLURS:
                 goal = wanted.velocity
-                of = batch_errors(x, y, goal, r * length, group, a=a, b=b, seed=seed)
+                of = batch_errors(x, y, goal, r * length, group, rounds=rounds, a=a, b=b, seed=seed)
                 found |= {(r, group, s): e for s, e in of.items()}
                 bar.update(1)
     return found
@@ -199,7 +204,7 @@ def advise(
     a: Tensor | None = None,  # weights of x, (N,); None: uniform
     b: Tensor | None = None,  # weights of y, (M,); None: uniform
     relative_blur: float | None = None,  # of the wanted velocity; None: what the points determine
-    max_group: int = 2048,  # most points in a group
+    max_group: int = 1024,  # most points in a group
     seed: int = 0,  # of all shuffles
     show: bool = True,  # progress bar, and the advice is printed
 ) -> Advice:
@@ -217,7 +222,7 @@ def advise(
         weights of y, (M,); None: uniform
     relative_blur : float | None, default None
         of the wanted velocity; None: what the points determine
-    max_group : int, default 2048
+    max_group : int, default 1024
         most points in a group
     seed : int, default 0
         of all shuffles
