@@ -9,6 +9,7 @@ __all__ = ['Snapshots', 'snapshots']
 import csv
 import importlib
 import os
+import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -93,12 +94,19 @@ def _read_numpy(path):
     if path.suffix == ".npz":
         if not path.is_file():
             raise FileNotFoundError(f"{path}: no such file")
-        with reading(path), np.load(path, allow_pickle=False) as file:
-            return _pairs_of({name: file[name] for name in file.files})
+        with reading(path), zipfile.ZipFile(path) as file:
+            names = file.namelist()
+            return _pairs_of({name.removesuffix(".npy"): _array_in(file, name) for name in names})
     array = read_array(path)
     if array.dtype.names is None:
         raise ValueError(f"{path}: expected an array whose columns have names, got {array.dtype}")
     return _pairs_of(array)
+
+
+def _array_in(file, name):
+    "An array of an .npz file; objects are refused."
+    with file.open(name) as part:
+        return np.lib.format.read_array(part, allow_pickle=False)
 
 
 def _pairs_in(path):
