@@ -21,10 +21,7 @@ import torch
 from record import facts, modules, revision, write
 
 N, HELD_OUT, SPLIT = 1000, 0.3, 0
-METHODS = {
-    "OT-CFM": dict(method="ot-cfm", iterations=2000),
-    "NSGF": dict(method="nsgf", num_steps=10, group=500, pool_size=3000, iterations=2000),
-}
+METHODS = {"OT-CFM": dict(method="ot-cfm", iterations=2000)}
 SOURCE = "github.com/yutongo/TIGON, Input/Lineage.npy, as a CSV file with the columns day, x1, x2"
 
 
