@@ -157,9 +157,9 @@ def fitted(name, what):
 def interval(values):
     "Mean and its 95 % interval, by Student's law."
     n, mean = len(values), statistics.mean(values)
-    half = (
-        stats.t.ppf(0.975, n - 1) * statistics.stdev(values) / math.sqrt(n) if n > 1 else math.nan
-    )
+    if n < 2:
+        return dict(mean=mean, low=-math.inf, high=math.inf)
+    half = float(stats.t.ppf(0.975, n - 1)) * statistics.stdev(values) / math.sqrt(n)
     return dict(mean=mean, low=mean - half, high=mean + half)
 
 
