@@ -24,7 +24,7 @@ from pathlib import Path
 
 import torch
 from record import ROOT, facts, locked, modules
-from scipy.stats import t
+from scipy import stats
 
 RESULT = ROOT / "bench" / "results" / "advise.json"
 SETS = ("moons", "8gaussians", "digits", "normal16")
@@ -32,16 +32,6 @@ GRID = (0.1, 0.35, 1.0)  # relative blurs, of which the second is not far from N
 SELF_TERMS = ("same", "masked", "two_batch")
 FIRST = 100  # number of the first repeat; those before were looked at while advise was written
 USER, JUDGE, GROUP = 1024, 4096, 256
-    4: 3.182,
-    5: 2.776,
-    6: 2.571,
-    7: 2.447,
-    8: 2.365,
-    12: 2.201,
-    16: 2.131,
-    20: 2.093,
-    24: 2.069,
-}  # of Student's law, by rows
 
 
 def moments(d=16):
@@ -167,7 +157,9 @@ def fitted(name, what):
 def interval(values):
     "Mean and its 95 % interval, by Student's law."
     n, mean = len(values), statistics.mean(values)
-    half = t.ppf(0.975, n - 1) * statistics.stdev(values) / math.sqrt(n) if n > 1 else math.nan
+    if n < 2:
+        return dict(mean=mean, low=-math.inf, high=math.inf)
+    half = float(stats.t.ppf(0.975, n - 1)) * statistics.stdev(values) / math.sqrt(n)
     return dict(mean=mean, low=mean - half, high=mean + half)
 
 
