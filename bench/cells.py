@@ -178,7 +178,7 @@ def main():
                     split=SPLIT,
                     fitted={t: len(x) for t, x in fitted.points.items()},
                     methods=METHODS,
-                    rows=rows,
+                    rows=sorted(rows, key=lambda r: r["seed"]),
                 ),
             )
 
