@@ -21,6 +21,8 @@ import torch
 from record import facts, modules, revision, write
 
 N, HELD_OUT, SPLIT = 1000, 0.3, 0
+BLUR, GRID = 0.2, 24  # of the plan that growth is read from; fields of the map, in each direction
+USED = ("family.trajectory", "family.growth", "evaluation.times", "straight", "flow")
 METHODS = {"OT-CFM": dict(method="ot-cfm", iterations=2000)}
 SOURCE = "github.com/yutongo/TIGON, Input/Lineage.npy, as a CSV file with the columns day, x1, x2"
 
@@ -65,11 +67,18 @@ def marks(own, rest, fitted, seed):
         yield t, "affine map", affine(first, fitted.points[t].float()), rest[t]
 
 
-def row(seed, method, day, left_out, x, y, seconds=0.0):
+def nearest(x, cells):
+    "Mean distance to the nearest of some cells"
+    return torch.cdist(x.float(), cells.float()).amin(1).mean().item()
+
+
+def row(seed, method, day, left_out, x, y, known, seconds=0.0):
+    "Distances to cells y that were held out, and to the nearest cell of the fit on that day"
     from nsgf_nb.distances import w2
     from nsgf_nb.evaluation.times import w1
 
     out = dict(seed=seed, method=method, day=day, left_out=left_out, w1=w1(x, y), w2=w2(x, y))
+    out |= dict(nearest=nearest(x, known), nearest_held_out=nearest(y, known))
     where = "left out" if left_out else "fitted"
     print(
         f"seed {seed} day {day} {where:8} {method:36} W1 {out['w1']:.3f} W2 {out['w2']:.3f}"
@@ -85,7 +94,11 @@ def without_fit(fitted, held, seed):
     from nsgf_nb.straight import assign
 
     own, rest = draws(fitted, held, seed)
-    out = [row(seed, what, t, False, x, y) for t, what, x, y in marks(own, rest, fitted, seed)]
+    known = fitted.points
+    out = [
+        row(seed, what, t, False, x, y, known[t])
+        for t, what, x, y in marks(own, rest, fitted, seed)
+    ]
     x, z = own[2], own[6]
     random = torch.randperm(N, generator=make_generator(seed, "pairs"))
     for what, middle in (
@@ -94,7 +107,7 @@ def without_fit(fitted, held, seed):
         ("midpoints of random pairs", (x + z[random]) / 2),
         ("unmoved", x),
     ):
-        out.append(row(seed, what, 4, True, middle, rest[4]))
+        out.append(row(seed, what, 4, True, middle, rest[4], known[4]))
     return out
 
 
@@ -110,7 +123,7 @@ def with_fit(fitted, held, seed, picture, method):
         seconds = time.perf_counter() - start
         days = (4,) if left_out else (4, 6)
         for day, x in zip(days, model.sample(x0=own[2], times=days)):
-            out.append(row(seed, method, day, left_out, x, rest[day], seconds))
+            out.append(row(seed, method, day, left_out, x, rest[day], fitted.points[day], seconds))
         if (seed, method, left_out) == (0, "OT-CFM", False):
             keep_picture(model, own[2][:150], picture)
     return out
@@ -124,6 +137,33 @@ def keep_picture(model, x, file):
     paths = model.sample(x0=x, times=days.tolist())
     velocity = torch.stack([model.velocity(z, float(t)) for z, t in zip(paths, days)])
     save_file(dict(days=days, paths=paths, velocity=velocity.detach().contiguous()), file)
+
+
+def grown(x, y, low, high):
+    "Relative growth of cells x: its quantiles, and its mean in the fields of a grid"
+    from nsgf_nb import growth
+
+    found = growth(x.double(), y.double(), BLUR)
+    place = ((x - low) / (high - low) * GRID).long().clamp(0, GRID - 1)
+    field = place[:, 0] * GRID + place[:, 1]
+    count = torch.bincount(field, minlength=GRID**2)
+    total = torch.bincount(field, weights=found, minlength=GRID**2)
+    mean = torch.where(count >= 5, total / count, torch.nan).view(GRID, GRID)
+    steps = torch.tensor([0.05, 0.25, 0.5, 0.75, 0.95]).double()
+    return dict(
+        quantiles=found.quantile(steps).tolist(),
+        grid=[[None if v != v else round(v, 4) for v in line] for line in mean.tolist()],
+    )
+
+
+def growth_of_days(fitted):
+    "Growth from each day to the next, by the semi-relaxed plan"
+    every = torch.cat(list(fitted.points.values()))
+    low, high = every.amin(0), every.amax(0)
+    out = {"blur": BLUR, "low": low.tolist(), "high": high.tolist()}
+    for first, second in ((2, 4), (4, 6)):
+        out[f"{first} to {second}"] = grown(fitted.points[first], fitted.points[second], low, high)
+    return out
 
 
 def find(path):
@@ -154,6 +194,7 @@ def main():
         sys.exit(f"{a.out}: expected results of the same file, got those of another sha256")
     fitted, held = hold_out(snapshots(file, standardise=False), HELD_OUT, SPLIT)
     rows = before["rows"]
+    grew = growth_of_days(fitted)
     picture = a.out.with_name(f"{a.out.stem}-paths.safetensors")
     for seed in a.seeds:
         for part in a.methods:
@@ -169,7 +210,7 @@ def main():
                 a.out,
                 dict(
                     facts(),
-                    modules=modules("family.trajectory", "evaluation.times", "straight", "flow"),
+                    modules=modules(*USED),
                     sha256=digest,
                     source=SOURCE,
                     threads=1,
@@ -178,6 +219,7 @@ def main():
                     split=SPLIT,
                     fitted={t: len(x) for t, x in fitted.points.items()},
                     methods=METHODS,
+                    growth=grew,
                     rows=sorted(rows, key=lambda r: r["seed"]),
                 ),
             )
