@@ -134,7 +134,19 @@ class Residual(nn.Module):
 
 # %% ../../nbs/7_family/21_jko.ipynb #jko-loop
 class Composition(nn.ModuleList):
-    "Maps, one after the other."
+    """Maps, one after the other.
+
+    Parameters
+    ----------
+    maps : Sequence[nn.Module], default ()
+        in the order in which they are applied
+    """
+
+    def __init__(
+        self,
+        maps: Sequence[nn.Module] = (),  # in the order in which they are applied
+    ):
+        super().__init__(maps)
 
     def push(
         self,
