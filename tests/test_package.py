@@ -243,3 +243,11 @@ def test_docstrings_are_written_once():
     assert len(sources) > 60
     for path, source in sources.items():
         assert docstrings.rewritten(source, known) == source, path
+
+
+def test_every_symbol_can_be_shown():
+    "The site needs the signature of each, with its annotations"
+    from showdoc import ParameterTable
+
+    shown = {name: ParameterTable(thing)._repr_markdown_() for name, thing in callables()}
+    assert len(shown) > 500 and all(shown.values())
