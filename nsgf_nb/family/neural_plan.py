@@ -464,6 +464,26 @@ def _moved(plan, q, name, t):
     z = plan._query(q, name)
     return (z + plan.velocity(z, t)).to(q)
 
+# %% ../../nbs/7_family/07_neural_plan.ipynb #npl-bank
+def _take_bank(plan, path, bank, facts):
+    "What a file of a plan holds besides the networks."
+    known = check_facts(path, facts, eps=float, own_score=bool)
+    check_finite(path, dict(bank=bank))
+    plan.eps = check_positive(known["eps"], "eps")
+    plan.points, plan.own = bank.to(plan.device), None
+    if plan.points.shape[1:] != plan.velocity.mean.shape or len(plan.points) < 2:
+        raise ValueError(f"{path}: damaged: the bank is not that of a plan")
+    if known["own_score"]:
+        plan.target_score = _lost_score
+
+
+def _lost_score(y):
+    "What stands for a function that is not in the file."
+    raise ValueError(
+        "target_score: it was a function and is not in the file: set plan.target_score, "
+        "to None for an estimate"
+    )
+
 # %% ../../nbs/7_family/07_neural_plan.ipynb #npl-contents
 @patch
 def contents(self: NeuralPlan) -> tuple[dict, dict]:
@@ -491,24 +511,9 @@ def restore(
     facts : dict
         likewise
     """
-    known = check_facts(path, facts, eps=float, own_score=bool)
     others = {name: value for name, value in tensors.items() if name != "bank"}
     super(NeuralPlan, self).restore(path, others, facts)
-    check_finite(path, dict(bank=tensors["bank"]))
-    self.eps = check_positive(known["eps"], "eps")
-    self.points, self.own = tensors["bank"].to(self.device), None
-    if self.points.shape[1:] != self.velocity.mean.shape or len(self.points) < 2:
-        raise ValueError(f"{path}: damaged: the bank is not that of a plan")
-    if known["own_score"]:
-        self.target_score = _lost_score
-
-
-def _lost_score(y):
-    "What stands for a function that is not in the file."
-    raise ValueError(
-        "target_score: it was a function and is not in the file: set plan.target_score, "
-        "to None for an estimate"
-    )
+    _take_bank(self, path, tensors["bank"], facts)
 
 # %% ../../nbs/7_family/08_langevin.ipynb #lgv-imports
 import math
