@@ -1,6 +1,13 @@
 "What all tests rely on"
 
+import os
 import signal
+
+import torch
+
+# Triton reads it when it is imported, which torch's compiler does, too: programs run on a CPU
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"
 
 
 def pytest_configure(config):

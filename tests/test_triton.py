@@ -32,13 +32,6 @@ HERE = HERE and (GPU or tuple(map(int, version("triton").split(".")[:2])) >= (3,
 needs_triton = pytest.mark.skipif(not HERE, reason="Triton 3.9 is not installed")
 
 
-@pytest.fixture(autouse=True)
-def interpreter(monkeypatch):
-    "Programs run on CPU tensors, where there is no GPU"
-    if not GPU:
-        monkeypatch.setenv("TRITON_INTERPRET", "1")
-
-
 def clouds(n, m, d, count=2, seed=0, dtype=torch.float32):
     "Problems with exponents of some units; a third of the columns has no weight."
     g = torch.Generator().manual_seed(seed)
@@ -187,7 +180,7 @@ def test_it_says_what_it_needs(monkeypatch):
     if find_spec("triton"):
         with pytest.raises(ValueError, match="expected tensors on a CUDA device, or TRITON_INTER"):
             SinkhornVelocity(1.0, backend="triton")(x, x + 1)
-        with pytest.warns(UserWarning, match="Triton does not run on cpu: backend 'triton'"):
+        with pytest.warns(RuntimeWarning, match="Triton does not run on cpu: backend 'triton'"):
             assert not kernels.triton_runs.__wrapped__(torch.device("cpu"))
     monkeypatch.setattr(kernels, "has_triton", lambda: False)
     with pytest.raises(ImportError, match=r"expected Triton, pip install 'nsgf_nb\[gpu\]'"):
