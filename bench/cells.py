@@ -10,15 +10,12 @@ taken between. Rows that are in the file already are kept.
 """
 
 import argparse
-import hashlib
-import json
-import os
 import sys
 import time
 from pathlib import Path
 
 import torch
-from record import facts, modules, revision, write
+from record import facts, find_table, modules, results_of, revision, write
 
 N, HELD_OUT, SPLIT = 1000, 0.3, 0
 BLUR, GRID = 0.2, 24  # of the plan that growth is read from; fields of the map, in each direction
@@ -166,15 +163,6 @@ def growth_of_days(fitted):
     return out
 
 
-def find(path):
-    "The table, or one sentence that says where it comes from"
-    folder = os.environ.get("NSGF_DATA")
-    file = path or (folder and Path(folder) / "haematopoiesis/lineage.csv")
-    if not file or not Path(file).is_file():
-        sys.exit(f"--data: expected the file lineage.csv, made from {SOURCE}, got {file}")
-    return Path(file)
-
-
 def main():
     p = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     results = Path(__file__).parent / "results"
@@ -183,17 +171,13 @@ def main():
     p.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     p.add_argument("--methods", nargs="+", choices=[*METHODS, "marks"], default=["marks", "OT-CFM"])
     a = p.parse_args()
-    file = find(a.data)
+    file = find_table(a.data, "haematopoiesis/lineage.csv", SOURCE)
     torch.set_num_threads(1)
     from nsgf_nb import snapshots
     from nsgf_nb.evaluation.times import hold_out
 
-    digest = hashlib.sha256(file.read_bytes()).hexdigest()
-    before = json.loads(a.out.read_text()) if a.out.exists() else dict(rows=[], sha256=digest)
-    if before["sha256"] != digest:
-        sys.exit(f"{a.out}: expected results of the same file, got those of another sha256")
+    rows, digest = results_of(file, a.out)
     fitted, held = hold_out(snapshots(file, standardise=False), HELD_OUT, SPLIT)
-    rows = before["rows"]
     grew = growth_of_days(fitted)
     picture = a.out.with_name(f"{a.out.stem}-paths.safetensors")
     for seed in a.seeds:

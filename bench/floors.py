@@ -9,16 +9,12 @@ compare with. Rows that are in the file already are kept.
 """
 
 import argparse
-import hashlib
-import json
-import os
-import sys
 import time
 from pathlib import Path
 
 import torch
 from cells import affine
-from record import facts, modules, write
+from record import facts, find_table, modules, results_of, write
 
 SOURCE = "github.com/zhenyiizhang/CytoBridge-NeurIPS, data/emt.csv"
 SHRINK = 0.7  # of the deviations of the cloud that is made small on purpose
@@ -91,31 +87,18 @@ def of_seed(cells, seed):
     return out + [row(seed, t, name, x, rest, seconds) for t, name, x in found]
 
 
-def find(path):
-    "The table, or one sentence that says where it comes from"
-    folder = os.environ.get("NSGF_DATA")
-    file = path or (folder and Path(folder) / "emt/emt.csv")
-    if not file or not Path(file).is_file():
-        sys.exit(f"--data: expected the file emt.csv of {SOURCE}, got {file}")
-    return Path(file)
-
-
 def main():
     p = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     p.add_argument("--data", type=Path)
     p.add_argument("--out", type=Path, default=Path(__file__).parent / "results/floors.json")
     p.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     a = p.parse_args()
-    file = find(a.data)
+    file = find_table(a.data, "emt/emt.csv", SOURCE)
     torch.set_num_threads(1)
     from nsgf_nb import snapshots
 
-    digest = hashlib.sha256(file.read_bytes()).hexdigest()
-    known = json.loads(a.out.read_text()) if a.out.exists() else dict(rows=[], sha256=digest)
-    if known["sha256"] != digest:
-        sys.exit(f"{a.out}: expected results of the same file, got those of another sha256")
+    rows, digest = results_of(file, a.out)
     cells = snapshots(file, "samples", standardise=False)
-    rows = known["rows"]
     for seed in a.seeds:
         if not any(r["seed"] == seed for r in rows):
             rows += of_seed(cells, seed)

@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import subprocess
+import sys
 from contextlib import contextmanager, suppress
 from datetime import date
 from importlib.metadata import PackageNotFoundError, version
@@ -42,6 +43,24 @@ def facts(*packages, device=None):
         date=str(date.today()),
         revision=revision(),
     ) | ({"versions": have} if packages else {})
+
+
+def find_table(path, name, source):
+    "A table that is not part of the project, or one sentence that says where it comes from"
+    folder = os.environ.get("NSGF_DATA")
+    file = path or (folder and Path(folder) / name)
+    if not file or not Path(file).is_file():
+        sys.exit(f"--data: expected the file {Path(name).name} ({source}), got {file}")
+    return Path(file)
+
+
+def results_of(file, out):
+    "Results that are there already, and the sha256 of the table that all of them must be of"
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    known = json.loads(out.read_text()) if out.exists() else dict(rows=[], sha256=digest)
+    if known["sha256"] != digest:
+        sys.exit(f"{out}: expected results of the same file, got those of another sha256")
+    return known["rows"], digest
 
 
 def write(path, result):
