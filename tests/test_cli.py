@@ -293,6 +293,12 @@ def test_a_full_disk(home, here):
     assert not list((home / "full").glob(".*"))
 
 
+@pytest.mark.parametrize("words", ["fit moons", "pool build moons", "fit nowhere.csv --time day"])
+def test_set_help_prints_the_options(here, words):
+    rc, out, err = here(*words.split(), "--set", "help")
+    assert rc == 0 and "iterations" in out and "optimiser steps" in out and not err
+
+
 WRONG = [  # words after nsgf, exit code, what standard error says
     ("fit moon", 2, "nsgf: unknown data set 'moon': did you mean 'moons'?"),
     (

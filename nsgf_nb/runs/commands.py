@@ -21,7 +21,7 @@ from ..learning.model import Flow, Model
 from ..learning.networks import SETTINGS
 from ..processes import folder_lock, on_rank_0, process_group
 from .folder import Run, tidy_run
-from .listing import print_names, print_options
+from .listing import print_names
 from .report import draw, evaluate, summary
 from nsgf_nb.runs.run import (
     fit_run,
@@ -269,9 +269,6 @@ def fit(
     args : Namespace
         target, source, method, seed, config, set, out, resume, device
     """
-    if args.set == ["help"]:
-        print_options(args.method or "nsgf")
-        return
     with at_work(args, settings_of) as (run, settings, fitted):
         flow = None
         if not fitted:

@@ -422,9 +422,6 @@ def _steps(settings):
 
 # %% ../../nbs/9_workshop/19_times.ipynb #tim-fit
 def _fit(args):
-    if args.set == ["help"]:
-        print_options(args.method or USUAL["method"])
-        return
     with at_work(args, settings_of_times) as (run, settings, fitted):
         model = None
         if not fitted:
@@ -506,6 +503,11 @@ TIMES = {  # a pool has no times
 }
 
 
+def _tell_options(args):
+    "What `--set help` asks for; a table with times has another usual method."
+    print_options(args.method or (USUAL["method"] if _has_times(args) else "nsgf"))
+
+
 def command_of(
     args: Namespace,  # of a command
 ) -> Callable:  # of args
@@ -521,6 +523,8 @@ def command_of(
     Callable
         of args
     """
+    if getattr(args, "set", None) == ["help"]:
+        return _tell_options
     if args.command in TIMES and _has_times(args):
         return TIMES[args.command]
     for name, word in _WORDS.items():
