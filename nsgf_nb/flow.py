@@ -27,12 +27,11 @@ from nsgf_nb.core import (
 from .data import points_and_labels
 from .estimator import SinkhornVelocity
 from .learning.model import Fit, Flow
-from .learning.nets import num_held_out, unit_at
+from .learning.pooled import as_seen, group_size, held_out_rows, num_groups, simulated
 from .learning.training import Task, mean_loss
 from .motion.floor import loss_floor
 from .motion.online import Online
-from .motion.pool import Pool, build_pool
-from .motion.shards import build_shards
+from .motion.pool import Pool
 from .motion.shuffle import BlockShuffle
 from .motion.simulation import STORAGE, Simulation
 from .processes import batch_part
@@ -132,7 +131,7 @@ class NSGF(Flow):
         SinkhornVelocity(1.0, self_term=self.self_term, tol=self.tol)  # checks its options
         check_count(self.pool_size, "pool_size")
         if self.group is not None:
-            _groups(self.pool_size, check_count(self.group, "group", 2))
+            num_groups(self.pool_size, check_count(self.group, "group", 2))
 
 # %% ../nbs/6_matching/01_flow.ipynb #flw-checks
 def _check_blurs(flow, T):
@@ -142,24 +141,6 @@ def _check_blurs(flow, T):
     relative = flow.relative_blur
     for r in relative if isinstance(relative, (list, tuple)) else [relative]:
         check_positive(r, "relative_blur")
-
-
-def _group_size(flow, ends):
-    "Particles in a group."
-    most = min(z.num_points or math.inf for z in (ends.source, ends.target))
-    group = flow.group or max(2, int(min(2048, most / 2)))
-    if most < group:
-        said = f"expected at most {most}, the number of points there are, got {group}"
-        raise ValueError(f"group: {said}")
-    return group
-
-
-def _groups(pool_size, group):
-    "Whole groups in a pool."
-    if pool_size < 3 * group:
-        said = f"expected at least 3 groups of {group}, {3 * group}, got {pool_size}"
-        raise ValueError(f"pool_size: {said}")
-    return pool_size // group
 
 # %% ../nbs/6_matching/01_flow.ipynb #flw-clock
 @patch
@@ -240,12 +221,6 @@ def _units(pool, kind):
     return t, shape * (rms / shape).square().mean().sqrt()
 
 
-def _as_seen(device, ends, knots, units, x, t, v):
-    "A row of the pool as the network sees it."
-    rho = unit_at(t, knots, units).view(-1, *[1] * (v.ndim - 1))
-    return tuple(z.to(device) for z in ((x - ends.mean) / ends.sigma, t, v / rho)) + (None,)
-
-
 @patch
 def task(
     self: NSGF,
@@ -271,7 +246,7 @@ def task(
     if self.online:
         main = main.in_memory()
     knots, units = _units(self.pool, self.unit)
-    seen = partial(_as_seen, self.device, ends, knots, units)
+    seen = partial(as_seen, self.device, ends, knots, units)
     draw = BlockShuffle(main, self.batch_size, run.seed)
     moving = Online(main, sim, self.online, self.batch_size, first=groups)
 
@@ -281,22 +256,13 @@ def task(
         return seen(x, t, v)
 
     floor = loss_floor(self.pool, units).mean().item()
-    validate = partial(mean_loss, batches=[seen(*_held_out_rows(held_out, ends, run.seed))])
+    validate = partial(mean_loss, batches=[seen(*held_out_rows(held_out, ends, run.seed))])
     return Task(rows, knots, units / ends.sigma, validate=validate, floor=floor, close=moving.close)
-
-# %% ../nbs/6_matching/01_flow.ipynb #flw-held
-def _held_out_rows(pool, ends, seed):
-    "Rows that the network is not trained on."
-    count = (num_held_out(ends.target.shape),)
-    index = torch.randint(len(pool), count, generator=make_generator(seed, "validation"))
-    x, t, v, _ = pool.rows(index)
-    return x, t, v
 
 # %% ../nbs/6_matching/01_flow.ipynb #flw-sim
 def _simulate(flow, ends, run):
     "The pool, and what it is made with."
-    group = _group_size(flow, ends)
-    num_groups = _groups(flow.pool_size, group)
+    group = group_size(ends, flow.group, usual=2048)
     blurs = _blurs(flow, ends.source, ends.pilot, run.seed)
     sim = Simulation(
         ends.source,
@@ -310,10 +276,8 @@ def _simulate(flow, ends, run):
         storage=flow.storage,
         device=flow.device,
     )
-    if run.workdir is None or flow.online:
-        return build_pool(sim, num_groups, run.progress), sim
-    pool = build_shards(sim, run.workdir / "pool", num_groups, run.progress)
-    return (pool.in_memory() if pool.nbytes <= 2**30 else pool), sim
+    groups = num_groups(flow.pool_size, group)
+    return simulated(sim, groups, run, keep=not flow.online), sim
 
 # %% ../nbs/6_matching/01_flow.ipynb #flw-simulate
 @patch

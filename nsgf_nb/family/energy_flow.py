@@ -18,7 +18,7 @@ from .energies import Energy, HalfMMD
 from .kale import KALE
 from .lipschitz import LipschitzDivergence
 from ..learning.model import Fit, Flow
-from ..learning.nets import num_held_out, unit_at
+from ..learning.pooled import as_seen, group_size, held_out_rows, num_groups, simulated
 from ..learning.training import Task, mean_loss
 from ..motion.simulation import Simulation
 from ..particles import particle_flow
@@ -27,12 +27,7 @@ from ..sets.ends import Ends
 from ..transport.clock import natural_time, step_sizes
 
 # %% ../../nbs/7_family/20_energy_flow.ipynb #efl-plumbing
-import torch
-
-from ..core import make_generator
 from ..motion.floor import loss_floor
-from ..motion.pool import build_pool
-from ..motion.shards import build_shards
 from ..motion.shuffle import BlockShuffle
 
 # %% ../../nbs/7_family/20_energy_flow.ipynb #efl-energies
@@ -161,7 +156,7 @@ class EnergyFlow(Flow):
         check_count(self.pool_size, "pool_size")
         _blurs(self)
         if self.group is not None:
-            _num_groups(self, check_count(self.group, "group", 2))
+            num_groups(self.pool_size, check_count(self.group, "group", 2))
 
 # %% ../../nbs/7_family/20_energy_flow.ipynb #efl-checks
 def _blurs(flow):
@@ -172,24 +167,6 @@ def _blurs(flow):
     first, last = (check_positive(v, "blur") for v in value)
     T = flow.num_steps
     return [first * (last / first) ** (k / max(1, T - 1)) for k in range(T)]
-
-
-def _group_size(flow, ends):
-    "Particles in a group."
-    most = min(z.num_points or math.inf for z in (ends.source, ends.target))
-    group = flow.group or max(2, int(min(256, most / 2)))
-    if group > most:
-        said = f"expected at most {most}, the number of points there are, got {group}"
-        raise ValueError(f"group: {said}")
-    return group
-
-
-def _num_groups(flow, group):
-    "Whole groups in a pool."
-    if flow.pool_size < 3 * group:
-        said = f"expected at least 3 groups of {group}, {3 * group}, got {flow.pool_size}"
-        raise ValueError(f"pool_size: {said}")
-    return flow.pool_size // group
 
 # %% ../../nbs/7_family/20_energy_flow.ipynb #efl-clock
 @patch
@@ -271,22 +248,21 @@ def task(
     self.pool = _simulated(self, ends, run)
     main, held_out = self.pool.split(max(1, len(self.pool.groups) // 16))
     knots, units = self.pool.times[:, :-1].mean(0), self.pool.rms()
-    seen = partial(_as_seen, self.device, ends, knots, units)
+    seen = partial(as_seen, self.device, ends, knots, units)
     draw = BlockShuffle(main, self.batch_size, run.seed)
 
     def rows(step, part, net):
         x, t, v, _ = draw.rows(step, batch_part(self.batch_size, part))
         return seen(x, t, v)
 
-    validate = partial(mean_loss, batches=[seen(*_some_rows(held_out, ends, run.seed))])
+    validate = partial(mean_loss, batches=[seen(*held_out_rows(held_out, ends, run.seed))])
     floor = loss_floor(self.pool, units).mean().item()
     return Task(rows, knots, units / ends.sigma, validate=validate, floor=floor)
 
 # %% ../../nbs/7_family/20_energy_flow.ipynb #efl-rows
 def _simulated(flow, ends, run):
     "The pool; with a folder it is kept there."
-    group = _group_size(flow, ends)
-    num_groups = _num_groups(flow, group)
+    group = group_size(ends, flow.group, usual=256)
     sim = Simulation(
         ends.source,
         ends.target,
@@ -296,21 +272,4 @@ def _simulated(flow, ends, run):
         seed=run.seed,
         device=flow.device,
     )
-    if run.workdir is None:
-        return build_pool(sim, num_groups, run.progress)
-    pool = build_shards(sim, run.workdir / "pool", num_groups, run.progress)
-    return pool.in_memory() if pool.nbytes <= 2**30 else pool
-
-
-def _as_seen(device, ends, knots, units, x, t, v):
-    "A row of the pool as the network sees it."
-    rho = unit_at(t, knots, units).view(-1, *[1] * (v.ndim - 1))
-    return tuple(z.to(device) for z in ((x - ends.mean) / ends.sigma, t, v / rho)) + (None,)
-
-
-def _some_rows(pool, ends, seed):
-    "Rows that the network is not trained on."
-    count = (num_held_out(ends.target.shape),)
-    index = torch.randint(len(pool), count, generator=make_generator(seed, "validation"))
-    x, t, v, _ = pool.rows(index)
-    return x, t, v
+    return simulated(sim, num_groups(flow.pool_size, group), run)
