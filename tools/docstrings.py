@@ -62,12 +62,13 @@ def parameters_of(function, comments):
 
 def own_fields(node, comments):
     "Fields of a data class that have a comment, by their names: two lines each"
-    return {
-        item.target.id: described(item.target.id, item.annotation, item.value, text)
-        for item in node.body
-        if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name)
-        if (text := comments.get(item.end_lineno))
-    }
+    fields = {}
+    for item in node.body:
+        if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name):
+            name, text = item.target.id, comments.get(item.end_lineno)
+            if text:
+                fields[name] = described(name, item.annotation, item.value, text)
+    return fields
 
 
 def fields_of(node, comments, known):
@@ -110,7 +111,7 @@ def sections(node, comments, known):
     return lines + (["", "Returns", "-------", *back] if back else [])
 
 
-def told(node, comments, known):
+def whole_docstring(node, comments, known):
     "The whole docstring of a class or function, as lines of source; None: it stays as it is"
     first = node.body[0]
     text = ast.get_docstring(node)
@@ -144,7 +145,7 @@ def rewritten(source, known):
         n for n in ast.walk(ast.parse(source)) if isinstance(n, (ast.ClassDef, ast.FunctionDef))
     ]
     for node in sorted(nodes, key=lambda n: -n.lineno):
-        new = told(node, comments, known)
+        new = whole_docstring(node, comments, known)
         if new:
             first = node.body[0]
             lines[first.lineno - 1 : first.end_lineno] = new
