@@ -450,13 +450,14 @@ from copy import deepcopy
 import torch
 
 from nsgf_nb.core import (
+    check_count,
     check_labels,
     check_name,
     keep_random_state,
 )
 from ..data import Sampler
 from ..files import check_finite, check_history
-from .nets import Field, chunk_size, guided
+from .nets import Field, chunk_size, classes_of, guided
 from .networks import NETWORKS, make_network, network_config, network_from
 from .training import Task, TrainingOptions, train
 from ..processes import batch_part, world
@@ -478,6 +479,8 @@ class Flow(Model):
         elif network is not None and not isinstance(network, nn.Module):
             got = type(network).__name__
             raise TypeError(f"network: expected a module net(x, t, label=None), got {got}")
+        if getattr(self, "num_classes", None) is not None:
+            _check_classes(network, check_count(self.num_classes, "num_classes"))
         options = TrainingOptions.of(self)
         batch_part(options.batch_size, (0, options.accumulate))
 
@@ -485,6 +488,20 @@ class Flow(Model):
     def net(self):
         "The network; None: not fitted."
         return self.velocity and self.velocity.net
+
+    @property
+    def classes(self) -> int | None:
+        "K, the classes that it is asked for: those of `num_classes`, or of its network."
+        return getattr(self, "num_classes", None) or classes_of(self.network)
+
+
+def _check_classes(network, number):
+    "A network that says how many classes it knows must say the same."
+    if "num_classes" not in getattr(network, "config", {}):
+        return
+    if (known := classes_of(network)) != number:
+        said = f"expected {known}, as the network has, got {number}"
+        raise ValueError(f"num_classes: {said}")
 
 # %% ../../nbs/5_learning/08_field.ipynb #fld-questions
 @patch
@@ -620,7 +637,8 @@ def fit_ends(
 # %% ../../nbs/5_learning/08_field.ipynb #fld-fit-parts
 def _network_for(flow, shape):
     "What a fit trains: a fresh network, or a copy of the user's, which stays as it is."
-    net = make_network(deepcopy(flow.network), shape).float()
+    number = getattr(flow, "num_classes", None)
+    net = make_network(deepcopy(flow.network), shape, number).float()
     params = list(net.parameters())
     if not params:
         raise ValueError("network: expected one with parameters, there is nothing to learn")

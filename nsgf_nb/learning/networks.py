@@ -65,6 +65,7 @@ NETWORKS = (*PRESETS, "mlp", "potentials")
 def make_network(
     network: nn.Module | str | None,  # yours, one of NETWORKS, or None: what fits the shape
     shape: tuple[int, ...],  # of one point
+    num_classes: int | None = None,  # K of a network that is made; None: it knows none
 ) -> nn.Module:
     """The network for points of a shape.
 
@@ -74,6 +75,8 @@ def make_network(
         yours, one of NETWORKS, or None: what fits the shape
     shape : tuple[int, ...]
         of one point
+    num_classes : int | None, default None
+        K of a network that is made; None: it knows none
 
     Returns
     -------
@@ -85,13 +88,13 @@ def make_network(
         network = "mnist" if len(shape) == 3 and min(shape[1:]) >= 16 else "mlp"
     if network == "mlp":
         size = dict() if math.prod(shape) <= 16 else dict(hidden=512, layers=4)
-        return _network_class("MLP")(shape, **size)
+        return _network_class("MLP")(shape, **size, num_classes=num_classes)
     if network == "potentials":
         return _network_class("PotentialPair")(shape)
     patch = PRESETS[check_name(network, NETWORKS, "network")].get("patch_size", 1)
     if any(s % patch for s in shape[1:]):
         patch = 1
-    return preset_unet(network, shape=shape, patch_size=patch)
+    return preset_unet(network, shape=shape, patch_size=patch, num_classes=num_classes)
 
 # %% ../../nbs/5_learning/03_networks.ipynb #prs-flows
 def _paper(network, pool, training):
