@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from ..core import make_generator
+from ..data import points_and_labels
 from .model import Fit
-from .nets import num_held_out, unit_at
+from .nets import leave_out_labels, num_held_out, unit_at
 from ..motion.pool import Pool, build_pool
 from ..motion.shards import build_shards
 from ..motion.simulation import Simulation
@@ -24,6 +25,7 @@ def group_size(
     ends: Ends,  # both ends
     asked: int | None,  # particles in a group; None: the usual number
     usual: int,  # at most half of the points are taken
+    num_classes: int | None = None,  # where each group goes to one class; None: to all
 ) -> int:
     """Particles in a group. Raises ValueError where there are fewer points.
 
@@ -35,17 +37,30 @@ def group_size(
         particles in a group; None: the usual number
     usual : int
         at most half of the points are taken
+    num_classes : int | None, default None
+        where each group goes to one class; None: to all
 
     Returns
     -------
     int
     """
     most = min(z.num_points or math.inf for z in (ends.source, ends.target))
+    if num_classes is not None:
+        most = min(most, _rarest(ends.target, num_classes))
     group = asked or max(2, int(min(usual, most / 2)))
     if group > most:
         said = f"expected at most {most}, the number of points there are, got {group}"
         raise ValueError(f"group: {said}")
     return group
+
+
+def _rarest(target, num_classes):
+    "Points of the rarest class, if the target is finite."
+    if not target.num_points:
+        return math.inf
+    _, label = points_and_labels(target, target.num_points, make_generator(0, "classes"))
+    leave_out_labels(num_classes, label, 0.0, make_generator(0, "classes"))  # checks them
+    return torch.bincount(label, minlength=num_classes).min().item()
 
 
 def num_groups(
@@ -111,7 +126,8 @@ def as_seen(
     x: Tensor,  # positions, (n, *shape)
     t: Tensor,  # times, (n,)
     v: Tensor,  # velocities, (n, *shape)
-) -> tuple:  # position and time of a row, its goal, and None: there are no labels
+    label: Tensor | None = None,  # classes, (n,); None: the groups have no classes
+) -> tuple:  # positions, times, goals, classes
     """Rows of a pool as the network sees them.
 
     Parameters
@@ -130,21 +146,24 @@ def as_seen(
         times, (n,)
     v : Tensor
         velocities, (n, *shape)
+    label : Tensor | None, default None
+        classes, (n,); None: the groups have no classes
 
     Returns
     -------
     tuple
-        position and time of a row, its goal, and None: there are no labels
+        positions, times, goals, classes
     """
     rho = unit_at(t, knots, units).view(-1, *[1] * (v.ndim - 1))
-    return tuple(z.to(device) for z in ((x - ends.mean) / ends.sigma, t, v / rho)) + (None,)
+    seen = ((x - ends.mean) / ends.sigma, t, v / rho, label)
+    return tuple(z if z is None else z.to(device) for z in seen)
 
 
 def held_out_rows(
     pool: Pool,  # of groups that the network does not learn from
     ends: Ends,  # both ends
     seed: int,  # of the choice
-) -> tuple[Tensor, Tensor, Tensor]:  # positions, times, velocities
+) -> tuple[Tensor, ...]:  # positions, times, velocities; and classes, where there are any
     """Rows on which a fit is judged.
 
     Parameters
@@ -158,10 +177,12 @@ def held_out_rows(
 
     Returns
     -------
-    tuple[Tensor, Tensor, Tensor]
-        positions, times, velocities
+    tuple[Tensor, ...]
+        positions, times, velocities; and classes, where there are any
     """
     count = (num_held_out(ends.target.shape),)
     index = torch.randint(len(pool), count, generator=make_generator(seed, "validation"))
     x, t, v, _ = pool.rows(index)
-    return x, t, v
+    if pool.label is None:
+        return x, t, v
+    return x, t, v, pool.label[index // (pool.num_steps * pool.group)]
