@@ -1,4 +1,4 @@
-"""Flows that learn the labels of their data: what they take, what they refuse, the same bits again."""
+"""Flows that learn the labels of their data: what they take, what they refuse, the same bits."""
 
 import pytest
 import torch

@@ -382,7 +382,7 @@ def settle(
     if preset is not None or (usual and not before):
         layer = _preset(asked["target"], cls, preset, free)
     if preset is not None:
-        check_same(folder, before, layer)
+        check_same(folder, before, fold(layer, asked))
     return fold(USUAL, layer, before, asked)
 
 # %% ../../nbs/9_workshop/09_settings.ipynb #set-settle-layers

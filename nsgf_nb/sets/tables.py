@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..core import check_labels, check_name
+from ..core import RegimeWarning, check_labels, check_name
 from ..data import FILES, Sampler
 from ..files import read_array, read_arrays, reading
 from .own import sampler_of
@@ -289,8 +289,9 @@ def _warn_of_scales(name, columns):
     if spread[wide] > _FAR * spread[narrow]:
         ratio = f"{spread[wide] / spread[narrow]:.0f} times"
         warnings.warn(
-            f"{name}: {wide} varies {ratio} as much as {narrow}, and rules all distances: "
-            "give the columns a common scale",
+            f"the column {wide} of {name} varies {ratio} as much as {narrow}, "
+            "and rules all distances: give the columns a common scale",
+            RegimeWarning,
             stacklevel=4,
         )
 
