@@ -323,9 +323,10 @@ def snapshots(
     name, table = _table(data, time, weight, columns)
     for key, what in ((time, "time column"), (weight, "weight column")):
         if key is not None:
-            check_name(key, table, what)
-    chosen = _chosen(table, (time, weight), columns)
+            _check_column(name, key, table, what)
+    chosen = _chosen(name, table, (time, weight), columns)
     numbers = _numbers(name, {key: table[key] for key in (time, weight, *chosen) if key})
+    _check_sizes(name, {key: numbers[key] for key in chosen})
     x = torch.from_numpy(np.stack([numbers[key] for key in chosen], 1))
     when = numbers[time]
     rows = {_tidy(t): torch.from_numpy(np.flatnonzero(when == t)) for t in np.unique(when)}
@@ -338,7 +339,7 @@ def snapshots(
     return Snapshots(points, w if weight else None, chosen, mean, scale, name)
 
 # %% ../../nbs/1_data/11_snapshots.ipynb #snp-chosen
-def _chosen(table, taken, columns):
+def _chosen(name, table, taken, columns):
     "The names of the features."
     if isinstance(columns, str):
         known = [key for key in table if key.rstrip("0123456789") == columns]
@@ -346,10 +347,29 @@ def _chosen(table, taken, columns):
     if columns is None:
         columns = [key for key in table if key not in taken]
     for key in columns:
-        check_name(key, table, "column")
+        _check_column(name, key, table, "column")
     if not columns:
         raise ValueError("columns: expected at least one feature beside the time, got none")
     return tuple(columns)
+
+
+def _check_column(name, key, table, what):
+    "A column that is there; a foreign file may have any header."
+    try:
+        check_name(key, table, what)
+    except ValueError as e:
+        raise ValueError(f"{name}: {str(e):.300}") from None
+
+
+def _check_sizes(name, features):
+    "Models and their points are float32."
+    for key, values in features.items():
+        top = np.abs(values).max()
+        if top and not 1e-30 < top < 1e30:
+            held = (
+                f"expected values of a size that float32 holds, got {top:.3g} in the column {key}"
+            )
+            raise ValueError(f"{name}: {held}: change its unit")
 
 
 def _tidy(t):
