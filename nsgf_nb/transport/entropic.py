@@ -111,7 +111,8 @@ def _log_weights(a, x, name):
 def _problem(x, y, blur, a, b, masked=False):
     "Costs, log weights and temperature, checked."
     check_pair(x, y)
-    eps = check_positive(check_positive(blur, "blur") ** 2, "blur²")
+    blur = check_positive(blur, "blur")
+    eps = check_positive(blur * blur, "blur²")
     C = cost_matrix(x.detach().double(), y.detach().double())
     if not (C.max() / eps).isfinite():
         raise ValueError(
