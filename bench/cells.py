@@ -20,7 +20,10 @@ from record import facts, find_table, modules, results_of, revision, write
 N, HELD_OUT, SPLIT = 1000, 0.3, 0
 BLUR, GRID = 0.2, 24  # of the plan that growth is read from; fields of the map, in each direction
 USED = ("family.trajectory", "family.growth", "evaluation.times", "straight", "flow")
-METHODS = {"OT-CFM": dict(method="ot-cfm", iterations=2000)}
+METHODS = {
+    "OT-CFM": dict(method="ot-cfm", iterations=2000),
+    "NSGF": dict(method="nsgf", iterations=2000),
+}
 SOURCE = "github.com/yutongo/TIGON, Input/Lineage.npy, as a CSV file with the columns day, x1, x2"
 
 
@@ -169,7 +172,7 @@ def main():
     p.add_argument("--data", type=Path)
     p.add_argument("--out", type=Path, default=results / "cells.json")
     p.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
-    p.add_argument("--methods", nargs="+", choices=[*METHODS, "marks"], default=["marks", "OT-CFM"])
+    p.add_argument("--methods", nargs="+", choices=[*METHODS, "marks"], default=["marks", *METHODS])
     a = p.parse_args()
     file = find_table(a.data, "haematopoiesis/lineage.csv", SOURCE)
     torch.set_num_threads(1)
