@@ -158,7 +158,7 @@ def fit_ends(
 def sample(
     self: Model,
     n: int | None = None,  # number of samples, drawn from the source
-    x0: Tensor | None = None,  # or points to start from, (n, *shape)
+    x0: Tensor | None = None,  # or points to start from, (n, *shape); an array gives an array
 ) -> Tensor:  # (n, *shape)
     """Carry points of the source to the target; kinds add options.
 
@@ -167,7 +167,7 @@ def sample(
     n : int | None, default None
         number of samples, drawn from the source
     x0 : Tensor | None, default None
-        or points to start from, (n, *shape)
+        or points to start from, (n, *shape); an array gives an array
 
     Returns
     -------
@@ -449,6 +449,7 @@ from copy import deepcopy
 
 import torch
 
+from ..caller import arrays_too
 from nsgf_nb.core import (
     check_labels,
     check_name,
@@ -718,11 +719,12 @@ def walk(
 
 # %% ../../nbs/5_learning/08_field.ipynb #fld-sample
 @patch
+@arrays_too("x0")
 @usual_torch()
 def sample(
     self: Flow,
     n: int | None = None,  # number of samples, drawn from the source
-    x0: Tensor | None = None,  # or points to start from, (n, *shape)
+    x0: Tensor | None = None,  # or points to start from, (n, *shape); an array gives an array
     label: object = None,  # classes, n integers in any form or one for all
     guidance: float = 0.0,  # w of classifier-free guidance; doubles the calls
     num_steps: int | None = None,  # steps; None: as trained
@@ -738,7 +740,7 @@ def sample(
     n : int | None, default None
         number of samples, drawn from the source
     x0 : Tensor | None, default None
-        or points to start from, (n, *shape)
+        or points to start from, (n, *shape); an array gives an array
     label : object, default None
         classes, n integers in any form or one for all
     guidance : float, default 0.0
@@ -1225,6 +1227,33 @@ def transform(
 
     moved = self.sample(x0=as_points(x, "x")).cpu()
     return moved.numpy() if isinstance(x, np.ndarray) or hasattr(x, "columns") else moved
+
+# %% ../../nbs/5_learning/10_parameters.ipynb #par-score
+@patch
+def score(
+    self: Model,
+    x: object,  # points of the target that the fit has not seen, (n, *shape), in any form
+    seed: int = 0,  # of the samples
+) -> float:  # about 0 at best, in the units of x
+    """Minus the energy distance between as many fresh samples and these points; higher is better.
+
+    Parameters
+    ----------
+    x : object
+        points of the target that the fit has not seen, (n, *shape), in any form
+    seed : int, default 0
+        of the samples
+
+    Returns
+    -------
+    float
+        about 0 at best, in the units of x
+    """
+    from nsgf_nb.distances import energy_distance  # late: a model is used without them
+    from nsgf_nb.sets.own import as_points
+
+    x = as_points(x, "x")
+    return -energy_distance(self.sample(len(x), seed=seed).cpu(), x)
 
 # %% ../../nbs/5_learning/10_parameters.ipynb #par-to
 @patch
