@@ -155,8 +155,9 @@ def _check_known(flow, times, solver):
     near = lambda some: {round(t, 9) for t in some}
     if not near(asked) <= near(own):
         raise ValueError(
-            f"num_steps and solver: this flow knows its field at the {len(own)} times of its own "
-            f"steps, and {solver} in {len(times) - 1} asks at others: fit with jitter=True for these"
+            "num_steps and solver: this flow knows its field at the times of its "
+            f"{len(own)} own steps, and {solver} in {len(times) - 1} asks at others: "
+            "fit with jitter=True for these"
         )
 
 # %% ../nbs/6_matching/01_flow.ipynb #flw-clock

@@ -469,13 +469,13 @@ SENTENCES = {
         (
             lambda: fit().sample(5, num_steps=4),
             ValueError,
-            "num_steps and solver: this flow knows its field at the 2 times of its own steps, and "
+            "num_steps and solver: this flow knows its field at the times of its 2 own steps, and "
             "euler in 4 asks at others: fit with jitter=True for these",
         ),
         (
             lambda: fit().sample(5, solver="midpoint"),
             ValueError,
-            "num_steps and solver: this flow knows its field at the 2 times of its own steps, and "
+            "num_steps and solver: this flow knows its field at the times of its 2 own steps, and "
             "midpoint in 2 asks at others: fit with jitter=True for these",
         ),
         (
