@@ -117,4 +117,4 @@ def score(
         about 0 at best, in the units of X
     """
     check_is_fitted(self, "model_")
-    return self.model_.score(as_points(X, "X"), seed=self.seed)
+    return Model.score(self.model_, as_points(X, "X"), seed=self.seed)

@@ -320,6 +320,10 @@ def starts(
         raise ValueError("n: expected a number of samples, or x0")
     if not self.knows_source:
         raise ValueError(_no_source(self.origin))
+    most = self.source.num_points
+    if most is not None and check_count(n, "n") > most:
+        said = f"the points of {self.source.name}, where samples start"
+        raise ValueError(f"n: expected at most {most}, {said}, got {n}")
     generator = make_generator(fresh_seed() if seed is None else seed, "sample")
     return points_and_labels(self.source, check_count(n, "n"), generator)[0]
 
@@ -1235,7 +1239,7 @@ def score(
     x: object,  # points of the target that the fit has not seen, (n, *shape), in any form
     seed: int = 0,  # of the samples
 ) -> float:  # about 0 at best, in the units of x
-    """Minus the energy distance between as many fresh samples and these points; higher is better.
+    """Minus the energy distance between fresh samples and these points; higher is better.
 
     Parameters
     ----------
@@ -1253,7 +1257,9 @@ def score(
     from nsgf_nb.sets.own import as_points
 
     x = as_points(x, "x")
-    return -energy_distance(self.sample(len(x), seed=seed).cpu(), x)
+    most = self.source.num_points if self.knows_source else None
+    samples = self.sample(min(len(x), most or len(x)), seed=seed)
+    return -energy_distance(samples.cpu(), x)
 
 # %% ../../nbs/5_learning/10_parameters.ipynb #par-to
 @patch
