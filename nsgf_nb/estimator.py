@@ -18,7 +18,7 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from .caller import exact_arithmetic
+from .caller import arrays_too, exact_arithmetic
 from .core import patch
 from .solver.kernel import fits_in_memory
 from .solver.problem import Problem, VelocityInfo, prepare, solve_group
@@ -149,15 +149,16 @@ def warn_of_regime(
             f"the self plan is the identity and the cross plan {plan}: {what}"
             " (nsgf_nb.advise tells how far off it is)",
             RegimeWarning,
-            stacklevel=3,
+            stacklevel=4,
         )
         return
 
 # %% ../nbs/3_solver/07_estimator.ipynb #est-call
 @patch
+@arrays_too("x")
 def __call__(
     self: SinkhornVelocity,
-    x: Tensor,  # particles, (n, *shape), or (B, n, *shape) when batched
+    x: Tensor,  # particles, (n, *shape), or (B, n, *shape) when batched; an array gives an array
     y: Tensor,  # target points, (m, *shape), or (B, m, *shape)
     x_self: Tensor | None = None,  # second cloud of "two_batch", (n', *shape)
     a: Tensor | None = None,  # weights of x, (n,), or (B, n); None: uniform
@@ -177,7 +178,7 @@ def __call__(
         v = v.to(x).view_as(x)
     bad = [i for i in infos if not i.converged]
     if bad and self.backend not in _RIVALS:
-        warnings.warn(_complaint(self, bad[0]), ConvergenceWarning, stacklevel=2)
+        warnings.warn(_complaint(self, bad[0]), ConvergenceWarning, stacklevel=3)
     warn_of_regime(self, problems, infos)
     if not return_info:
         return v

@@ -10,6 +10,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -154,6 +155,23 @@ def _check_pool(flow):
     if flow.group is not None:
         num_groups(flow.pool_size, check_count(flow.group, "group", 2))
 
+# %% ../nbs/6_matching/01_flow.ipynb #flw-known
+def _check_known(flow, times, solver):
+    "Does a solver ask only at times of the flow's own steps?"
+    asked = times[:-1]
+    if solver == "midpoint":
+        asked = asked + [(t + s) / 2 for t, s in pairwise(times)]
+    elif solver == "heun" and times[-1] < 1:
+        asked = times
+    own = natural_time(step_sizes(flow.num_steps, flow.step_size))[:-1]
+    near = lambda some: {round(t, 9) for t in some}
+    if not near(asked) <= near(own):
+        raise ValueError(
+            "num_steps and solver: this flow knows its field at the times of its "
+            f"{len(own)} own steps, and {solver} in {len(times) - 1} asks at others: "
+            "fit with jitter=True for these"
+        )
+
 # %% ../nbs/6_matching/01_flow.ipynb #flw-clock
 @patch
 def grid(
@@ -161,7 +179,7 @@ def grid(
     num_steps: int | None,  # that are asked for; None: as trained
     solver: str,  # "euler", "midpoint" or "heun"
 ) -> list[float]:  # natural times
-    """The times that the field was trained at; any others with jitter.
+    """Times at which the field was trained, also where the solver asks; any others with jitter.
 
     Parameters
     ----------
@@ -176,12 +194,10 @@ def grid(
         natural times
     """
     T = num_steps or self.num_steps
-    if not self.jitter and (T != self.num_steps or solver != "euler"):
-        raise ValueError(
-            "num_steps and solver: this flow knows its field at its "
-            f"{self.num_steps} Euler steps only, train with jitter=True for others"
-        )
-    return natural_time(step_sizes(T, self.step_size if T == self.num_steps else None))
+    times = natural_time(step_sizes(T, self.step_size if T == self.num_steps else None))
+    if not self.jitter:
+        _check_known(self, times, solver)
+    return times
 
 
 @patch

@@ -93,12 +93,17 @@ def figure(
     tuple
         Figure, and its Axes: one, or an array (nrows·ncols,)
     """
+    return _figure(ncols, nrows, width, height, titles)
+
+
+def _figure(ncols, nrows, width, height, titles, **kind):
+    "A figure whose axes are of a kind."
     from matplotlib.figure import Figure
 
     size = (width * ncols, (height or width) * nrows)
     with figure_style():
         fig = Figure(figsize=size, layout="compressed")  # this layout is made for equal axes
-        axes = fig.subplots(nrows, ncols, squeeze=False).ravel()
+        axes = fig.subplots(nrows, ncols, squeeze=False, subplot_kw=kind).ravel()
         for ax, title in zip(axes, titles):
             ax.set_title(title)
     fig._repr_png_ = functools.partial(_png, fig)
@@ -287,36 +292,54 @@ def scatter(
     x = _array(x, "x", 2)
     if ax is None:
         _, ax = figure(width=2.8)
-    ax.scatter(x[:num, 0], x[:num, 1], s=4, c=color, alpha=0.55, linewidths=0)
-    ax.set_aspect("equal")
+    _points(x, ax, color, num)
     return ax.figure
+
+
+def _points(x, ax, color, num):
+    "The first points of a cloud, in the plane or in space."
+    ax.scatter(*x[:num].T, s=4, c=color, alpha=0.55, linewidths=0)
+    ax.set_aspect("equal")
+
+# %% ../nbs/1_data/10_plot.ipynb #plot-dimension
+def _dimension(names, clouds):
+    "2 or 3: all clouds live in the plane, or all in space."
+    for name, x in zip(names, clouds):
+        if x.ndim != 2 or x.shape[1] not in (2, 3):
+            few = x.ndim == 2 and x.shape[1] > 3
+            cure = ": choose two or three of the columns, as x[:, :2], or project" if few else ""
+            raise ValueError(f"{name}: expected points (n, 2) or (n, 3), got {x.shape}{cure}")
+    d = {x.shape[1] for x in clouds}
+    if len(d) > 1:
+        raise ValueError("clouds: expected all in the plane or all in space, got both")
+    return d.pop()
 
 # %% ../nbs/1_data/10_plot.ipynb #plot-panels
 def square_around(
-    *clouds: np.ndarray,  # points, (n, 2)
-) -> np.ndarray:  # (2, 2): low and high of each axis
-    """One square that holds all clouds.
+    *clouds: np.ndarray,  # points, (n, d)
+) -> np.ndarray:  # (d, 2): low and high of each axis
+    """One square or cube that holds all clouds.
 
     Parameters
     ----------
     *clouds : np.ndarray
-        points, (n, 2)
+        points, (n, d)
 
     Returns
     -------
     np.ndarray
-        (2, 2): low and high of each axis
+        (d, 2): low and high of each axis
     """
-    x = np.concatenate([c.reshape(-1, 2) for c in clouds])
+    x = np.concatenate([c.reshape(-1, c.shape[-1]) for c in clouds])
     low, high = x.min(0), x.max(0)
     half = 0.54 * max((high - low).max(), 1e-12)
     return (low + high)[:, None] / 2 + np.array([-half, half])
 
 
 def panels(
-    clouds: Mapping[str, Tensor],  # title -> points, (n, 2)
-    limits: tuple | None = None,  # (low, high) of both axes; None: fitted
-    target: Tensor | None = None,  # points drawn in grey behind each cloud, (m, 2)
+    clouds: Mapping[str, Tensor],  # title -> points, (n, 2), or (n, 3) in space
+    limits: tuple | None = None,  # (low, high) of all axes; None: fitted
+    target: Tensor | None = None,  # points drawn in grey behind each cloud, (m, 2) or (m, 3)
     ncols: int | None = None,  # panels in a row; None: all in one row
     num: int = 1000,  # draw at most the first num of each cloud
     width: float = 1.9,  # of a panel, in inches
@@ -327,11 +350,11 @@ def panels(
     Parameters
     ----------
     clouds : Mapping[str, Tensor]
-        title -> points, (n, 2)
+        title -> points, (n, 2), or (n, 3) in space
     limits : tuple | None, default None
-        (low, high) of both axes; None: fitted
+        (low, high) of all axes; None: fitted
     target : Tensor | None, default None
-        points drawn in grey behind each cloud, (m, 2)
+        points drawn in grey behind each cloud, (m, 2) or (m, 3)
     ncols : int | None, default None
         panels in a row; None: all in one row
     num : int, default 1000
@@ -348,18 +371,18 @@ def panels(
     """
     if not clouds:
         raise ValueError("clouds: expected at least one")
-    xs = [_array(x, name, 2) for name, x in clouds.items()]
-    back = [] if target is None else [_array(target, "target", 2)]
+    xs = [_array(x, name) for name, x in clouds.items()]
+    back = [] if target is None else [_array(target, "target")]
+    d = _dimension([*clouds, "target"], [*xs, *back])
     ncols = ncols or len(xs)
-    fig, _ = figure(ncols, math.ceil(len(xs) / ncols), width, titles=list(clouds))
+    kind = dict(projection="3d") if d == 3 else {}
+    fig, _ = _figure(ncols, math.ceil(len(xs) / ncols), width, None, list(clouds), **kind)
     for ax, x in zip(fig.axes, xs):
         for y in back:
-            scatter(y, ax, GREY, num)
-        scatter(x, ax, num=num)
-        box = [limits, limits]
-        if limits is None:
-            box = square_around(*(xs if share else [x]), *back)
-        ax.set(xlim=box[0], ylim=box[1])
+            _points(y, ax, GREY, num)
+        _points(x, ax, BLUE, num)
+        box = [limits] * d if limits else square_around(*(xs if share else [x]), *back)
+        ax.set(**dict(zip(("xlim", "ylim", "zlim"), box)))
     for ax in fig.axes[len(xs) :]:
         ax.set_axis_off()
     return fig

@@ -256,7 +256,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .caller import usual_torch
+from .caller import arrays_too, usual_torch
 from .core import check_count, check_labels, check_name, check_positive, patch
 from .learning.model import SOLVERS
 from .learning.nets import chunk_size, guided
@@ -299,11 +299,12 @@ def _straight_part(field, x, tau, num_steps, solver, tolerances):
 
 # %% ../nbs/6_matching/09_phases.ipynb #two-sample
 @patch
+@arrays_too("x0")
 @usual_torch()
 def sample(
     self: NSGFPlusPlus,
     n: int | None = None,  # number of samples, drawn from the source
-    x0: Tensor | None = None,  # or points to start from, (n, *shape)
+    x0: Tensor | None = None,  # or points to start from, (n, *shape); an array gives an array
     label: object = None,  # classes, n integers in any form or one for all
     guidance: float = 0.0,  # w of classifier-free guidance in the straight phase
     num_steps: int | None = None,  # straight steps of every sample; None: ceil((1 - τ)/step)
@@ -323,7 +324,7 @@ def sample(
     n : int | None, default None
         number of samples, drawn from the source
     x0 : Tensor | None, default None
-        or points to start from, (n, *shape)
+        or points to start from, (n, *shape); an array gives an array
     label : object, default None
         classes, n integers in any form or one for all
     guidance : float, default 0.0

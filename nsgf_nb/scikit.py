@@ -11,7 +11,6 @@ from sklearn.base import BaseEstimator, TransformerMixin, clone
 from sklearn.utils.validation import check_is_fitted
 
 from .core import check_count, patch
-from .distances import mmd
 from .learning.model import Model
 from .sets.own import as_points
 
@@ -94,7 +93,7 @@ class FlowEstimator(TransformerMixin, BaseEstimator):
             (n, *shape), float32
         """
         check_is_fitted(self, "model_")
-        return np.asarray(self.model_.transform(as_points(X, "X")).cpu())
+        return self.model_.sample(x0=as_points(X, "X").numpy())
 
 # %% ../nbs/9_workshop/21_scikit.ipynb #sk-score
 @patch
@@ -102,8 +101,8 @@ def score(
     self: FlowEstimator,
     X: object,  # points that the fit has not seen, (n, *shape)
     y: object = None,  # not looked at
-) -> float:  # at most 0, in the units of X to the power ½
-    """Minus the energy distance between samples and these points.
+) -> float:  # about 0 at best, in the units of X
+    """Minus the energy distance between samples and these points; higher is better.
 
     Parameters
     ----------
@@ -115,9 +114,7 @@ def score(
     Returns
     -------
     float
-        at most 0, in the units of X to the power ½
+        about 0 at best, in the units of X
     """
     check_is_fitted(self, "model_")
-    points = as_points(X, "X")
-    samples = self.model_.sample(len(points), seed=self.seed).cpu()
-    return -mmd(samples, points)
+    return Model.score(self.model_, as_points(X, "X"), seed=self.seed)

@@ -11,6 +11,7 @@ import math
 import torch
 from torch import Tensor
 
+from .caller import arrays_too
 from .core import check_name, check_pair, check_weights
 from .transport.entropic import cost_matrix, self_potentials, sinkhorn_potentials
 from .transport.gaussian import gaussian_map
@@ -59,8 +60,9 @@ def entropic_map(
     return _average(x, y, sinkhorn_potentials(x, y, blur, a, b, tol), b)
 
 # %% ../nbs/2_transport/04_velocity.ipynb #vel-velc
+@arrays_too("x")
 def sinkhorn_velocity(
-    x: Tensor,  # particles, (n, *shape)
+    x: Tensor,  # particles, (n, *shape); an array gives an array
     y: Tensor,  # target points, (m, *shape)
     blur: float,  # length; eps = blur²
     tol: float = 1e-8,  # L1 marginal error of both problems
@@ -74,7 +76,7 @@ def sinkhorn_velocity(
     Parameters
     ----------
     x : Tensor
-        particles, (n, *shape)
+        particles, (n, *shape); an array gives an array
     y : Tensor
         target points, (m, *shape)
     blur : float

@@ -260,7 +260,7 @@ WRONG = [  # words after nsgf, what standard error says
     ),
     (
         "sample runs/cells-ot-cfm -n 500",
-        "nsgf: cells.csv at 2: 500 points asked for, the set has 72",
+        "nsgf: n: expected at most 72, the points of cells.csv at 2, where samples start, got 500",
     ),
 ]
 

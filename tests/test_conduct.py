@@ -469,14 +469,14 @@ SENTENCES = {
         (
             lambda: fit().sample(5, num_steps=4),
             ValueError,
-            "num_steps and solver: this flow knows its field at its 2 Euler steps only, "
-            "train with jitter=True for others",
+            "num_steps and solver: this flow knows its field at the times of its 2 own steps, and "
+            "euler in 4 asks at others: fit with jitter=True for these",
         ),
         (
-            lambda: fit().sample(5, solver="heun"),
+            lambda: fit().sample(5, solver="midpoint"),
             ValueError,
-            "num_steps and solver: this flow knows its field at its 2 Euler steps only, "
-            "train with jitter=True for others",
+            "num_steps and solver: this flow knows its field at the times of its 2 own steps, and "
+            "midpoint in 2 asks at others: fit with jitter=True for these",
         ),
         (
             lambda: NSGF.load(saved(fit("moons", normal))).sample(5),

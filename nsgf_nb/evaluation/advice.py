@@ -104,7 +104,9 @@ class Advice:
             self_term or self.self_term,
         )
         if key not in self.errors:
-            raise ValueError(f"setting: expected one that was measured, got {key}")
+            known = zip(("blurs", "groups", "self terms"), zip(*self.errors))
+            measured = ", ".join(f"{name} {sorted(set(values))}" for name, values in known)
+            raise ValueError(f"setting: expected one that was measured ({measured}), got {key}")
         return self.errors[key].total / self.wanted.speed2
 
 # %% ../../nbs/8_evaluation/11_advice.ipynb #avc-rank

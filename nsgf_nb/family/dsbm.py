@@ -10,6 +10,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from ..caller import arrays_too
 from ..core import check_count, patch
 from .bridge import SchrodingerBridge
 from ..learning.model import Chain, Fit, Model
@@ -136,10 +137,11 @@ def restore(
 
 # %% ../../nbs/7_family/11_markov.ipynb #dsb-sample
 @patch
+@arrays_too("x0")
 def sample(
     self: DSBM,
     n: int | None = None,  # number of samples, drawn from the source
-    x0: Tensor | None = None,  # or points to start from, (n, *shape)
+    x0: Tensor | None = None,  # or points to start from, (n, *shape); an array gives an array
     **options,  # of the sample of a bridge: label, num_steps, return_path, seed, batch_size
 ) -> Tensor:  # (n, *shape), or (num_steps + 1, n, *shape)
     """Follow the last bridge: y given each x.
@@ -149,7 +151,7 @@ def sample(
     n : int | None, default None
         number of samples, drawn from the source
     x0 : Tensor | None, default None
-        or points to start from, (n, *shape)
+        or points to start from, (n, *shape); an array gives an array
     **options : object
         of the sample of a bridge: label, num_steps, return_path, seed, batch_size
 

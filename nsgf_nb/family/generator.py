@@ -284,7 +284,7 @@ def _network_of(start, network):
 
 def _cloud_size(flow, ends):
     "Points of a cloud: two are generated at a time, and one is drawn from the target."
-    most = min((ends.source.num_points or math.inf) // 2, ends.target.num_points or math.inf)
+    most = min((ends.source.num_points or math.inf) / 2, ends.target.num_points or math.inf)
     n = flow.cloud or int(min(1024, most))
     if n > most:
         said = f"expected at most {int(most)}, half of the source's points or the target's, got {n}"

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ..caller import usual_torch
+from ..caller import arrays_too, usual_torch
 from ..core import check_count, check_name, patch
 from ..data import get_sampler
 from .members import MEMBERS, member_class
@@ -332,11 +332,12 @@ def _walk(self, x, first, times, options):
 
 # %% ../../nbs/7_family/13_trajectory.ipynb #trj-sample
 @patch
+@arrays_too("x0")
 @usual_torch()
 def sample(
     self: Trajectory,
     n: int | None = None,  # number of samples, drawn from the snapshot at the start
-    x0: Tensor | None = None,  # or points to start from, (n, *shape)
+    x0: Tensor | None = None,  # or points to start from, (n, *shape); an array gives an array
     times: float | Sequence[float] | None = None,  # one or several; None: the last
     start: float | None = None,  # a time of the fit at which points start; None: the first
     num_steps: int | None = None,  # steps of each flow; None: as trained
@@ -351,7 +352,7 @@ def sample(
     n : int | None, default None
         number of samples, drawn from the snapshot at the start
     x0 : Tensor | None, default None
-        or points to start from, (n, *shape)
+        or points to start from, (n, *shape); an array gives an array
     times : float | Sequence[float] | None, default None
         one or several; None: the last
     start : float | None, default None

@@ -178,7 +178,7 @@ def fit_ends(
 def sample(
     self: Model,
     n: int | None = None,  # number of samples, drawn from the source
-    x0: Tensor | None = None,  # or points to start from, (n, *shape)
+    x0: Tensor | None = None,  # or points to start from, (n, *shape); an array gives an array
 ) -> Tensor:  # (n, *shape)
     """Carry points of the source to the target; kinds add options.
 
@@ -187,7 +187,7 @@ def sample(
     n : int | None, default None
         number of samples, drawn from the source
     x0 : Tensor | None, default None
-        or points to start from, (n, *shape)
+        or points to start from, (n, *shape); an array gives an array
 
     Returns
     -------
@@ -340,6 +340,10 @@ def starts(
         raise ValueError("n: expected a number of samples, or x0")
     if not self.knows_source:
         raise ValueError(_no_source(self.origin))
+    most = self.source.num_points
+    if most is not None and check_count(n, "n") > most:
+        said = f"the points of {self.source.name}, where samples start"
+        raise ValueError(f"n: expected at most {most}, {said}, got {n}")
     generator = make_generator(fresh_seed() if seed is None else seed, "sample")
     return points_and_labels(self.source, check_count(n, "n"), generator)[0]
 
@@ -469,6 +473,7 @@ from copy import deepcopy
 
 import torch
 
+from ..caller import arrays_too
 from nsgf_nb.core import (
     check_count,
     check_labels,
@@ -756,11 +761,12 @@ def walk(
 
 # %% ../../nbs/5_learning/09_field.ipynb #fld-sample
 @patch
+@arrays_too("x0")
 @usual_torch()
 def sample(
     self: Flow,
     n: int | None = None,  # number of samples, drawn from the source
-    x0: Tensor | None = None,  # or points to start from, (n, *shape)
+    x0: Tensor | None = None,  # or points to start from, (n, *shape); an array gives an array
     label: object = None,  # classes, n integers in any form or one for all
     guidance: float = 0.0,  # w of classifier-free guidance; doubles the calls
     num_steps: int | None = None,  # steps; None: as trained
@@ -776,7 +782,7 @@ def sample(
     n : int | None, default None
         number of samples, drawn from the source
     x0 : Tensor | None, default None
-        or points to start from, (n, *shape)
+        or points to start from, (n, *shape); an array gives an array
     label : object, default None
         classes, n integers in any form or one for all
     guidance : float, default 0.0
@@ -1263,6 +1269,35 @@ def transform(
 
     moved = self.sample(x0=as_points(x, "x")).cpu()
     return moved.numpy() if isinstance(x, np.ndarray) or hasattr(x, "columns") else moved
+
+# %% ../../nbs/5_learning/11_parameters.ipynb #par-score
+@patch
+def score(
+    self: Model,
+    x: object,  # points of the target that the fit has not seen, (n, *shape), in any form
+    seed: int = 0,  # of the samples
+) -> float:  # about 0 at best, in the units of x
+    """Minus the energy distance between fresh samples and these points; higher is better.
+
+    Parameters
+    ----------
+    x : object
+        points of the target that the fit has not seen, (n, *shape), in any form
+    seed : int, default 0
+        of the samples
+
+    Returns
+    -------
+    float
+        about 0 at best, in the units of x
+    """
+    from nsgf_nb.distances import energy_distance  # late: a model is used without them
+    from nsgf_nb.sets.own import as_points
+
+    x = as_points(x, "x")
+    most = self.source.num_points if self.knows_source else None
+    samples = self.sample(min(len(x), most or len(x)), seed=seed)
+    return -energy_distance(samples.cpu(), x)
 
 # %% ../../nbs/5_learning/11_parameters.ipynb #par-to
 @patch

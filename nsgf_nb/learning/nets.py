@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor, nn
 
+from ..caller import arrays_too
 from ..core import check_count, check_fraction, check_labels
 
 # %% ../../nbs/5_learning/01_nets.ipynb #net-time
@@ -265,9 +266,10 @@ class Field(nn.Module):
         for name, v in dict(mean=mean, sigma=sigma, knots=knots, units=units).items():
             self.register_buffer(name, v.clone())
 
+    @arrays_too("x")
     def forward(
         self,
-        x: Tensor,  # positions, (n, *shape)
+        x: Tensor,  # positions, (n, *shape); an array gives an array
         t: Tensor | float,  # time in [0, 1], one or (n,)
         label: Tensor | None = None,  # classes, (n,)
     ) -> Tensor:  # (n, *shape)
@@ -276,7 +278,7 @@ class Field(nn.Module):
         Parameters
         ----------
         x : Tensor
-            positions, (n, *shape)
+            positions, (n, *shape); an array gives an array
         t : Tensor | float
             time in [0, 1], one or (n,)
         label : Tensor | None, default None
@@ -287,7 +289,7 @@ class Field(nn.Module):
         Tensor
             (n, *shape)
         """
-        x = x.to(self.mean.dtype)
+        x = x.to(self.mean)
         t = torch.as_tensor(t, dtype=x.dtype, device=x.device).expand(len(x))
         z = (x - self.mean) / self.sigma
         out = self.net(z, t) if label is None else self.net(z, t, label)

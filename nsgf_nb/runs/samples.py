@@ -12,10 +12,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from ..core import atomic_path
+from ..sets.images import to_images
 
 # %% ../../nbs/9_workshop/15_samples.ipynb #smp-form
 FORMS = (".npy", ".csv", "")  # an array, a table, a folder of pictures
@@ -101,16 +101,12 @@ def write_pictures(
     x : Tensor
         images, (n, 1 or 3, H, W), from -1 to 1
     """
-    from PIL import Image  # late: only pictures need it
-
     if x.ndim != 4 or x.shape[1] not in (1, 3):
         shape = tuple(x.shape[1:])
         raise ValueError(f"--out: expected a .npy or .csv file for points of shape {shape}")
-    pixels = ((x.cpu().float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
     folder.mkdir(parents=True, exist_ok=True)
     digits = max(4, len(str(len(x) - 1)))
-    for k, image in enumerate(pixels.permute(0, 2, 3, 1).numpy()):
-        picture = Image.fromarray(image[..., 0] if image.shape[2] == 1 else image)
+    for k, picture in enumerate(to_images(x)):
         with atomic_path(folder / f"{k:0{digits}d}.png") as tmp:
             picture.save(tmp, format="PNG")
     print(f"{folder}/: {len(x)} pictures of {x.shape[3]} × {x.shape[2]} pixels")
