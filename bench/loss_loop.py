@@ -24,7 +24,7 @@ BLURS = (0.05, 0.2, 0.5)
 SEEDS = (0, 1, 2)
 STEPS = 20
 SCALINGS = (0.8, 0.99)
-TOLS = (1e-8, 1e-5)  # the first is the usual one
+TOLS = (1e-5, 1e-8)  # the first is the usual one
 
 
 def losses(blur):

@@ -365,7 +365,7 @@ class SinkhornLoss(nn.Module):
     ----------
     blur : float, default 0.05
         length, eps = blur²
-    tol : float, default 1e-08
+    tol : float, default 1e-05
         L1 error of the marginals, at least 100 roundings
     max_iter : int, default 2000
         most passes through the kernel
@@ -374,7 +374,7 @@ class SinkhornLoss(nn.Module):
     def __init__(
         self,
         blur: float = 0.05,  # length, eps = blur²
-        tol: float = 1e-8,  # L1 error of the marginals, at least 100 roundings
+        tol: float = 1e-5,  # L1 error of the marginals, at least 100 roundings
         max_iter: int = 2000,  # most passes through the kernel
     ):
         super().__init__()
