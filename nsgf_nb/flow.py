@@ -47,9 +47,9 @@ class NSGF(Flow):
     Parameters
     ----------
     num_steps : int, default 10
-        T, Euler steps and network calls per sample
+        K, Euler steps and network calls per sample
     step_size : float | Sequence[float] | None, default None
-        η, or one per step; None: 1/(T-k)
+        η, or one per step; None: 1/(K-k)
     blur : float | Sequence[float] | None, default None
         length, or one per step; None: relative_blur
     relative_blur : float | Sequence[float], default (0.5, 0.05)
@@ -94,8 +94,8 @@ class NSGF(Flow):
         None: CUDA where there is one
     """
 
-    num_steps: int = 10  # T, Euler steps and network calls per sample
-    step_size: float | Sequence[float] | None = None  # η, or one per step; None: 1/(T-k)
+    num_steps: int = 10  # K, Euler steps and network calls per sample
+    step_size: float | Sequence[float] | None = None  # η, or one per step; None: 1/(K-k)
     blur: float | Sequence[float] | None = None  # length, or one per step; None: relative_blur
     relative_blur: float | Sequence[float] = (0.5, 0.05)  # r, eps = r² s; a pair: first, last
     network: nn.Module | str | None = None  # net(x, t, label=None), copied, or a name
@@ -120,9 +120,9 @@ class NSGF(Flow):
 
     def __post_init__(self):
         super().__post_init__()
-        T = check_count(self.num_steps, "num_steps")
-        step_sizes(T, self.step_size)
-        _check_blurs(self, T)
+        K = check_count(self.num_steps, "num_steps")
+        step_sizes(K, self.step_size)
+        _check_blurs(self, K)
         if not isinstance(self.jitter, bool):
             raise TypeError(f"jitter: expected True or False, got {self.jitter!r}")
         check_name(self.unit, ("step", "v", "u"), "unit")
@@ -134,10 +134,10 @@ class NSGF(Flow):
             num_groups(self.pool_size, check_count(self.group, "group", 2))
 
 # %% ../nbs/6_matching/01_flow.ipynb #flw-checks
-def _check_blurs(flow, T):
+def _check_blurs(flow, K):
     "Blurs must be positive, relative or not."
     if flow.blur is not None:
-        per_step(flow.blur, T, "blur")
+        per_step(flow.blur, K, "blur")
     relative = flow.relative_blur
     for r in relative if isinstance(relative, (list, tuple)) else [relative]:
         check_positive(r, "relative_blur")
@@ -163,13 +163,13 @@ def grid(
     list[float]
         natural times
     """
-    T = num_steps or self.num_steps
-    if not self.jitter and (T != self.num_steps or solver != "euler"):
+    K = num_steps or self.num_steps
+    if not self.jitter and (K != self.num_steps or solver != "euler"):
         raise ValueError(
             "num_steps and solver: this flow knows its field at its "
             f"{self.num_steps} Euler steps only, train with jitter=True for others"
         )
-    return natural_time(step_sizes(T, self.step_size if T == self.num_steps else None))
+    return natural_time(step_sizes(K, self.step_size if K == self.num_steps else None))
 
 
 @patch
@@ -193,15 +193,15 @@ def rate(
 # %% ../nbs/6_matching/01_flow.ipynb #flw-blurs
 def _blurs(flow, source, pilot, seed):
     "Absolute blur of each step."
-    T = flow.num_steps
+    K = flow.num_steps
     if flow.blur is not None:
-        return per_step(flow.blur, T, "blur")
+        return per_step(flow.blur, K, "blur")
     r = flow.relative_blur
     if isinstance(r, (int, float)):
         r = (r, r)
     if len(r) == 2:
         first, last = r
-        r = [first * (last / first) ** (k / max(1, T - 1)) for k in range(T)]
+        r = [first * (last / first) ** (k / max(1, K - 1)) for k in range(K)]
     n = min(2048, source.num_points or 2048)
     x, _ = points_and_labels(source, n, make_generator(seed, "pilot source"))
     try:
@@ -209,7 +209,7 @@ def _blurs(flow, source, pilot, seed):
     except ValueError:
         said = "all points are the same, and a relative blur needs a scale: give blur="
         raise ValueError(f"source: {said}") from None
-    return [q * math.sqrt(s) for q in per_step(r, T, "relative_blur")]
+    return [q * math.sqrt(s) for q in per_step(r, K, "relative_blur")]
 
 # %% ../nbs/6_matching/01_flow.ipynb #flw-rows
 def _units(pool, kind):

@@ -48,7 +48,7 @@ def _velocities(velocity, num_steps, two, weighted):
 
 
 def _steps(num_steps, step_size, B, like):
-    "Step sizes (B, T): the same for all clouds, or a row for each."
+    "Step sizes (B, K): the same for all clouds, or a row for each."
     if isinstance(step_size, Tensor) and step_size.ndim == 2:
         rows = [list(map(float, r)) for r in step_size]
     else:
@@ -116,7 +116,7 @@ def _evaluate(vel, x, y, x_self, info, scale, a, b):
 
 
 def _shares(etas):
-    "Of the last change of the potentials, what is to be added before each step, (B, T)."
+    "Of the last change of the potentials, what is to be added before each step, (B, K)."
     shares = []
     for row in etas.double().tolist():
         t = natural_time(row)
@@ -193,15 +193,15 @@ def particle_flow(
     x0: Tensor,  # particles, (n, *shape), or (B, n, *shape) when batched
     y: Tensor,  # target points, (m, *shape), or (B, m, *shape)
     velocity: SinkhornVelocity | Sequence | Callable,  # or any v(x, y); one, or one per step
-    num_steps: int,  # number of Euler steps T
-    step_size: float | Sequence[float] | Tensor | None = None,  # η, (T,) or (B, T); None: 1/(T-k)
+    num_steps: int,  # number of Euler steps K
+    step_size: float | Sequence[float] | Tensor | None = None,  # η, (K,) or (B, K); None: 1/(K-k)
     x0_self: Tensor | None = None,  # second cloud of "two_batch", (n', *shape); it flows as well
     batched: bool = False,  # B clouds at once, each on its own
     return_path: bool = False,  # all positions instead of the last
     return_info: bool = False,  # also one VelocityInfo per step (None for a function)
     a: Tensor | None = None,  # weights of particles, (n,) or (B, n); not with x0_self
     b: Tensor | None = None,  # weights of target points, (m,) or (B, m)
-) -> Tensor | tuple[Tensor, list[VelocityInfo]]:  # (n, *shape); the path is (T+1, n, *shape)
+) -> Tensor | tuple[Tensor, list[VelocityInfo]]:  # (n, *shape); the path is (K+1, n, *shape)
     """Euler flow of a cloud: x ← x + η_k v(x).
 
     Parameters
@@ -213,9 +213,9 @@ def particle_flow(
     velocity : SinkhornVelocity | Sequence | Callable
         or any v(x, y); one, or one per step
     num_steps : int
-        number of Euler steps T
+        number of Euler steps K
     step_size : float | Sequence[float] | Tensor | None, default None
-        η, (T,) or (B, T); None: 1/(T-k)
+        η, (K,) or (B, K); None: 1/(K-k)
     x0_self : Tensor | None, default None
         second cloud of "two_batch", (n', *shape); it flows as well
     batched : bool, default False
@@ -232,7 +232,7 @@ def particle_flow(
     Returns
     -------
     Tensor | tuple[Tensor, list[VelocityInfo]]
-        (n, *shape); the path is (T+1, n, *shape)
+        (n, *shape); the path is (K+1, n, *shape)
     """
     clouds = _starts(x0, y, x0_self, a, batched)
     if not batched:
@@ -277,8 +277,8 @@ def gaussian_flow(
     b: Tensor,  # mean of the target, (d,)
     B: Tensor,  # its covariance, (d, d)
     blur: float | Sequence[float],  # length, eps = blur²; one for all steps, or one per step
-    etas: Sequence[float],  # step sizes, T of them
-) -> tuple[Tensor, Tensor, Tensor]:  # means (T+1, d), covariances and maps (T+1, d, d)
+    etas: Sequence[float],  # step sizes, K of them
+) -> tuple[Tensor, Tensor, Tensor]:  # means (K+1, d), covariances and maps (K+1, d, d)
     """The Euler flow of infinitely many particles between Gaussians.
 
     Parameters
@@ -294,12 +294,12 @@ def gaussian_flow(
     blur : float | Sequence[float]
         length, eps = blur²; one for all steps, or one per step
     etas : Sequence[float]
-        step sizes, T of them
+        step sizes, K of them
 
     Returns
     -------
     tuple[Tensor, Tensor, Tensor]
-        means (T+1, d), covariances and maps (T+1, d, d)
+        means (K+1, d), covariances and maps (K+1, d, d)
     """
     etas = step_sizes(len(etas), etas)
     eye = torch.eye(len(a)).to(A)

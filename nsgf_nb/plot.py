@@ -109,7 +109,7 @@ def _array(x, what, ndim=None):
     "A NumPy array for drawing; with `ndim`, of points in the plane."
     x = x.detach().cpu().float().numpy() if isinstance(x, Tensor) else np.asarray(x, dtype=float)
     if ndim and (x.ndim != ndim or x.shape[-1] != 2):
-        shape = "(T+1, n, 2)" if ndim == 3 else "(n, 2)"
+        shape = "(K+1, n, 2)" if ndim == 3 else "(n, 2)"
         raise ValueError(f"{what}: expected shape {shape}, got {x.shape}")
     return x
 
@@ -366,7 +366,7 @@ def panels(
 
 # %% ../nbs/1_data/10_plot.ipynb #plot-path
 def trails(
-    path: Tensor,  # positions, (T+1, n, 2)
+    path: Tensor,  # positions, (K+1, n, 2)
     target: Tensor | None = None,  # points drawn in grey behind, (m, 2)
     ax: Any = None,  # Axes to draw into; None: a new figure
     num: int = 200,  # draw at most the first num particles
@@ -376,7 +376,7 @@ def trails(
     Parameters
     ----------
     path : Tensor
-        positions, (T+1, n, 2)
+        positions, (K+1, n, 2)
     target : Tensor | None, default None
         points drawn in grey behind, (m, 2)
     ax : Any, default None
@@ -580,20 +580,20 @@ def _small_gif(frames, seconds, limit=500_000):
 
 # %% ../nbs/1_data/10_plot.ipynb #plot-gif
 def save_gif(
-    path: Tensor,  # points (T+1, n, 2), or images (T+1, n, C, H, W) in [-1, 1]
+    path: Tensor,  # points (K+1, n, 2), or images (K+1, n, C, H, W) in [-1, 1]
     file: str | Path,  # where to, e.g. "path.gif"
     limits: tuple | None = None,  # (low, high) of both axes, for points; None: fitted
     seconds: float = 2.5,  # length of the motion; the last frame then stays for a second
     target: Tensor | None = None,  # points drawn in grey behind, (m, 2)
     between: int = 1,  # frames per step, on its straight line
-    titles: Sequence[str] | None = None,  # of the T+1 positions, for points; None: "step k"
+    titles: Sequence[str] | None = None,  # of the K+1 positions, for points; None: "step k"
 ) -> Path:
     """An animation of a path.
 
     Parameters
     ----------
     path : Tensor
-        points (T+1, n, 2), or images (T+1, n, C, H, W) in [-1, 1]
+        points (K+1, n, 2), or images (K+1, n, C, H, W) in [-1, 1]
     file : str | Path
         where to, e.g. "path.gif"
     limits : tuple | None, default None
@@ -605,7 +605,7 @@ def save_gif(
     between : int, default 1
         frames per step, on its straight line
     titles : Sequence[str] | None, default None
-        of the T+1 positions, for points; None: "step k"
+        of the K+1 positions, for points; None: "step k"
 
     Returns
     -------

@@ -95,7 +95,7 @@ class EnergyFlow(Flow):
     L : float, default 3.0
         largest slope of "lipschitz", in 1/σ
     num_steps : int, default 10
-        T, network calls per sample
+        K, network calls per sample
     substeps : int, default 20
         Euler steps on the energy that a call stands for
     network : nn.Module | str | None, default None
@@ -130,7 +130,7 @@ class EnergyFlow(Flow):
     blur: float | Sequence[float] = (3.0, 0.3)  # length, in σ; a pair: first, last call
     lam: float = 0.1  # λ of "kale"
     L: float = 3.0  # largest slope of "lipschitz", in 1/σ
-    num_steps: int = 10  # T, network calls per sample
+    num_steps: int = 10  # K, network calls per sample
     substeps: int = 20  # Euler steps on the energy that a call stands for
     network: nn.Module | str | None = None  # net(x, t, label=None), copied, or a name
     pool_size: int = 16384  # simulated particles, in whole groups
@@ -165,14 +165,14 @@ def _blurs(flow):
     if len(value) != 2:
         raise ValueError(f"blur: expected a number or a pair, first and last, got {flow.blur!r}")
     first, last = (check_positive(v, "blur") for v in value)
-    T = flow.num_steps
-    return [first * (last / first) ** (k / max(1, T - 1)) for k in range(T)]
+    K = flow.num_steps
+    return [first * (last / first) ** (k / max(1, K - 1)) for k in range(K)]
 
 # %% ../../nbs/7_family/20_energy_flow.ipynb #efl-clock
 @patch
 def grid(
     self: EnergyFlow,
-    num_steps: int | None,  # T or None
+    num_steps: int | None,  # K or None
     solver: str,  # "euler"
 ) -> list[float]:  # natural times
     """The times that the field was trained at.
@@ -180,7 +180,7 @@ def grid(
     Parameters
     ----------
     num_steps : int | None
-        T or None
+        K or None
     solver : str
         "euler"
 
@@ -189,10 +189,10 @@ def grid(
     list[float]
         natural times
     """
-    T = self.num_steps
-    if (num_steps or T) != T or solver != "euler":
-        raise ValueError(f"num_steps and solver: this flow knows its field at {T} Euler steps only")
-    return natural_time(step_sizes(T, None))
+    K = self.num_steps
+    if (num_steps or K) != K or solver != "euler":
+        raise ValueError(f"num_steps and solver: this flow knows its field at {K} Euler steps only")
+    return natural_time(step_sizes(K, None))
 
 
 @patch
@@ -222,8 +222,8 @@ def _way(flow, blur, sigma, times, x, y):
 
 def _velocities(flow, sigma):
     "One a call."
-    T = flow.num_steps
-    return [partial(_way, flow, blur, sigma, T - k) for k, blur in enumerate(_blurs(flow))]
+    K = flow.num_steps
+    return [partial(_way, flow, blur, sigma, K - k) for k, blur in enumerate(_blurs(flow))]
 
 # %% ../../nbs/7_family/20_energy_flow.ipynb #efl-task
 @patch

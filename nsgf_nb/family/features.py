@@ -33,7 +33,7 @@ class Seen:
     unit : float
         rms deviation of the features of the target
     length : float
-        √s of two batches of them, in that unit
+        ℓ of two batches of them, in that unit
     width : int
         features of a point
     """
@@ -42,7 +42,7 @@ class Seen:
     mean: Tensor  # of the data, (*shape)
     sigma: Tensor  # a scalar
     unit: float  # rms deviation of the features of the target
-    length: float  # √s of two batches of them, in that unit
+    length: float  # ℓ of two batches of them, in that unit
     width: int  # features of a point
 
     def __call__(

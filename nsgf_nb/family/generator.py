@@ -378,7 +378,7 @@ def _push(net, z, label):
 
 # %% ../../nbs/7_family/05_one_call.ipynb #gen-blur
 def _unit_of_blur(flow, ends, seed):
-    "√s of two batches of the target, centred in each class where there are classes; 1: absolute."
+    "ℓ of two batches of the target, centred in each class where there are classes; 1: absolute."
     if flow.blur is not None:
         return 1.0
     n, batches = min(2048, ends.target.num_points or 2048), []

@@ -70,7 +70,7 @@ def implicit(
     tau: float,  # length τ of each step
     max_iter: int = 20,  # iterations of L-BFGS in each step
 ) -> Callable:  # v(x, y) = x⁺ - x, (n, *shape)
-    """The implicit step as a velocity: particle_flow(x0, y, implicit(E, tau), T, step_size=1.).
+    """The implicit step as a velocity: particle_flow(x0, y, implicit(E, tau), K, step_size=1.).
 
     Parameters
     ----------

@@ -25,10 +25,10 @@ from ..sets.ends import Ends, ends
 from ..sets.snapshots import Snapshots
 
 # %% ../../nbs/7_family/13_trajectory.ipynb #trj-rate
-def _own_speed(flow, z, s):
-    "dx/ds of a flow that runs while s goes from 0 to 1; s is (n,), in float64."
+def _own_speed(flow, z, share):
+    "dx/dλ of a flow that runs while λ, the share, goes from 0 to 1; (n,), in float64."
     grid = torch.tensor(list(flow.grid(None, "euler")), dtype=torch.float64)
-    t = s * grid[-1]
+    t = share * grid[-1]
     if not getattr(flow, "any_grid", False):
         last = torch.bucketize(t, grid, right=True) - 1
         t = grid[last.clamp(max=len(grid) - 2)]
@@ -94,9 +94,9 @@ class PathField(nn.Module):
         for k in piece.unique().tolist():
             rows = (piece == k).nonzero().squeeze(1)
             length = knots[k + 1] - knots[k]
-            s = (t[rows] - knots[k]) / length
+            share = (t[rows] - knots[k]) / length
             here = rows.to(x.device)
-            out[here] = _own_speed(self.flows[k], z[here], s) / length.item()
+            out[here] = _own_speed(self.flows[k], z[here], share) / length.item()
         return out * self.scale
 
 # %% ../../nbs/7_family/13_trajectory.ipynb #trj-between

@@ -106,8 +106,8 @@ def simulated(
 def as_seen(
     device: torch.device,  # of the network
     ends: Ends,  # both ends, whose mean and σ are the frame
-    knots: Tensor,  # times at which the unit is known, (T,)
-    units: Tensor,  # ρ there, (T,)
+    knots: Tensor,  # times at which the unit is known, (K,)
+    units: Tensor,  # ρ there, (K,)
     x: Tensor,  # positions, (n, *shape)
     t: Tensor,  # times, (n,)
     v: Tensor,  # velocities, (n, *shape)
@@ -121,9 +121,9 @@ def as_seen(
     ends : Ends
         both ends, whose mean and σ are the frame
     knots : Tensor
-        times at which the unit is known, (T,)
+        times at which the unit is known, (K,)
     units : Tensor
-        ρ there, (T,)
+        ρ there, (K,)
     x : Tensor
         positions, (n, *shape)
     t : Tensor

@@ -21,14 +21,14 @@ from ..straight import PairFlow
 
 # %% ../../nbs/6_matching/11_interpolants.ipynb #bsl-straight
 def straightness(
-    path: Tensor,  # positions at equal steps of time, (T+1, n, *shape), T > 1
+    path: Tensor,  # positions at equal steps of time, (K+1, n, *shape), K > 1
 ) -> float:  # S: 0 for straight paths at constant speed
     """How much paths bend (arXiv 2209.03003, equation 4, over the mean square of the way).
 
     Parameters
     ----------
     path : Tensor
-        positions at equal steps of time, (T+1, n, *shape), T > 1
+        positions at equal steps of time, (K+1, n, *shape), K > 1
 
     Returns
     -------

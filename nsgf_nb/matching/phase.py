@@ -79,14 +79,14 @@ class PhasePredictor(nn.Module):
 # %% ../../nbs/6_matching/07_phase.ipynb #pha-enter
 def _slope(u, x, tau):
     w = (1 - tau).view(-1, *[1] * (x.ndim - 1))
-    return lambda x, s: w * u(x, tau + s * (1 - tau))
+    return lambda x, share: w * u(x, tau + share * (1 - tau))
 
 
 def straight_steps(
     u: Callable,  # u(x, t), t (n,)
     x: Tensor,  # points, (n, *shape)
     tau: Tensor,  # their times, (n,)
-    num: int,  # N, steps of s
+    num: int,  # N, equal steps of λ
     solver: str = "euler",  # "euler", "midpoint" or "heun"
 ) -> tuple[Tensor, int]:  # (N + 1, n, *shape), and the calls of u
     """The straight flow from τ to 1.
@@ -100,7 +100,7 @@ def straight_steps(
     tau : Tensor
         their times, (n,)
     num : int
-        N, steps of s
+        N, equal steps of λ
     solver : str, default 'euler'
         "euler", "midpoint" or "heun"
 
@@ -146,10 +146,10 @@ def straight_adaptive(
         _slope(u, x, tau),
     )
 
-    def counted(s, x):
+    def counted(share, x):
         nonlocal calls
         calls += 1
-        return f(x, s)
+        return f(x, share)
 
     return solve(
         counted, x, torch.tensor([0.0, 1.0], device=x.device), rtol=rtol, atol=atol, method="dopri5"

@@ -27,11 +27,11 @@ def _nugget(x, v, group, probes, neighbours):
 
 def loss_floor(
     pool: Pool,  # at least 2 groups
-    scale: Tensor,  # unit of the network at each step, (T,)
+    scale: Tensor,  # unit of the network at each step, (K,)
     probes: int = 1024,  # particles whose neighbours are looked up
     neighbours: int = 4,  # pairs per probe
     most: int = 16384,  # particles that are searched
-) -> Tensor:  # (T,)
+) -> Tensor:  # (K,)
     """The floor of the matching loss, E Var(v | x, t)/scale², per coordinate.
 
     Parameters
@@ -39,7 +39,7 @@ def loss_floor(
     pool : Pool
         at least 2 groups
     scale : Tensor
-        unit of the network at each step, (T,)
+        unit of the network at each step, (K,)
     probes : int, default 1024
         particles whose neighbours are looked up
     neighbours : int, default 4
@@ -50,16 +50,16 @@ def loss_floor(
     Returns
     -------
     Tensor
-        (T,)
+        (K,)
     """
-    G, T, n = len(pool.groups), pool.num_steps, pool.group
+    G, K, n = len(pool.groups), pool.num_steps, pool.group
     if G < 2:
         raise ValueError("pool: the floor compares groups and needs at least 2, got 1")
     pick = torch.randperm(G * n, generator=make_generator(pool.seed, "floor"))[:most]
     group, i = pick // n, pick % n
     floors = []
-    for k in range(T):
-        x, _, v, _ = pool.rows((group * T + k) * n + i)
+    for k in range(K):
+        x, _, v, _ = pool.rows((group * K + k) * n + i)
         nugget = _nugget(x.flatten(1), v.flatten(1), group, probes, neighbours)
         floors.append(nugget / scale[k].item() ** 2)
     return torch.tensor(floors)

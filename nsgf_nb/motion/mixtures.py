@@ -306,7 +306,7 @@ def fewer_products(
     n: int,  # particles
     m: int,  # target points
     d: int,  # dimensions
-    steps: int,  # T
+    steps: int,  # K
     positions: int,  # how many of them are wanted
 ) -> bool:
     """Do mixtures need less than three quarters of the operations?
@@ -320,7 +320,7 @@ def fewer_products(
     d : int
         dimensions
     steps : int
-        T
+        K
     positions : int
         how many of them are wanted
 

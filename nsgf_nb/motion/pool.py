@@ -25,7 +25,7 @@ class Pool:
     shards : Sequence[dict]
         of a Simulation; all but the last hold the same number of groups
     blurs : Sequence[float]
-        blur of each step, (T,)
+        blur of each step, (K,)
     seed : int
         of the groups
     groups : range | None, default None
@@ -37,7 +37,7 @@ class Pool:
     def __init__(
         self,
         shards: Sequence[dict],  # of a Simulation; all but the last hold the same number of groups
-        blurs: Sequence[float],  # blur of each step, (T,)
+        blurs: Sequence[float],  # blur of each step, (K,)
         seed: int,  # of the groups
         groups: range | None = None,  # those of the shards that belong to this pool; None: all
         files: Sequence[Path] = (),  # where the shards are mapped from; empty: they are in memory
@@ -48,12 +48,12 @@ class Pool:
         self.files = list(files)
         self.per = len(shards[0]["etas"])  # groups in a shard
         self.groups = range(sum(len(s["etas"]) for s in shards)) if groups is None else groups
-        self.etas = self._whole("etas")  # (G, T)
-        self.times = self._whole("times")  # (G, T+1)
-        self.passes = self._whole("passes")  # (G, T)
-        self.error = self._whole("error")  # (G, T)
-        self.converged = self._whole("converged")  # (G, T)
-        self.square = self._whole("square")  # (G, T)
+        self.etas = self._whole("etas")  # (G, K)
+        self.times = self._whole("times")  # (G, K+1)
+        self.passes = self._whole("passes")  # (G, K)
+        self.error = self._whole("error")  # (G, K)
+        self.converged = self._whole("converged")  # (G, K)
+        self.square = self._whole("square")  # (G, K)
 
     def _whole(self, name):
         "One tensor of all groups of this pool."
@@ -98,7 +98,7 @@ def __repr__(self: Pool) -> str:
 def path(
     self: Pool,
     b: int,  # group, 0 … groups - 1
-) -> Tensor:  # (T+1, n, *shape)
+) -> Tensor:  # (K+1, n, *shape)
     """The trajectory of a group.
 
     Parameters
@@ -109,14 +109,14 @@ def path(
     Returns
     -------
     Tensor
-        (T+1, n, *shape)
+        (K+1, n, *shape)
     """
     s, g = divmod(self.groups[b], self.per)
     return self.shards[s]["x"][g].to(self.dtype)
 
 
 @patch
-def rms(self: Pool) -> Tensor:  # per coordinate, (T,)
+def rms(self: Pool) -> Tensor:  # per coordinate, (K,)
     "Root mean square velocity of each step."
     return self.square.mean(0).sqrt()
 
@@ -228,8 +228,8 @@ def rows(
     tuple[Tensor, Tensor, Tensor, Tensor]
         x (m, *shape), t (m,), v (m, *shape), k (m,)
     """
-    n, T = self.group, self.num_steps
-    b, k, i = index // (T * n), index // n % T, index % n
+    n, K = self.group, self.num_steps
+    b, k, i = index // (K * n), index // n % K, index % n
     place = b + self.groups.start
     x, v = self._gather(place // self.per, place % self.per, k, i)
     if "v" not in self.shards[0]:

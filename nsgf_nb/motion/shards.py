@@ -54,14 +54,14 @@ def pool_settings(
         JSON values
     """
     x0, y, _ = group_clouds(sim.source, sim.target, sim.group, sim.seed, 0)
-    G, T = check_count(num_groups, "num_groups"), sim.num_steps
-    size = x0[0].numel() * sim.group * (T + 1) * x0.element_size()  # bytes of a group, about
+    G, K = check_count(num_groups, "num_groups"), sim.num_steps
+    size = x0[0].numel() * sim.group * (K + 1) * x0.element_size()  # bytes of a group, about
     settings = dict(
         num_groups=G,
         data=dict(target=witness(sim.target, sim.seed), source=witness(sim.source, sim.seed)),
         per_shard=max(1, min(2**26 // size, G // 16)),
         group=sim.group,
-        num_steps=T,
+        num_steps=K,
         step_size=sim.step_size,
         jitter=sim.jitter,
         storage=sim.storage,

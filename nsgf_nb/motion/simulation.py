@@ -104,9 +104,9 @@ class Simulation:
     velocity : Callable | Sequence
         a SinkhornVelocity, any function v(x, y), or one per step
     num_steps : int
-        T
+        K
     step_size : float | Sequence[float] | None, default None
-        η, or one per step; None: 1/(T-k)
+        η, or one per step; None: 1/(K-k)
     group : int, default 512
         particles in a group
     seed : int, default 0
@@ -122,8 +122,8 @@ class Simulation:
     source: Sampler  # where particles start
     target: Sampler  # where they go
     velocity: Callable | Sequence  # a SinkhornVelocity, any function v(x, y), or one per step
-    num_steps: int  # T
-    step_size: float | Sequence[float] | None = None  # η, or one per step; None: 1/(T-k)
+    num_steps: int  # K
+    step_size: float | Sequence[float] | None = None  # η, or one per step; None: 1/(K-k)
     group: int = 512  # particles in a group
     seed: int = 0  # of all draws
     jitter: bool = False  # a time grid of its own for each group
@@ -157,7 +157,7 @@ def _second_clouds(sim, numbers):
 
 # %% ../../nbs/4_particles/04_simulation.ipynb #sim-solved
 def _solver_facts(infos, g):
-    "Passes, error and convergence of g groups, (g, T) each."
+    "Passes, error and convergence of g groups, (g, K) each."
 
     def table(name, of_a_function, dtype):
         steps = [[of_a_function] * g if i is None else getattr(i, name) for i in infos]

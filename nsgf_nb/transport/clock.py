@@ -13,9 +13,9 @@ from ..core import check_count, check_positive
 # %% ../../nbs/2_transport/06_clock.ipynb #prt-steps
 def per_step(
     value: float | Sequence[float],  # a number for all steps, or one per step
-    num_steps: int,  # number of steps T
+    num_steps: int,  # number of steps K
     name: str,  # what the caller calls it
-) -> list[float]:  # T numbers > 0
+) -> list[float]:  # K numbers > 0
     """One positive number per step.
 
     Parameters
@@ -23,14 +23,14 @@ def per_step(
     value : float | Sequence[float]
         a number for all steps, or one per step
     num_steps : int
-        number of steps T
+        number of steps K
     name : str
         what the caller calls it
 
     Returns
     -------
     list[float]
-        T numbers > 0
+        K numbers > 0
     """
     if isinstance(value, str) or not hasattr(value, "__len__"):
         values = [value] * num_steps
@@ -44,46 +44,46 @@ def per_step(
 
 
 def step_sizes(
-    num_steps: int,  # number of steps T
-    step_size: float | Sequence[float] | None = None,  # η, or one per step; None: 1/(T-k)
-) -> list[float]:  # η_k in (0, 1], T of them
+    num_steps: int,  # number of steps K
+    step_size: float | Sequence[float] | None = None,  # η, or one per step; None: 1/(K-k)
+) -> list[float]:  # η_k in (0, 1], K of them
     """Step sizes of a flow; by default equal steps of natural time.
 
     Parameters
     ----------
     num_steps : int
-        number of steps T
+        number of steps K
     step_size : float | Sequence[float] | None, default None
-        η, or one per step; None: 1/(T-k)
+        η, or one per step; None: 1/(K-k)
 
     Returns
     -------
     list[float]
-        η_k in (0, 1], T of them
+        η_k in (0, 1], K of them
     """
-    T = check_count(num_steps, "num_steps")
+    K = check_count(num_steps, "num_steps")
     if step_size is None:
-        return [1 / (T - k) for k in range(T)]
-    etas = per_step(step_size, T, "step_size")
+        return [1 / (K - k) for k in range(K)]
+    etas = per_step(step_size, K, "step_size")
     if max(etas) > 1:
         raise ValueError(f"step_size: expected 0 < η <= 1, got {max(etas):g}")
     return etas
 
 
 def natural_time(
-    etas: Sequence[float],  # step sizes, T of them
-) -> list[float]:  # t_0 = 0, …, t_T; T+1 of them
+    etas: Sequence[float],  # step sizes, K of them
+) -> list[float]:  # t_0 = 0, …, t_K; K+1 of them
     """t_k = 1 - Π_{j<k} (1 - η_j).
 
     Parameters
     ----------
     etas : Sequence[float]
-        step sizes, T of them
+        step sizes, K of them
 
     Returns
     -------
     list[float]
-        t_0 = 0, …, t_T; T+1 of them
+        t_0 = 0, …, t_K; K+1 of them
     """
     rest = [1.0]
     for eta in step_sizes(len(etas), etas):

@@ -68,7 +68,7 @@ def inner_length(
     a: Tensor | None = None,  # weights of x, (n,); None: uniform
     b: Tensor | None = None,  # weights of y, (m,); None: uniform
 ) -> float:  # in units of x
-    """√s of s = sqrt(tr(Σx Σy)), the deviation of the centred inner products under the weights.
+    """ℓ with ℓ² = sqrt(tr(Σx Σy)), the deviation of the centred inner products under the weights.
 
     s is at least a hundredth of what it would be if both clouds had the same directions.
     Raises ValueError where all points of one cloud that have weight are at one place.
@@ -105,7 +105,7 @@ def inner_scale(
     a: Tensor | None = None,  # weights of x, (n,); None: uniform
     b: Tensor | None = None,  # weights of y, (m,); None: uniform
 ) -> float:  # in squared units of x
-    """s = sqrt(tr(Σx Σy)), the square of `inner_length`: a relative blur r means eps = r² s.
+    """ℓ² = sqrt(tr(Σx Σy)), the square of `inner_length`: a relative blur r means eps = r² ℓ².
 
     Parameters
     ----------
