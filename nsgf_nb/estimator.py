@@ -46,7 +46,7 @@ class SinkhornVelocity:
     blur : float | None, default None
         length, eps = blur²
     relative_blur : float | None, default None
-        r: eps = r² s, s from `transport.scale.inner_scale`
+        r: eps = r² ℓ², ℓ² from `transport.scale.inner_scale`
     self_term : str, default 'same'
         "same", "masked" (no diagonal) or "two_batch" (x_self)
     tol : float, default 0.001
@@ -65,7 +65,7 @@ class SinkhornVelocity:
         self,
         blur: float | None = None,  # length, eps = blur²
         *,
-        relative_blur: float | None = None,  # r: eps = r² s, s from `transport.scale.inner_scale`
+        relative_blur: float | None = None,  # r: eps = r² ℓ², ℓ² from `transport.scale.inner_scale`
         self_term: str = "same",  # "same", "masked" (no diagonal) or "two_batch" (x_self)
         tol: float = 1e-3,  # error of v in units of scale
         max_iter: int = 1000,  # most passes through the kernel

@@ -53,7 +53,7 @@ class NSGF(Flow):
     blur : float | Sequence[float] | None, default None
         length, or one per step; None: relative_blur
     relative_blur : float | Sequence[float], default (0.5, 0.05)
-        r, eps = r² s; a pair: first, last
+        r, eps = r² ℓ²; a pair: first, last
     network : nn.Module | str | None, default None
         net(x, t, label=None), copied, or a name
     pool_size : int, default 49152
@@ -97,7 +97,7 @@ class NSGF(Flow):
     num_steps: int = 10  # K, Euler steps and network calls per sample
     step_size: float | Sequence[float] | None = None  # η, or one per step; None: 1/(K-k)
     blur: float | Sequence[float] | None = None  # length, or one per step; None: relative_blur
-    relative_blur: float | Sequence[float] = (0.5, 0.05)  # r, eps = r² s; a pair: first, last
+    relative_blur: float | Sequence[float] = (0.5, 0.05)  # r, eps = r² ℓ²; a pair: first, last
     network: nn.Module | str | None = None  # net(x, t, label=None), copied, or a name
     pool_size: int = 49152  # simulated particles, in whole groups
     group: int | None = None  # particles simulated together; None: 2048, or half of the points

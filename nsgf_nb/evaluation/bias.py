@@ -169,7 +169,7 @@ class Wanted:
     Parameters
     ----------
     relative_blur : float
-        r, eps = r² s
+        r, eps = r² ℓ²
     velocity : Tensor
         at each x, (N, *shape)
     speed2 : float
@@ -178,7 +178,7 @@ class Wanted:
         mean square difference of the halves to it, over speed2
     """
 
-    relative_blur: float  # r, eps = r² s
+    relative_blur: float  # r, eps = r² ℓ²
     velocity: Tensor  # at each x, (N, *shape)
     speed2: float  # its mean square
     apart: float  # mean square difference of the halves to it, over speed2

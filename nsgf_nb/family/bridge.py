@@ -121,7 +121,7 @@ class SchrodingerBridge(Flow):
     blur : float | None, default None
         σ, a length: eps = σ²; None: relative_blur
     relative_blur : float, default 0.35
-        r: eps = r² s, s from `transport.scale.inner_scale`
+        r: eps = r² ℓ², ℓ² from `transport.scale.inner_scale`
     cloud : int | None, default None
         points at each end of a plan; None: 1024, or what the data have
     reuse : int, default 16
@@ -158,7 +158,7 @@ class SchrodingerBridge(Flow):
 
     coupling: str | Model = "plan"  # pairs: "plan", "independent", or those of a bridge backwards
     blur: float | None = None  # σ, a length: eps = σ²; None: relative_blur
-    relative_blur: float = 0.35  # r: eps = r² s, s from `transport.scale.inner_scale`
+    relative_blur: float = 0.35  # r: eps = r² ℓ², ℓ² from `transport.scale.inner_scale`
     cloud: int | None = None  # points at each end of a plan; None: 1024, or what the data have
     reuse: int = 16  # steps that a plan serves
     tol: float = 1e-2  # error of the plans, as in EntropicPlan
@@ -221,7 +221,7 @@ def _size(flow, ends):
 
 
 def _eps_of(flow, ends, seed):
-    "The temperature: that of the bridge whose pairs are taken, or r² s of both ends."
+    "The temperature: that of the bridge whose pairs are taken, or r² ℓ² of both ends."
     if isinstance(flow.coupling, Model):
         return _checked_other(flow.coupling, ends).eps
     if flow.blur is not None:

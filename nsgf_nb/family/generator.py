@@ -180,7 +180,7 @@ class SinkhornGenerator(Flow):
     blur : float | Sequence[float] | None, default None
         length; a pair: first, last; None: relative_blur
     relative_blur : float | Sequence[float], default (0.2, 0.05)
-        r, eps = r² s; a pair: first, last
+        r, eps = r² ℓ²; a pair: first, last
     self_term : str, default 'two_batch'
         "two_batch"; "same" and "masked" shrink
     tol : float, default 0.01
@@ -218,7 +218,7 @@ class SinkhornGenerator(Flow):
     cloud: int | None = None  # points of a generated cloud; None: 1024, or what the data have
     reuse: int = 8  # steps that the goals of a cloud serve
     blur: float | Sequence[float] | None = None  # length; a pair: first, last; None: relative_blur
-    relative_blur: float | Sequence[float] = (0.2, 0.05)  # r, eps = r² s; a pair: first, last
+    relative_blur: float | Sequence[float] = (0.2, 0.05)  # r, eps = r² ℓ²; a pair: first, last
     self_term: str = "two_batch"  # "two_batch"; "same" and "masked" shrink
     tol: float = 1e-2  # error of the velocities, in units of the attraction
     features: nn.Module | None = None  # frozen, x -> (n, …): plans also between what it sees

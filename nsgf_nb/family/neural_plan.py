@@ -197,7 +197,7 @@ class NeuralPlan(Flow):
     blur : float | None, default None
         length, eps = blur²; None: relative_blur
     relative_blur : float, default 0.5
-        r, eps = r² s
+        r, eps = r² ℓ²
     num_steps : int, default 21
         of a sample: one to a point of the bank, the others by Langevin
     bank : int, default 2048
@@ -227,7 +227,7 @@ class NeuralPlan(Flow):
     """
 
     blur: float | None = None  # length, eps = blur²; None: relative_blur
-    relative_blur: float = 0.5  # r, eps = r² s
+    relative_blur: float = 0.5  # r, eps = r² ℓ²
     num_steps: int = 21  # of a sample: one to a point of the bank, the others by Langevin
     bank: int = 2048  # target points that are kept, at most
     target_score: Callable | None = None  # ∇ log ν, (n, *shape) to the same; None: of the bank

@@ -70,7 +70,7 @@ class EntropicPlan:
     blur : float | None, default None
         length, eps = blur²
     relative_blur : float | None, default None
-        r: eps = r² s, s from `transport.scale.inner_scale`
+        r: eps = r² ℓ², ℓ² from `transport.scale.inner_scale`
     a : Tensor | None, default None
         weights of x, (n,); None: uniform
     b : Tensor | None, default None
@@ -91,7 +91,7 @@ class EntropicPlan:
         y: Tensor,  # target points, (m, *shape)
         blur: float | None = None,  # length, eps = blur²
         *,
-        relative_blur: float | None = None,  # r: eps = r² s, s from `transport.scale.inner_scale`
+        relative_blur: float | None = None,  # r: eps = r² ℓ², ℓ² from `transport.scale.inner_scale`
         a: Tensor | None = None,  # weights of x, (n,); None: uniform
         b: Tensor | None = None,  # weights of y, (m,); None: uniform
         tol: float = 1e-3,  # error of the map, in units of the rms of T_xy - x

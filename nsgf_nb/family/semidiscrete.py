@@ -99,7 +99,7 @@ class SemidiscretePlan:
     blur : float | None, default None
         length, eps = blur²
     relative_blur : float | None, default None
-        r: eps = r² s, s from `transport.scale.inner_scale`
+        r: eps = r² ℓ², ℓ² from `transport.scale.inner_scale`
     b : Tensor | None, default None
         weights of y, (m,); None: uniform
     error : float, default 0.1
@@ -116,7 +116,7 @@ class SemidiscretePlan:
         y: Tensor,  # all points of the target, (m, *shape)
         blur: float | None = None,  # length, eps = blur²
         *,
-        relative_blur: float | None = None,  # r: eps = r² s, s from `transport.scale.inner_scale`
+        relative_blur: float | None = None,  # r: eps = r² ℓ², ℓ² from `transport.scale.inner_scale`
         b: Tensor | None = None,  # weights of y, (m,); None: uniform
         error: float = 0.1,  # relative error of the masses, in the mean square
         tol: float = 1e-3,  # of each solve, as in EntropicPlan
