@@ -49,13 +49,13 @@ class NSGF(Flow):
     Parameters
     ----------
     num_steps : int, default 10
-        T, Euler steps and network calls per sample
+        K, Euler steps and network calls per sample
     step_size : float | Sequence[float] | None, default None
-        η, or one per step; None: 1/(T-k)
+        η, or one per step; None: 1/(K-k)
     blur : float | Sequence[float] | None, default None
         length, or one per step; None: relative_blur
     relative_blur : float | Sequence[float], default (0.5, 0.05)
-        r, eps = r² s; a pair: first, last
+        r, eps = r² ℓ²; a pair: first, last
     network : nn.Module | str | None, default None
         net(x, t, label=None), copied, or a name
     pool_size : int, default 49152
@@ -95,15 +95,15 @@ class NSGF(Flow):
     device : str | None, default None
         None: CUDA where there is one
     num_classes : int | None, default None
-        K of a target with labels 0 … K-1; None: as the network says
+        of a target with labels from 0; None: as the network says
     label_dropout : float, default 0.1
         share of groups that go to all classes, for guidance
     """
 
-    num_steps: int = 10  # T, Euler steps and network calls per sample
-    step_size: float | Sequence[float] | None = None  # η, or one per step; None: 1/(T-k)
+    num_steps: int = 10  # K, Euler steps and network calls per sample
+    step_size: float | Sequence[float] | None = None  # η, or one per step; None: 1/(K-k)
     blur: float | Sequence[float] | None = None  # length, or one per step; None: relative_blur
-    relative_blur: float | Sequence[float] = (0.5, 0.05)  # r, eps = r² s; a pair: first, last
+    relative_blur: float | Sequence[float] = (0.5, 0.05)  # r, eps = r² ℓ²; a pair: first, last
     network: nn.Module | str | None = None  # net(x, t, label=None), copied, or a name
     pool_size: int = 49152  # simulated particles, in whole groups
     group: int | None = None  # particles simulated together; None: 2048, or half of the points
@@ -123,7 +123,7 @@ class NSGF(Flow):
     online: float = 0.0  # share of the groups that fresh ones replace in a pass
     storage: str = "float32"  # of the pool: "float32", "bfloat16" or "float16"
     device: str | None = None  # None: CUDA where there is one
-    num_classes: int | None = None  # K of a target with labels 0 … K-1; None: as the network says
+    num_classes: int | None = None  # of a target with labels from 0; None: as the network says
     label_dropout: float = 0.1  # share of groups that go to all classes, for guidance
 
     def __post_init__(self):
@@ -132,14 +132,14 @@ class NSGF(Flow):
         _check_pool(self)
 
 # %% ../nbs/6_matching/01_flow.ipynb #flw-checks
-def _check_steps(flow, T):
+def _check_steps(flow, K):
     "Steps and blurs must be positive, relative or not."
-    step_sizes(T, flow.step_size)
+    step_sizes(K, flow.step_size)
     if not isinstance(flow.jitter, bool):
         raise TypeError(f"jitter: expected True or False, got {flow.jitter!r}")
     check_name(flow.unit, ("step", "v", "u"), "unit")
     if flow.blur is not None:
-        per_step(flow.blur, T, "blur")
+        per_step(flow.blur, K, "blur")
     relative = flow.relative_blur
     for r in relative if isinstance(relative, (list, tuple)) else [relative]:
         check_positive(r, "relative_blur")
@@ -193,8 +193,8 @@ def grid(
     list[float]
         natural times
     """
-    T = num_steps or self.num_steps
-    times = natural_time(step_sizes(T, self.step_size if T == self.num_steps else None))
+    K = num_steps or self.num_steps
+    times = natural_time(step_sizes(K, self.step_size if K == self.num_steps else None))
     if not self.jitter:
         _check_known(self, times, solver)
     return times
@@ -221,15 +221,15 @@ def rate(
 # %% ../nbs/6_matching/01_flow.ipynb #flw-blurs
 def _blurs(flow, source, pilot, seed):
     "Absolute blur of each step."
-    T = flow.num_steps
+    K = flow.num_steps
     if flow.blur is not None:
-        return per_step(flow.blur, T, "blur")
+        return per_step(flow.blur, K, "blur")
     r = flow.relative_blur
     if isinstance(r, (int, float)):
         r = (r, r)
     if len(r) == 2:
         first, last = r
-        r = [first * (last / first) ** (k / max(1, T - 1)) for k in range(T)]
+        r = [first * (last / first) ** (k / max(1, K - 1)) for k in range(K)]
     n = min(2048, source.num_points or 2048)
     x, _ = points_and_labels(source, n, make_generator(seed, "pilot source"))
     try:
@@ -237,7 +237,7 @@ def _blurs(flow, source, pilot, seed):
     except ValueError:
         said = "all points are the same, and a relative blur needs a scale: give blur="
         raise ValueError(f"source: {said}") from None
-    return [q * math.sqrt(s) for q in per_step(r, T, "relative_blur")]
+    return [q * math.sqrt(s) for q in per_step(r, K, "relative_blur")]
 
 # %% ../nbs/6_matching/01_flow.ipynb #flw-rows
 def _units(pool, kind):

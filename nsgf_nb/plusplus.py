@@ -49,7 +49,7 @@ class NSGFPlusPlus(Chain):
     predictor : str | nn.Module, default 'clock'
         τ by it, by a "network", or by yours, x -> (n,)
     step : float, default 0.1
-        ω, Euler step of s when sampling, unless told otherwise
+        ω, Euler step of λ when sampling, unless told otherwise
     predictor_iterations : int, default 2000
         optimiser steps of the predictor
     device : str | None, default None
@@ -62,7 +62,7 @@ class NSGFPlusPlus(Chain):
         straight: StraightFlow | dict = PHASES["straight"],  # the second, likewise
         start: str = "sinkhorn",  # of straight lines: "source", or what "sinkhorn" makes of it
         predictor: str | nn.Module = "clock",  # τ by it, by a "network", or by yours, x -> (n,)
-        step: float = 0.1,  # ω, Euler step of s when sampling, unless told otherwise
+        step: float = 0.1,  # ω, Euler step of λ when sampling, unless told otherwise
         predictor_iterations: int = 2000,  # optimiser steps of the predictor
         device: str | None = None,  # None: CUDA where there is one
     ):

@@ -40,7 +40,7 @@ class Advice:
     Parameters
     ----------
     relative_blur : float
-        r of the suggestion, eps = r² s
+        r of the suggestion, eps = r² ℓ²
     blur : float
         the same as a length
     group : int
@@ -61,7 +61,7 @@ class Advice:
         BatchError by (relative_blur, group, self_term)
     """
 
-    relative_blur: float  # r of the suggestion, eps = r² s
+    relative_blur: float  # r of the suggestion, eps = r² ℓ²
     blur: float  # the same as a length
     group: int  # points in a group
     self_term: str  # "same", "masked" or "two_batch"

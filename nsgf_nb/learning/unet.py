@@ -238,7 +238,7 @@ class UNet(nn.Module):
     dropout : float, default 0.0
         in residual blocks
     num_classes : int | None, default None
-        K, labels 0 … K-1, and K for no label; None: no labels
+        labels are 0 … num_classes - 1; None: no labels
     patch_size : int, default 1
         squares of so many pixels a side become channels
     """
@@ -253,7 +253,7 @@ class UNet(nn.Module):
         heads: int = 4,  # of attention; divides the channels there
         groups: int | None = None,  # of the norms; None: of four channels, at most 32
         dropout: float = 0.0,  # in residual blocks
-        num_classes: int | None = None,  # K, labels 0 … K-1, and K for no label; None: no labels
+        num_classes: int | None = None,  # labels are 0 … num_classes - 1; None: no labels
         patch_size: int = 1,  # squares of so many pixels a side become channels
     ):
         super().__init__()

@@ -95,9 +95,9 @@ class ClassSimulation(Simulation):
     velocity : Callable | Sequence
         a SinkhornVelocity, any function v(x, y), or one per step
     num_steps : int
-        T
+        K
     step_size : float | Sequence[float] | None, default None
-        η, or one per step; None: 1/(T-k)
+        η, or one per step; None: 1/(K-k)
     group : int, default 512
         particles in a group
     seed : int, default 0
