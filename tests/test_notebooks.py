@@ -35,6 +35,13 @@ def test_title_cell(path):
 
 
 @every_notebook
+def test_first_sentence_is_on_the_first_screen(path):
+    "Prose follows the title, before `default_exp` and the imports"
+    second = cells(path)[1]
+    assert second["cell_type"] == "markdown" and not second["source"].startswith("#")
+
+
+@every_notebook
 def test_last_cell_exports(path):
     last = cells(path)[-1]
     assert (
