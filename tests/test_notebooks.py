@@ -142,6 +142,24 @@ def test_formulas_use_dollars(path):
     )
 
 
+def drawn_or_long_table(path):
+    "In the order of the page: True for a recorded picture, False for a table of more than 8 rows"
+    for c in cells(path):
+        shown = [c["source"]] if c["cell_type"] == "markdown" else []
+        for o in c.get("outputs", []):
+            if any(k.startswith("image/") for k in o.get("data", {})):
+                yield True
+            shown.append("".join(o.get("data", {}).get("text/markdown", "")))
+        # a table has a line for its head, and one below it
+        if any(len(re.findall(r"^\|", text, re.M)) > 10 for text in shown):
+            yield False
+
+
+@pytest.mark.parametrize("path", sorted(NBS.glob("tutorials/*.ipynb")), ids=lambda p: p.name)
+def test_tutorials_begin_with_pictures(path):
+    assert next(drawn_or_long_table(path))
+
+
 def test_ids_of_modules_are_unique():
     "Two notebooks that export one module need `#| export module` in the second, not `default_exp`"
     exps = [
