@@ -134,6 +134,12 @@ def test_imports_have_cells_of_their_own(path):
 
 
 @every_notebook
+def test_no_markup_of_quarto_alone(path):
+    "JupyterLab and GitHub show `::: {.callout-note}` as it stands: a quotation with a bold word"
+    assert not re.findall(r"^:::", "\n".join(c["source"] for c in cells(path, "markdown")), re.M)
+
+
+@every_notebook
 def test_formulas_use_dollars(path):
     assert not re.findall(
         r"\\\(|\\\[|^\s*\\begin\{(?:equation|align)",

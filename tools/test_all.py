@@ -330,6 +330,20 @@ def check_arguments(flag):
         sys.exit("no CUDA device here")
 
 
+def beside_notebooks():
+    "The files in nbs/ that are no notebooks, with their bytes"
+    files = [p for p in (ROOT / "nbs").rglob("*") if p.is_file() and p.suffix != ".ipynb"]
+    visible = [p for p in files if not any(x[0] in "._" for x in p.relative_to(ROOT).parts)]
+    return {p.relative_to(ROOT).as_posix(): p.read_bytes() for p in visible}
+
+
+def tidy(before):
+    "running the notebooks leaves the project as it was"
+    after = beside_notebooks()
+    differ = {n for n in before.keys() | after.keys() if before.get(n) != after.get(n)}
+    return verdict(tidy.__doc__, [f"{n}: another file than before" for n in sorted(differ)])
+
+
 def steps(flag, copy):
     "Name and call of all that follows the gates"
     found = [("tests", lambda: tests(flag))]
@@ -351,8 +365,10 @@ def main(flag=None):
     os.environ.update(environment(ROOT))
     with tempfile.TemporaryDirectory() as tmp, ThreadPoolExecutor(WORKERS) as pool:
         copy = copy_of_project(Path(tmp) / ROOT.name)
+        before = beside_notebooks()
         results = [] if flag else [gate(g, copy) for g in GATES]
         results += pool.map(lambda s: timed(*s), steps(flag, copy))
+    results.append(timed(tidy.__doc__, lambda: tidy(before)))
     if not flag and not notebooks():
         results.append(verdict("notebooks", ["no notebook was found"]))
     total = {k: sum(getattr(r, k) for r in results) for k in ("passed", "failed", "skipped")}
