@@ -167,6 +167,14 @@ def sidebar(copy):
     return [f"{n} is stale: run `make export`" for n in changed(copy, "nbs", "sidebar.yml")]
 
 
+def api(copy):
+    "gate: nbs/api.ipynb is what the package offers"
+    rc, _, text = run(sys.executable, "tools/api.py", cwd=copy)
+    if rc:
+        return [text]
+    return [f"{n} is stale: run `make export`" for n in changed(copy, "nbs", "api.ipynb")]
+
+
 def form(copy):
     "gate: the form (ruff)"
     rc, _, text = run("ruff", "format", "--check", "--quiet", *FORMATTED, cwd=copy)
@@ -311,7 +319,7 @@ def copy_of_project(to):
     return to
 
 
-GATES = (clean, exported, readme, sidebar, readable, form, layers)
+GATES = (clean, exported, readme, api, sidebar, readable, form, layers)
 
 
 def gate(check, copy):
