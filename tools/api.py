@@ -133,8 +133,9 @@ def methods(cls, places):
     for key, value in vars(cls).items():
         value = getattr(value, "__func__", value)  # of a class method
         hook = key in HOOKS.split() and cls.__name__ not in CONTRACTS
-        method = inspect.isfunction(value) and value.__name__ == key  # not the default of a field
-        if key[0] == "_" or hook or not (method or isinstance(value, property)):
+        method = inspect.isfunction(value) or isinstance(value, property)
+        default = key in getattr(cls, "__dataclass_fields__", ())  # of a field, may be a function
+        if key[0] == "_" or hook or default or not method:
             continue
         yield f"{cls.__name__}.{key}", places.get(f"{own}.{key}", places[own]), first_line(value)
 
