@@ -29,6 +29,7 @@ from .estimator import SinkhornVelocity
 from .learning.model import Fit, Flow
 from .learning.pooled import as_seen, group_size, held_out_rows, num_groups, simulated
 from .learning.training import Task, mean_loss
+from .motion.classes import ClassSimulation, class_of_group
 from .motion.floor import loss_floor
 from .motion.online import Online
 from .motion.pool import Pool
@@ -92,6 +93,10 @@ class NSGF(Flow):
         of the pool: "float32", "bfloat16" or "float16"
     device : str | None, default None
         None: CUDA where there is one
+    num_classes : int | None, default None
+        K of a target with labels 0 … K-1; None: as the network says
+    label_dropout : float, default 0.1
+        share of groups that go to all classes, for guidance
     """
 
     num_steps: int = 10  # T, Euler steps and network calls per sample
@@ -117,30 +122,37 @@ class NSGF(Flow):
     online: float = 0.0  # share of the groups that fresh ones replace in a pass
     storage: str = "float32"  # of the pool: "float32", "bfloat16" or "float16"
     device: str | None = None  # None: CUDA where there is one
+    num_classes: int | None = None  # K of a target with labels 0 … K-1; None: as the network says
+    label_dropout: float = 0.1  # share of groups that go to all classes, for guidance
 
     def __post_init__(self):
         super().__post_init__()
-        T = check_count(self.num_steps, "num_steps")
-        step_sizes(T, self.step_size)
-        _check_blurs(self, T)
-        if not isinstance(self.jitter, bool):
-            raise TypeError(f"jitter: expected True or False, got {self.jitter!r}")
-        check_name(self.unit, ("step", "v", "u"), "unit")
-        check_name(self.storage, STORAGE, "storage")
-        check_fraction(self.online, "online")
-        SinkhornVelocity(1.0, self_term=self.self_term, tol=self.tol)  # checks its options
-        check_count(self.pool_size, "pool_size")
-        if self.group is not None:
-            num_groups(self.pool_size, check_count(self.group, "group", 2))
+        _check_steps(self, check_count(self.num_steps, "num_steps"))
+        _check_pool(self)
 
 # %% ../nbs/6_matching/01_flow.ipynb #flw-checks
-def _check_blurs(flow, T):
-    "Blurs must be positive, relative or not."
+def _check_steps(flow, T):
+    "Steps and blurs must be positive, relative or not."
+    step_sizes(T, flow.step_size)
+    if not isinstance(flow.jitter, bool):
+        raise TypeError(f"jitter: expected True or False, got {flow.jitter!r}")
+    check_name(flow.unit, ("step", "v", "u"), "unit")
     if flow.blur is not None:
         per_step(flow.blur, T, "blur")
     relative = flow.relative_blur
     for r in relative if isinstance(relative, (list, tuple)) else [relative]:
         check_positive(r, "relative_blur")
+
+
+def _check_pool(flow):
+    "What is simulated, how much of it, and how it is kept."
+    check_name(flow.storage, STORAGE, "storage")
+    check_fraction(flow.online, "online")
+    check_fraction(flow.label_dropout, "label_dropout")
+    SinkhornVelocity(1.0, self_term=flow.self_term, tol=flow.tol)  # checks its options
+    check_count(flow.pool_size, "pool_size")
+    if flow.group is not None:
+        num_groups(flow.pool_size, check_count(flow.group, "group", 2))
 
 # %% ../nbs/6_matching/01_flow.ipynb #flw-clock
 @patch
@@ -252,19 +264,25 @@ def task(
 
     def rows(step, part, net):
         moving.at(step)
-        x, t, v, _ = draw.rows(step, batch_part(self.batch_size, part))
-        return seen(x, t, v)
+        here = batch_part(self.batch_size, part)
+        x, t, v, _ = draw.rows(step, here)
+        return seen(x, t, v, draw.labels(step, here))
 
-    floor = loss_floor(self.pool, units).mean().item()
+    floor = loss_floor(self.pool, units).mean().item() if self.classes is None else None
     validate = partial(mean_loss, batches=[seen(*held_out_rows(held_out, ends, run.seed))])
     return Task(rows, knots, units / ends.sigma, validate=validate, floor=floor, close=moving.close)
 
 # %% ../nbs/6_matching/01_flow.ipynb #flw-sim
 def _simulate(flow, ends, run):
     "The pool, and what it is made with."
-    group = group_size(ends, flow.group, usual=2048)
+    group = group_size(ends, flow.group, 2048, flow.classes)
+    groups = num_groups(flow.pool_size, group)
     blurs = _blurs(flow, ends.source, ends.pilot, run.seed)
-    sim = Simulation(
+    kind = Simulation
+    if flow.classes is not None:
+        _check_classes_have_groups(flow, groups)
+        kind = partial(ClassSimulation, num_classes=flow.classes, without=flow.label_dropout)
+    sim = kind(
         ends.source,
         ends.target,
         [SinkhornVelocity(b, self_term=flow.self_term, tol=flow.tol) for b in blurs],
@@ -276,8 +294,18 @@ def _simulate(flow, ends, run):
         storage=flow.storage,
         device=flow.device,
     )
-    groups = num_groups(flow.pool_size, group)
     return simulated(sim, groups, run, keep=not flow.online), sim
+
+# %% ../nbs/6_matching/01_flow.ipynb #flw-sim-classes
+def _check_classes_have_groups(flow, groups):
+    "Is each class in the groups that the network learns from?"
+    learned = range(groups - max(1, groups // 16))
+    seen = {class_of_group(b, flow.classes, flow.label_dropout) for b in learned}
+    if missing := set(range(flow.classes)) - seen:
+        said = (
+            f"expected a group for each of {flow.classes} classes, none for {len(missing)} of them"
+        )
+        raise ValueError(f"pool_size: {said}, with {groups} groups: raise it or lower group")
 
 # %% ../nbs/6_matching/01_flow.ipynb #flw-simulate
 @patch

@@ -107,7 +107,7 @@ from torch import nn
 from .core import check_count, check_fraction, check_name, make_generator, patch
 from .data import Sampler, get_sampler, points_and_labels
 from .learning.model import Fit, Flow, Model
-from .learning.nets import classes_of, leave_out_labels, num_held_out
+from .learning.nets import leave_out_labels, num_held_out
 from .learning.training import Task, mean_loss
 from .processes import batch_part
 from .sets.ends import Ends, group_clouds
@@ -207,6 +207,8 @@ class PairFlow(Flow):
         rows without a better held-out loss after which to stop
     device : str | None, default None
         None: CUDA where there is one
+    num_classes : int | None, default None
+        K of a target with labels 0 … K-1; None: as the network says
     """
 
     any_grid = True  # is its field known at all times?
@@ -226,6 +228,7 @@ class PairFlow(Flow):
     label_dropout: float = 0.1  # share of labels that are left out, for guidance
     patience: int | None = None  # rows without a better held-out loss after which to stop
     device: str | None = None  # None: CUDA where there is one
+    num_classes: int | None = None  # K of a target with labels 0 … K-1; None: as the network says
 
     def __post_init__(self):
         super().__post_init__()
@@ -383,6 +386,8 @@ class StraightFlow(PairFlow):
         rows without a better held-out loss after which to stop
     device : str | None, default None
         None: CUDA where there is one
+    num_classes : int | None, default None
+        K of a target with labels 0 … K-1; None: as the network says
     """
 
     def line(
@@ -422,7 +427,7 @@ def _pairs(flow, ends, seed):
     if flow.start != "source":
         source = get_sampler(source(size, make_generator(seed, "bank")))
     if flow.coupling == "semidiscrete":
-        by_class = bool(classes_of(flow.network))
+        by_class = bool(flow.classes)
         whole = import_module("nsgf_nb.family.semidiscrete")  # it stands on what is below it
         return whole.pairs_of_set(ends._replace(source=source), n, seed, by_class)
     return partial(_drawn_pairs, flow, source, ends.target)
@@ -439,7 +444,7 @@ def _drawn_pairs(flow, source, target, step, seed):
     x0, y, label = group_clouds(source, target, flow.batch_size, seed, step)
     if flow.coupling == "independent":
         return x0, y, label
-    by_class = classes_of(flow.network) and label is not None
+    by_class = flow.classes and label is not None
     p = assign_within(x0, y, label) if by_class else assign(x0, y)
     return x0, y[p], label if label is None else label[p]
 
@@ -470,7 +475,7 @@ def task(
         x0, y, label = pairs(step, seed)
         t = self.times(len(y), make_generator(seed, "times", step))
         some = make_generator(seed, "labels", step)
-        label = leave_out_labels(self.network, label, self.label_dropout, some)
+        label = leave_out_labels(self.classes, label, self.label_dropout, some)
         x, u = self.line(x0, y, t.view(-1, *[1] * (y.ndim - 1)), ends.mean)
         return (x - ends.mean) / ends.sigma, t, u / ends.sigma, label
 

@@ -414,9 +414,25 @@ WRONG = [  # words after nsgf, exit code, what standard error says
         "go on with: nsgf fit 8gaussians --out unfitted --resume",
     ),
     (
-        "fit moons --config mnist",
+        "fit moons --preset mnist-paper",
         2,
-        "nsgf: --config mnist: settings of nsgf++, add --method nsgf++",
+        "nsgf: unknown preset of NSGF 'mnist-paper': known: quick",
+    ),
+    (
+        "fit moons --preset quick --config few.json",
+        2,
+        "nsgf: --preset and --config: expected one of them",
+    ),
+    ("fit moons --size 16", 2, "nsgf: --size: expected a folder of images, got moons"),
+    (
+        "sample runs/8gaussians-nsgf -n 5 --label 1",
+        2,
+        "nsgf: label: expected none, the network has no num_classes",
+    ),
+    (
+        "sample runs/8gaussians-nsgf -n 5 --guidance 1",
+        2,
+        "nsgf: --guidance: expected --label, the class that is asked for",
     ),
     ("train moons", 2, "nsgf: argument COMMAND: invalid choice: 'train'"),
     ("", 2, "nsgf: the following arguments are required: COMMAND (see nsgf --help)"),
@@ -568,6 +584,46 @@ def test_a_config_file_and_what_wins(home, here):
         and c["target"] == str(home / "line.npy")
         and "coupling" not in c["parameters"]
     )
+
+
+def test_a_preset_and_what_wins(home, here):
+    few = ("--set", "iterations=3", "num_steps=2", "group=32", "pool_size=96", "batch_size=16")
+    assert here("fit", "moons", "--preset", "quick", "--out", "quick", *few)[0] == 0
+    c = read(home / "quick/config.json")["parameters"]
+    assert (c["iterations"], c["lr"], c["ema"]) == (3, 4e-3, 0.99)
+    rc, _, err = here("fit", "moons", "--out", "quick", "--resume", "--preset", "quick")
+    assert rc == 2 and "cannot resume" in err
+    assert here("fit", "moons", "--out", "quick", "--resume", "--preset", "quick", *few)[0] == 0
+
+
+def test_a_table_with_classes_and_its_page(home, here):
+    "Labels come with the file; samples of a class as a table; one page with all of it"
+    x = np.random.default_rng(0).normal(size=(90, 2)) + np.repeat([[-4, 0], [4, 0]], 45, 0)
+    rows = [f"{a},{b},{k}" for (a, b), k in zip(x, np.repeat([0, 1], 45))]
+    (home / "two.csv").write_text("\n".join(["height,width,label", *rows]))
+    few = ("--set", "num_classes=2", "iterations=300", "lr=5e-3", "ema=0.9", "batch_size=32")
+    assert here("fit", "two.csv", "--method", "fm", "--out", "two-classes", *few)[0] == 0
+    asked = ("-n", 60, "--label", 0, 1, "--out", "two-classes.csv")
+    assert here("sample", "two-classes", *asked)[0] == 0
+    made = np.loadtxt(home / "two-classes.csv", delimiter=",", skiprows=1)
+    assert made[::2, 0].mean() < -2 and made[1::2, 0].mean() > 2
+    rc, out, _ = here("report", "two-classes")
+    page = (home / "two-classes/report.html").read_text()
+    assert (rc, out) == (0, "two-classes/report.html\n")
+    assert page.count("<img") == 3 and "num_classes" in page and "http" not in page
+
+
+def test_images_of_several_sizes(home, here):
+    (home / "pictures").mkdir()
+    for k, side in enumerate((8, 10, 12, 8) * 8):
+        Image.new("L", (side, side), 8 * k).save(home / f"pictures/{k}.png")
+    few = ("--set", "iterations=2", "batch_size=8", "num_steps=2")
+    words = ("fit", "pictures", "--method", "fm", "--out", "resized", *few)
+    rc, _, err = here(*words)
+    assert rc == 2 and "pixels like the first image" in err and "--size" in err
+    assert here(*words, "--size", 8)[0] == 0
+    assert read(home / "resized/config.json")["size"] == 8
+    assert here("eval", "resized")[0] == here("sample", "resized", "-n", 3)[0] == 0
 
 
 @pytest.mark.parametrize("method", ["nsgf", "ot-cfm"])

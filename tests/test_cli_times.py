@@ -227,7 +227,7 @@ WRONG = [  # words after nsgf, what standard error says
     ("fit cells.csv --time day --set iters=5", "nsgf: unknown option 'iters': did you mean"),
     ("fit moons --time day", "nsgf: moons: no such file, and --time is of a table"),
     ("fit plain.npy --time day", "nsgf: {home}/plain.npy: expected an array whose columns have"),
-    ("fit cells.csv", "nsgf: cells.csv: expected a named set, a folder of images or a .npy file;"),
+    ("fit words.csv", "nsgf: words.csv: expected numbers, got 'T cell' in the column kind"),
     (
         "fit moons --columns x",
         "nsgf: --columns: expected a run through several times, with --time COLUMN",

@@ -30,9 +30,10 @@ from nsgf_nb.learning.nets import MLP
 from nsgf_nb.motion.shards import build_shards, describe_pool, open_pool, verify_pool
 from nsgf_nb.motion.simulation import Simulation
 from nsgf_nb.plusplus import NSGFPlusPlus
+from nsgf_nb.runs.inputs import open_data
 from nsgf_nb.runs.report import summary
 from nsgf_nb.runs.run import fit_run, load_run, read_history
-from nsgf_nb.runs.settings import make_settings, open_data, read_settings
+from nsgf_nb.runs.settings import make_settings, read_settings
 from nsgf_nb.straight import StraightFlow
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -172,7 +172,7 @@ def test_a_plan_inside_each_class():
         assert abs(x[:, 0].mean() - (-3, 3)[c]) < 0.3 and x[:, 0].std() < 1
     x = model.sample(500, seed=1)  # without a label: both
     assert 0.3 < (x[:, 0] > 0).float().mean() < 0.7
-    with pytest.raises(ValueError, match="network: expected a target with labels"):
+    with pytest.raises(ValueError, match="target: expected points with labels"):
         SinkhornGenerator(network=net, device="cpu", **settings).fit(y, progress=False)
 
 

@@ -192,7 +192,17 @@ def test_wheel_says_what_settings_say(wheel):
         extra = re.search(r"extra == [\"'](\w+)", line)
         (extras.setdefault(extra[1], set()) if extra else need).add(line.partition(";")[0].strip())
     assert need == set(SETTINGS["requirements"].split())
-    assert set(extras) == {"train", "images", "ode", "compare", "fast", "gpu", "all", "dev"}
+    assert set(extras) == {
+        "train",
+        "images",
+        "ode",
+        "compare",
+        "fast",
+        "tables",
+        "gpu",
+        "all",
+        "dev",
+    }
     assert (
         extras["all"] == extras["train"] | extras["images"] | extras["ode"] | extras["compare"]
         and extras["all"] < extras["dev"]

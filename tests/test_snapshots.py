@@ -1,4 +1,4 @@
-"Tables with a time column: what is no lesson in nbs/1_data/11_snapshots"
+"Tables with a time column: what is no lesson in nbs/1_data/12_snapshots"
 
 import subprocess
 import sys

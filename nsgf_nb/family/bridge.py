@@ -154,6 +154,8 @@ class SchrodingerBridge(Flow):
         rows without a better held-out loss after which to stop
     device : str | None, default None
         None: CUDA where there is one
+    num_classes : int | None, default None
+        K of a target with labels 0 … K-1; None: as the network says
     """
 
     coupling: str | Model = "plan"  # pairs: "plan", "independent", or those of a bridge backwards
@@ -175,6 +177,7 @@ class SchrodingerBridge(Flow):
     label_dropout: float = 0.1  # share of points without a label; they have a plan of their own
     patience: int | None = None  # rows without a better held-out loss after which to stop
     device: str | None = None  # None: CUDA where there is one
+    num_classes: int | None = None  # K of a target with labels 0 … K-1; None: as the network says
 
     def __post_init__(self):
         super().__post_init__()
@@ -347,7 +350,7 @@ def _plans(flow, ends, n, eps, seed, number):
     "Starts, their classes, and the plan of each class with the rows that it has."
     x, y, label = group_clouds(ends.source, ends.target, n, seed, number)
     some = make_generator(seed, "labels", number)
-    label = leave_out_labels(flow.network, label, flow.label_dropout, some)
+    label = leave_out_labels(flow.classes, label, flow.label_dropout, some)
     here = torch.zeros(n, dtype=torch.int64) if label is None else label
     plans = []
     for c in here.unique():
@@ -408,7 +411,7 @@ def _batches(flow, ends, eps, seed):
             at, way = _rows_of_plans(plans, i, t, eps, g)
             return at, t, way, None if plans[1] is None else plans[1][i]
         x, y, label = pairs(step)
-        label = leave_out_labels(flow.network, label, flow.label_dropout, g)
+        label = leave_out_labels(flow.classes, label, flow.label_dropout, g)
         at = on_bridge(x, y, t, eps, g)
         return at, t, y - at, label
 

@@ -159,7 +159,7 @@ from ..core import check_count, check_fraction, check_positive, make_generator, 
 from ..data import Sampler, points_and_labels
 from .features import check_features, joined, seen_through
 from ..learning.model import Fit, Flow
-from ..learning.nets import classes_of, leave_out_labels
+from ..learning.nets import leave_out_labels
 from ..learning.training import Task, matching_loss
 from ..matching.interpolants import OneStep
 from ..processes import batch_part
@@ -213,6 +213,8 @@ class SinkhornGenerator(Flow):
         rows without a better held-out loss after which to stop
     device : str | None, default None
         None: CUDA where there is one
+    num_classes : int | None, default None
+        K of a target with labels 0 … K-1; None: as the network says
     """
 
     cloud: int | None = None  # points of a generated cloud; None: 1024, or what the data have
@@ -235,6 +237,7 @@ class SinkhornGenerator(Flow):
     label_dropout: float = 0.1  # share of points without a label; they have a plan of their own
     patience: int | None = None  # rows without a better held-out loss after which to stop
     device: str | None = None  # None: CUDA where there is one
+    num_classes: int | None = None  # K of a target with labels 0 … K-1; None: as the network says
 
     def __post_init__(self):
         super().__post_init__()
@@ -264,7 +267,7 @@ def _check_cloud(flow, n):
     if flow.batch_size > n:
         said = f"expected at most {n}, the points of a cloud, got {flow.batch_size}"
         raise ValueError(f"batch_size: {said}")
-    K = classes_of(flow.network)
+    K = flow.classes
     if K and n < 16 * K:
         raise ValueError(f"cloud: expected at least 16 points a class, {16 * K}, got {n}")
 
@@ -363,7 +366,7 @@ def _draw(flow, ends, n, seed, number):
     y, label = points_and_labels(ends.target, n, make_generator(seed, "target", number))
     z, y = ((p - ends.mean) / ends.sigma for p in (z, y))
     some = make_generator(seed, "labels", number)
-    label = leave_out_labels(flow.network, label, flow.label_dropout, some)
+    label = leave_out_labels(flow.classes, label, flow.label_dropout, some)
     points = (p.to(flow.device) for p in (z[:n], z[n:], y))
     return *points, None if label is None else label.to(flow.device)
 
@@ -384,7 +387,7 @@ def _unit_of_blur(flow, ends, seed):
     n, batches = min(2048, ends.target.num_points or 2048), []
     for i in range(2):
         y, label = points_and_labels(ends.target, n, make_generator(seed, "scale", i))
-        if classes_of(flow.network) is not None and label is not None:
+        if flow.classes is not None and label is not None:
             for c in label.unique():
                 y[label == c] -= y[label == c].mean(0)
         batches.append(y)
@@ -471,7 +474,7 @@ def task(
 def _memory(flow, n, shape):
     "What is kept from step to step, and in a checkpoint."
     z, goal = torch.zeros(2, n, *shape, device=flow.device)
-    if classes_of(flow.network) is None:
+    if flow.classes is None:
         return dict(z=z, goal=goal)
     return dict(z=z, goal=goal, label=torch.zeros(n, dtype=torch.int64, device=flow.device))
 
@@ -513,7 +516,7 @@ def _held_out(flow, ends, n, seed, blur):
     z, _ = points_and_labels(ends.source, 2 * m, make_generator(seed, "validation", 0))
     y, label = points_and_labels(ends.target, 2 * m, make_generator(seed, "validation", 1))
     z, y = (((p - ends.mean) / ends.sigma).to(flow.device) for p in (z, y))
-    if classes_of(flow.network) is None or label is None:
+    if flow.classes is None or label is None:
         label = torch.full((2 * m,), -1)
     clouds = []
     for c in label.unique():

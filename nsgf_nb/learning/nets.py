@@ -102,17 +102,17 @@ def classes_of(
 
 
 def leave_out_labels(
-    network: object,  # that is trained
+    number: int | None,  # K, the classes of the flow; None: it knows none
     label: Tensor | None,  # classes of a batch, (n,)
     share: float,  # of the labels that are replaced by the null class
     generator: torch.Generator,  # of the choice
-) -> Tensor | None:  # (n,); None for a network without classes
+) -> Tensor | None:  # (n,); None for a flow without classes
     """Classes of a batch for training, some left out.
 
     Parameters
     ----------
-    network : object
-        that is trained
+    number : int | None
+        K, the classes of the flow; None: it knows none
     label : Tensor | None
         classes of a batch, (n,)
     share : float
@@ -123,13 +123,15 @@ def leave_out_labels(
     Returns
     -------
     Tensor | None
-        (n,); None for a network without classes
+        (n,); None for a flow without classes
     """
-    number = classes_of(network)
     if number is None:
         return None
     if label is None:
-        raise ValueError("network: expected a target with labels, because the network has classes")
+        raise ValueError(f"target: expected points with labels, because num_classes is {number}")
+    if label.max() >= number:
+        said = f"expected at least {label.max() + 1}, because a label is {label.max()}"
+        raise ValueError(f"num_classes: {said}, got {number}")
     left_out = torch.rand(len(label), generator=generator) < share
     return label.masked_fill(left_out, number)
 

@@ -77,6 +77,8 @@ class OneStep(PairFlow):
         rows without a better held-out loss after which to stop
     device : str | None, default None
         None: CUDA where there is one
+    num_classes : int | None, default None
+        K of a target with labels 0 … K-1; None: as the network says
     """
 
     any_grid = False
@@ -242,6 +244,8 @@ class Interpolant(PairFlow):
         rows without a better held-out loss after which to stop
     device : str | None, default None
         None: CUDA where there is one
+    num_classes : int | None, default None
+        K of a target with labels 0 … K-1; None: as the network says
     """
 
     line = staticmethod(quarter_turn)
@@ -314,6 +318,8 @@ class DDIM(PairFlow):
         rows without a better held-out loss after which to stop
     device : str | None, default None
         None: CUDA where there is one
+    num_classes : int | None, default None
+        K of a target with labels 0 … K-1; None: as the network says
     """
 
     any_grid, fresh = False, 0.0  # fresh: the share of the variance s² that is drawn anew
@@ -355,6 +361,8 @@ class DDPM(PairFlow):
         rows without a better held-out loss after which to stop
     device : str | None, default None
         None: CUDA where there is one
+    num_classes : int | None, default None
+        K of a target with labels 0 … K-1; None: as the network says
     """
 
     any_grid, fresh = False, 1.0

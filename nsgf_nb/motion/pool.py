@@ -54,6 +54,7 @@ class Pool:
         self.error = self._whole("error")  # (G, T)
         self.converged = self._whole("converged")  # (G, T)
         self.square = self._whole("square")  # (G, T)
+        self.label = self._whole("label") if "label" in shards[0] else None  # (G,)
 
     def _whole(self, name):
         "One tensor of all groups of this pool."
@@ -75,10 +76,6 @@ class Pool:
     def dtype(self) -> torch.dtype:  # of the rows, whatever that of storage
         return torch.float32 if "v" in self.shards[0] else self.shards[0]["x"].dtype
 
-    @property
-    def nbytes(self) -> int:
-        return sum(z.nbytes for s in self.shards for z in s.values())
-
 # %% ../../nbs/4_particles/05_pool.ipynb #pool-more
 @patch
 def __len__(self: Pool) -> int:
@@ -92,6 +89,13 @@ def __repr__(self: Pool) -> str:
         f"Pool({len(self.groups)} groups of {self.group} particles, {self.num_steps} steps,"
         f" points {self.shape}, {self.nbytes / 2**20:.1f} MiB)"
     )
+
+
+def _nbytes(self):
+    return sum(z.nbytes for s in self.shards for z in s.values())
+
+
+Pool.nbytes = property(_nbytes, doc="Bytes of all tensors.")
 
 
 @patch
@@ -284,5 +288,6 @@ def replace(
     """
     for k, z in self.shards[0].items():
         z[self.groups[b]] = made[k][0]
-    for k in ("etas", "times", "passes", "error", "converged", "square"):
-        getattr(self, k)[b] = made[k][0]
+    for k in ("etas", "times", "passes", "error", "converged", "square", "label"):
+        if k in made:
+            getattr(self, k)[b] = made[k][0]

@@ -24,7 +24,7 @@ from nsgf_nb.files import (
 )
 from .pool import Pool
 from .simulation import Simulation
-from ..sets.ends import group_clouds, witness
+from ..sets.ends import witness
 
 # %% ../../nbs/4_particles/07_shards.ipynb #shd-set
 def _witness_of(v, x, y):
@@ -53,7 +53,7 @@ def pool_settings(
     dict
         JSON values
     """
-    x0, y, _ = group_clouds(sim.source, sim.target, sim.group, sim.seed, 0)
+    x0, y = sim.clouds(0)
     G, T = check_count(num_groups, "num_groups"), sim.num_steps
     size = x0[0].numel() * sim.group * (T + 1) * x0.element_size()  # bytes of a group, about
     settings = dict(
@@ -70,6 +70,9 @@ def pool_settings(
         target=checksum(dict(x=y)),
         source=checksum(dict(x=x0)),
     )
+    for k in ("num_classes", "without"):  # of a simulation by class
+        if hasattr(sim, k):
+            settings[k] = getattr(sim, k)
     for k in ("blur", "self_term", "tol", "max_iter"):
         settings[k] = [getattr(v, k, None) for v in sim.velocities]
     said = [_witness_of(v, x0.to(sim.device), y.to(sim.device)) for v in sim.velocities]

@@ -173,3 +173,29 @@ def rows(
         self._fetch(first)
     place = (first + w) % len(self.ring.groups)
     return self.ring.rows((place * self.each + i)[part])
+
+# %% ../../nbs/4_particles/09_shuffle.ipynb #shf-labels
+@patch
+def labels(
+    self: BlockShuffle,
+    s: int,  # step
+    part: slice = slice(None),  # of the batch
+) -> Tensor | None:  # (size,); None: the groups have no classes
+    """The classes of the groups that the rows of step s are from.
+
+    Parameters
+    ----------
+    s : int
+        step
+    part : slice, default slice(None)
+        of the batch
+
+    Returns
+    -------
+    Tensor | None
+        (size,); None: the groups have no classes
+    """
+    if self.pool.label is None:
+        return None
+    w, _ = self._draw(s)
+    return self.pool.label[self.window(s)[w]][part]

@@ -138,10 +138,30 @@ class Simulation:
         return [self.velocity] * self.num_steps
 
 # %% ../../nbs/4_particles/04_simulation.ipynb #sim-starts
+@patch
+def clouds(
+    self: Simulation,
+    b: int,  # number of a group
+) -> tuple[Tensor, Tensor]:  # (n, *shape) each
+    """Particles and target points of a group.
+
+    Parameters
+    ----------
+    b : int
+        number of a group
+
+    Returns
+    -------
+    tuple[Tensor, Tensor]
+        (n, *shape) each
+    """
+    n = check_count(self.group, "group", 2)
+    return group_clouds(self.source, self.target, n, self.seed, b)[:2]
+
+
 def _first_clouds(sim, numbers):
     "Particles and target points of each group, (g, n, *shape) both."
-    n = check_count(sim.group, "group", 2)
-    clouds = [group_clouds(sim.source, sim.target, n, sim.seed, b) for b in numbers]
+    clouds = [sim.clouds(b) for b in numbers]
     x0 = torch.stack([c[0] for c in clouds])
     y = torch.stack([c[1] for c in clouds])
     return x0.to(sim.device), y.to(sim.device)

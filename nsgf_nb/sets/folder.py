@@ -188,7 +188,7 @@ class _ImageFiles:
             return x
         raise ValueError(
             f"{self.files[i]}: expected {self.shape[1:]} pixels like the first image, "
-            f"got {tuple(x.shape[1:])}: pass size="
+            f"got {tuple(x.shape[1:])}: pass size=, or --size"
         )
 
     def __call__(self, n, g):
