@@ -115,6 +115,8 @@ def _code(tree):
 def _imports(name, tree, at):
     "Modules of nsgf_nb that a module imports, with dots and without the package's name"
     for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "compiled_module":
+            yield from (a.value for a in node.args if isinstance(a, ast.Constant))
         if isinstance(node, ast.Import):
             yield from (
                 a.name.removeprefix("nsgf_nb.") for a in node.names if a.name.startswith("nsgf_nb.")

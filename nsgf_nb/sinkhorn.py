@@ -6,7 +6,9 @@
 __all__ = ['sinkhorn_divergence', 'SinkhornLoss']
 
 # %% ../nbs/3_solver/10_loss.ipynb #los-imports
+import math
 import warnings
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -55,6 +57,19 @@ def _in_units(g, blur, unit):
     return u * g.x, u * g.y, square * g.a, square * g.b, 2 * blur * g.eps
 
 
+def _resolved(s, blur):
+    "At the largest temperature that digits resolve; and the blur, 0 where S feels it no more."
+    most = _largest(s.x, s.a) + _largest(s.y, s.b)  # no cost is above this
+    most = most / math.sqrt(torch.finfo(s.x.dtype).eps)
+    beyond = (s.eps > most) & (most > 0)
+    return replace(s, eps=torch.where(beyond, most, s.eps)), torch.where(beyond, 0.0, blur)
+
+
+def _largest(z, w):
+    "Largest square length of points that have weight, (B,)."
+    return torch.where(w > 0, z.square().sum(-1), 0.0).amax(1)
+
+
 def _warn_of_marginal(err, used, goal):
     if not (err <= goal).all():
         i = err.argmax()
@@ -81,7 +96,7 @@ def _solve(x, y, a, b, blur, tol, max_iter):
     with exact_arithmetic():
         problems, done = _problems(x, y, a, b, blur), []
         for i in _parts(x, y):
-            s = stack(problems[i])
+            s, felt = _resolved(stack(problems[i]), blur[i])
             goal = max(tol, 100 * torch.finfo(s.x.dtype).eps)
             xy = cross_term(s.x, s.y, s.a, s.b, s.eps, goal, max_iter)
             xx, yy = self_term(s.x, s.a, s.eps, goal), self_term(s.y, s.b, s.eps, goal)
@@ -89,7 +104,7 @@ def _solve(x, y, a, b, blur, tol, max_iter):
             value = s.unit * s.unit * (xy.value - (xx.value + yy.value) / 2)
             slopes = debias(xy.gradient, xx.gradient, yy.gradient)
             potentials = xy.gradient.a, xy.gradient.b, xx.gradient.a, yy.gradient.a
-            done.append((value, *_in_units(slopes, blur[i], s.unit), *potentials))
+            done.append((value, *_in_units(slopes, felt, s.unit), *potentials))
     return tuple(torch.cat(part) for part in zip(*done))
 
 # %% ../nbs/3_solver/10_loss.ipynb #los-curve
@@ -98,11 +113,11 @@ def _curve(x, y, a, b, blur, f, g, f_own, g_own, slope, vx, vy, va, vb, vblur):
     with exact_arithmetic():
         problems, done = _problems(x, y, a, b, blur), []
         for i in _parts(x, y):
-            s = stack(problems[i])
+            s, felt = _resolved(stack(problems[i]), blur[i])
             u = s.unit[:, None, None]
             dx, dy = vx[i] / u, vy[i] / u
             da, db = va[i], vb[i]
-            deps = 2 * blur[i] * vblur[i] / (s.unit * s.unit)
+            deps = 2 * felt * vblur[i] / (s.unit * s.unit)
             v = Gradient(dx, dy, da, db, deps)
             xy, left = second_derivatives(s.x, s.y, s.a, s.b, s.eps, f[i], g[i], v)
             v = Gradient(dx, dx, da, da, deps)
@@ -112,7 +127,7 @@ def _curve(x, y, a, b, blur, f, g, f_own, g_own, slope, vx, vy, va, vb, vblur):
             own = g_own[i]
             yy, left_y = second_derivatives(s.y, s.y, s.b, s.b, s.eps, own, own, v, own=True)
             _warn_of_residual(left + left_x + left_y)
-            *rest, hblur = _in_units(debias(xy, xx, yy), blur[i], s.unit)
+            *rest, hblur = _in_units(debias(xy, xx, yy), felt, s.unit)
             done.append((*rest, hblur + vblur[i] * slope[i] / blur[i]))
     return tuple(torch.cat(part) for part in zip(*done))
 

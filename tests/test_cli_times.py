@@ -194,10 +194,16 @@ def test_a_table_that_has_changed(home, here, done):
 WRONG = [  # words after nsgf, what standard error says
     (
         "fit cells.csv --time dya",
-        "nsgf: unknown time column 'dya': did you mean 'day'? known: day, size, age",
+        "nsgf: cells.csv: unknown time column 'dya': did you mean 'day'? known: day, size, age",
     ),
-    ("fit cells.csv --time day --columns aeg", "nsgf: unknown column 'aeg': did you mean 'age'?"),
-    ("fit cells.csv --time day --weight w", "nsgf: unknown weight column 'w': known: day, size"),
+    (
+        "fit cells.csv --time day --columns aeg",
+        "nsgf: cells.csv: unknown column 'aeg': did you mean 'age'?",
+    ),
+    (
+        "fit cells.csv --time day --weight w",
+        "nsgf: cells.csv: unknown weight column 'w': known: day, size",
+    ),
     (
         "fit words.csv --time day",
         "nsgf: words.csv: expected numbers, got 'T cell' in the column kind: choose the columns",

@@ -23,6 +23,13 @@ from nsgf_nb.cli import main
 from nsgf_nb.data import get_sampler
 from nsgf_nb.estimator import SinkhornVelocity
 from nsgf_nb.evaluation import classifier
+from nsgf_nb.family.bridge import SchrodingerBridge
+from nsgf_nb.family.dsbm import DSBM
+from nsgf_nb.family.energy_flow import EnergyFlow
+from nsgf_nb.family.generator import SinkhornGenerator
+from nsgf_nb.family.neural_plan import NeuralPlan
+from nsgf_nb.family.plan import EntropicPlan
+from nsgf_nb.family.trajectory import Trajectory
 from nsgf_nb.files import load_tensors, read_header, read_json, reading, save_tensors
 from nsgf_nb.flow import NSGF
 from nsgf_nb.learning.model import Flow
@@ -34,6 +41,7 @@ from nsgf_nb.runs.inputs import open_data
 from nsgf_nb.runs.report import summary
 from nsgf_nb.runs.run import fit_run, load_run, read_history
 from nsgf_nb.runs.settings import make_settings, read_settings
+from nsgf_nb.sets.snapshots import snapshots
 from nsgf_nb.straight import StraightFlow
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -43,7 +51,15 @@ KIND = dict(
     nsgf="flow",
     straight="flow",
     plusplus="flow",
+    generator="flow",
+    bridge="flow",
+    dsbm="flow",
+    neural="flow",
+    energy="flow",
+    trajectory="flow",
+    plan="plan",
     state="training",
+    memory="training",
     shard="pool shard",
     lenet="lenet",
 )
@@ -69,6 +85,39 @@ def tiny():
     with torch.random.fork_rng():
         torch.manual_seed(0)
         return MLP((2,), hidden=8, layers=2)
+
+
+def cloud_keeper():
+    "Its state holds what its goals are made of, too"
+    return SinkhornGenerator(iterations=40, batch_size=32, cloud=64, network=tiny())
+
+
+def members(home, x):
+    "A file of each other member of the family, and tables of times"
+    short = dict(iterations=3, batch_size=32)
+    small = dict(num_steps=2, network=tiny(), **short)
+    bridge = dict(cloud=64, **small)
+    pool = dict(pool_size=96, group=32, substeps=1)
+    models = dict(
+        generator=SinkhornGenerator(cloud=64, network=tiny(), **short),
+        bridge=SchrodingerBridge(**bridge),
+        dsbm=DSBM(small, rounds=1),
+        neural=NeuralPlan(num_steps=2, bank=16, blur=0.2, **short),
+        energy=EnergyFlow(**pool, **small),
+    )
+    for name, model in models.items():
+        model.fit(x, "normal", seed=0, progress=False).save(home / f"{name}.safetensors")
+    trajectory = Trajectory(dict(method="ot-cfm", num_steps=2, network="mlp", **short))
+    trajectory.fit({0: "normal", 1: x, 3: x + 1}, seed=0, progress=False)
+    trajectory.save(home / "trajectory.safetensors")
+    EntropicPlan(x[:30], x[30:50], 0.5).save(home / "plan.safetensors")
+    (home / "memory").mkdir()
+    stopped(cloud_keeper(), home / "memory", x)
+    table = dict(day=np.repeat([0.0, 1.0], 20), a=x[:40, 0].numpy(), b=x[:40, 1].numpy())
+    np.savez(home / "cells.npz", **table)
+    np.save(home / "cells.npy", np.rec.fromarrays(list(table.values()), names=list(table)))
+    rows = [",".join(table), *(",".join(map(str, row)) for row in zip(*table.values()))]
+    (home / "cells.csv").write_text("\n".join(rows))
 
 
 @pytest.fixture(scope="module")
@@ -109,6 +158,7 @@ def shop(tmp_path_factory):
     )
     (home / "run" / "metrics.json").write_text(json.dumps(told, indent=1))
     np.save(home / "points.npy", x.numpy())
+    members(home, x)
     (home / "images").mkdir()
     for i in range(3):
         Image.fromarray(np.random.default_rng(i).integers(0, 255, (8, 8, 3), dtype=np.uint8)).save(
@@ -135,10 +185,47 @@ def shown(file):
         return summary(read_json(file))
 
 
+def sampled(file):
+    return Flow.load(file, device="cpu").sample(3, seed=0)
+
+
+def walked(file):
+    model = Flow.load(file, device="cpu")
+    model.sample(3, seed=0, times=[0.5, 2.0])
+    model.velocity(points(), 0.5)
+
+
+def asked(file):
+    "A plan answers"
+    plan, x = EntropicPlan.load(file), points()[:3]
+    plan.map(x), plan.back(x), plan.resample(x), plan.masses(x), plan.sample_bridge(x, 2)
+
+
+def of_times(file):
+    samplers = snapshots(file).standard
+    return samplers[next(iter(samplers))](3)
+
+
 FILES = {  # name -> where it stands in the shop, how it is read
-    "nsgf": ("nsgf.safetensors", lambda p: Flow.load(p, device="cpu").sample(3, seed=0)),
-    "straight": ("straight.safetensors", lambda p: Flow.load(p, device="cpu").sample(3, seed=0)),
-    "plusplus": ("plusplus.safetensors", lambda p: Flow.load(p, device="cpu").sample(3, seed=0)),
+    "nsgf": ("nsgf.safetensors", sampled),
+    "straight": ("straight.safetensors", sampled),
+    "plusplus": ("plusplus.safetensors", sampled),
+    "generator": ("generator.safetensors", sampled),
+    "bridge": ("bridge.safetensors", sampled),
+    "dsbm": ("dsbm.safetensors", sampled),
+    "neural": ("neural.safetensors", sampled),
+    "energy": ("energy.safetensors", sampled),
+    "trajectory": ("trajectory.safetensors", walked),
+    "plan": ("plan.safetensors", asked),
+    "memory": (
+        "memory/training.safetensors",
+        lambda p: cloud_keeper().fit(
+            points(), seed=0, workdir=p.parent, resume=True, progress=False
+        ),
+    ),
+    "table": ("cells.csv", of_times),
+    "arrays": ("cells.npz", of_times),
+    "named columns": ("cells.npy", of_times),
     "state": (
         "work/training.safetensors",
         lambda p: StraightFlow(**LINES, network=tiny()).fit(
@@ -432,7 +519,7 @@ def test_files_that_are_whole_are_read(shop, no_network):
 
 @pytest.mark.filterwarnings("ignore")
 def test_changed_files(shop, no_network):
-    fought(shop, 360, 0, no_network)
+    fought(shop, 520, 0, no_network)
 
 
 @pytest.mark.slow

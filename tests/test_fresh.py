@@ -186,6 +186,13 @@ def test_tutorials_carry_their_stamp(path):
     assert facts and facts["modules"] and int(facts["seconds"]) > 0
 
 
+def test_a_stamp_names_modules_that_are_imported_when_they_are_needed():
+    "The compiled solver makes the numbers, and no line of the estimator imports it by name"
+    from record import modules
+
+    assert {"solver.fast", "solver.compiled"} <= set(modules("estimator"))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("path", TUTORIALS, ids=lambda p: p.name)
 def test_tutorials_are_of_the_present_code(path):

@@ -292,6 +292,24 @@ def test_it_says_where_it_stopped():
     assert h.isfinite().all()
 
 
+@pytest.mark.parametrize("blur", [1e6, 1e8, 1e10, 1e200])
+def test_a_growing_blur_comes_to_the_distance_of_the_means(blur):
+    "At 1e8 the value was a fifth too small, above 1e10 negative, and slopes in weights were noise."
+    x, y = clouds(19, 40, 30, 2, torch.float64)
+    a = torch.rand(40, generator=torch.Generator().manual_seed(19)).double()
+    leaves = x.requires_grad_(), a.requires_grad_()
+    limit = (a / a.sum() @ x - y.mean(0)).square().sum() / 2
+    length = torch.tensor(blur, dtype=torch.float64, requires_grad=True)
+    value = S(x, y, length, a)
+    assert abs(value - limit) < 1e-5 * limit
+    ours, theirs = (grad(z, leaves, create_graph=True) for z in (value, limit))
+    assert close(ours[0], theirs[0], 1e-5) and close(ours[1], theirs[1], 1e-5)
+    bends = [grad(z[0].square().sum(), x, retain_graph=True)[0] for z in (ours, theirs)]
+    assert close(*bends, 1e-5)
+    (slope,) = grad(value, length)
+    assert abs(slope * blur) < 1e-5 * limit
+
+
 @pytest.mark.parametrize("blur", [1e-6, 1e-2, 1e6])
 def test_hard_input_gives_finite_numbers(blur):
     x, y = clouds(17, 20, 15, 2, torch.float64)

@@ -12,6 +12,7 @@ from nsgf_nb.estimator import SinkhornVelocity
 from nsgf_nb.motion.pool import build_pool
 from nsgf_nb.motion.simulation import Simulation
 from nsgf_nb.particles import particle_flow
+from nsgf_nb.sinkhorn import sinkhorn_potentials, transport_plan
 from nsgf_nb.transport.scale import inner_length
 from nsgf_nb.velocity import sinkhorn_velocity
 
@@ -183,3 +184,15 @@ def test_certify_proves_what_it_says():
         off = (v - exact).square().sum(1).mean().sqrt()
         unit = (exact.square().sum(1).mean().sqrt()).item()
         assert info.converged and off <= info.bound_v <= 3e-3 * max(1.0, unit)
+
+
+def test_many_points_on_few():
+    "The plain solver's Newton step is on the shorter side: 70 000 rows need no matrix of theirs"
+    x = torch.randn(70_000, 2, generator=make_generator(0, "x"))
+    y = torch.randn(5, 2, generator=make_generator(0, "y"))
+    pot = sinkhorn_potentials(x, y, 0.5)
+    assert pot.converged
+    few = torch.arange(60)
+    P = transport_plan(x[few], y, sinkhorn_potentials(x[few], y, 0.5))
+    Q = transport_plan(y, x[few], sinkhorn_potentials(y, x[few], 0.5))
+    assert (P - Q.T).abs().sum() < 1e-7

@@ -168,10 +168,16 @@ def arrival_rate(
 _MOST = 4096
 
 
+def _heavy(z, w, names):
+    "The points that have weight, with it; there must be 64."
+    if w is not None:
+        w = weights_of(w, check_points(z, names[0]), names[1])
+        z, w = z[w > 0], w[w > 0]
+    return check_points(z, names[0] + (" with weight" if w is not None else ""), 64), w
+
+
 def _thinned(z, w, name, seed):
     "At most so many points, with their weights."
-    if w is not None:
-        w = weights_of(w, z, name)
     if len(z) <= _MOST:
         return z, w
     rows = torch.randperm(len(z), generator=make_generator(seed, f"thin {name}"))[:_MOST]
@@ -233,7 +239,8 @@ def advise(
     -------
     Advice
     """
-    check_pair(check_points(x, "x", 64), check_points(y, "y", 64))
+    (x, a), (y, b) = _heavy(x, a, "xa"), _heavy(y, b, "yb")
+    check_pair(x, y)
     if relative_blur is not None:
         check_positive(relative_blur, "relative_blur")
     top = min(check_count(max_group, "max_group", 8), min(len(x), len(y), _MOST) // 2)

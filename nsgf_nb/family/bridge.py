@@ -101,6 +101,9 @@ from ..processes import batch_part
 from ..sets.ends import Ends, group_clouds
 from ..transport.scale import inner_length
 
+# %% ../../nbs/7_family/10_bridge_matching.ipynb #brg-plumbing
+from ..core import check_length
+
 # %% ../../nbs/7_family/10_bridge_matching.ipynb #bmt-unit
 LAST = 0.99  # training looks at times up to here; at 1 there is no way left
 
@@ -196,7 +199,7 @@ def _check_settings(flow):
     for name in ("relative_blur", "tol"):
         check_positive(getattr(flow, name), name)
     if flow.blur is not None:
-        check_positive(flow.blur, "blur")
+        check_length(flow.blur, "blur")
     check_fraction(flow.label_dropout, "label_dropout")
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..caller import usual_torch
-from ..core import check_pair, check_points, check_positive, patch
+from ..core import check_length, check_pair, check_points, check_positive, patch
 from ..estimator import SinkhornVelocity
 from ..sinkhorn import sinkhorn_divergence
 from ..transport.entropic import cost_matrix
@@ -278,7 +278,8 @@ def gaussian_kernel(
     Tensor
         (n, m), from 0 to 1
     """
-    return torch.exp(-cost_matrix(x, y) / blur**2)
+    least = torch.promote_types(x.dtype, torch.float32)
+    return torch.exp(-cost_matrix(x.to(least), y.to(least)) / blur**2)
 
 
 @dataclass(frozen=True)
@@ -296,7 +297,7 @@ class HalfMMD(Energy):
     target = True
 
     def __post_init__(self):
-        check_positive(self.blur, "blur")
+        check_length(self.blur, "blur")
 
     def value(
         self,

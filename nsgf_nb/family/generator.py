@@ -9,7 +9,7 @@ __all__ = ['cloud_velocity', 'shrink_rate', 'dual_value', 'unbiased_loss', 'Sink
 import torch
 from torch import Tensor
 
-from ..core import check_pair, check_positive, dot
+from ..core import check_length, check_pair, dot
 from ..estimator import SinkhornVelocity
 from ..solver.derivatives import cross_term
 
@@ -112,7 +112,7 @@ def dual_value(
     x, y = (z.detach().flatten(1).to(kind)[None] for z in (x, y))
     middle = y.mean(1, keepdim=True)
     shares = [torch.full_like(z[..., 0], 1 / z.shape[1]) for z in (x, y)]
-    eps = x.new_tensor([check_positive(blur, "blur") ** 2])
+    eps = x.new_tensor([check_length(blur, "blur") ** 2])
     return cross_term(x - middle, y - middle, *shares, eps, tol, 1000).value.item()
 
 

@@ -9,6 +9,7 @@ __all__ = ['UnbalancedPlan', 'unbalanced_plan', 'unbalanced_velocity', 'growth']
 import math
 import warnings
 from dataclasses import dataclass
+from numbers import Real
 
 import torch
 from torch import Tensor
@@ -16,6 +17,7 @@ from torch import Tensor
 from nsgf_nb.core import (
     ConvergenceWarning,
     check_count,
+    check_length,
     check_pair,
     check_positive,
     check_weights,
@@ -25,9 +27,7 @@ from ..sinkhorn import cost_matrix, softmin
 # %% ../../nbs/7_family/15_growth.ipynb #gro-sweep
 def _damping(reach, eps):
     "ρ/(ρ + ε): 1 for infinite reach, 0 for none."
-    if math.isinf(reach):
-        return 1.0
-    return reach**2 / (reach**2 + eps)
+    return 1 / (1 + eps / reach / reach) if reach else 0.0
 
 
 def _update(C, potential, log_weights, eps, damping):
@@ -45,8 +45,8 @@ class UnbalancedPlan:
         source points, (n, *shape)
     y : Tensor
         target points, (m, *shape)
-    rows : Tensor
-        P_ij / a_i, (n, m), float64; also for points without weight
+    log_rows : Tensor
+        log P_ij / a_i, (n, m), float64; also for points without weight
     a : Tensor
         weights of x, (n,), float64
     f : Tensor
@@ -63,13 +63,18 @@ class UnbalancedPlan:
 
     x: Tensor  # source points, (n, *shape)
     y: Tensor  # target points, (m, *shape)
-    rows: Tensor  # P_ij / a_i, (n, m), float64; also for points without weight
+    log_rows: Tensor  # log P_ij / a_i, (n, m), float64; also for points without weight
     a: Tensor  # weights of x, (n,), float64
     f: Tensor  # potential on x, (n,)
     g: Tensor  # potential on y, (m,)
     eps: float  # temperature, blur²
     n_iter: int  # sweeps at the last temperature
     converged: bool  # did masses change by less than tol in the last sweep?
+
+    @property
+    def rows(self) -> Tensor:
+        "P_ij / a_i, (n, m)."
+        return self.log_rows.exp()
 
     @property
     def plan(self) -> Tensor:
@@ -87,8 +92,8 @@ class UnbalancedPlan:
         return self.plan.sum(0)
 
     def map(self) -> Tensor:
-        "Where the mass of each x goes in the mean, (n, *shape)."
-        ends = self.rows @ self.y.flatten(1).double() / self.rows.sum(1, keepdim=True)
+        "Where the mass of each x goes in the mean, however little it is, (n, *shape)."
+        ends = self.log_rows.softmax(1) @ self.y.flatten(1).double()
         return ends.to(self.x).view_as(self.x)
 
 # %% ../../nbs/7_family/15_growth.ipynb #gro-solve
@@ -129,10 +134,11 @@ def unbalanced_plan(
     """
     first, second = _check_reach(reach)
     check_pair(x, y)
-    eps = check_positive(blur, "blur") ** 2
-    check_count(max_iter, "max_iter")
+    eps, tol = check_length(blur, "blur") ** 2, check_positive(tol, "tol")
+    max_iter = check_count(max_iter, "max_iter")
     la, lb = _log_weights(a, x, "a"), _log_weights(b, y, "b")
-    C = cost_matrix(x.detach().double(), y.detach().double())
+    x, y = x.detach(), y.detach()
+    C = cost_matrix(x.double(), y.double())
     g = torch.zeros(len(y)).to(C)
     for e in _temperatures(C, eps):
         last = e == eps
@@ -143,8 +149,8 @@ def unbalanced_plan(
             f"unbalanced plan: stopped after {k} sweeps, masses still change by more than {tol:g}"
         )
         warnings.warn(said, ConvergenceWarning, stacklevel=2)
-    rows = (lb + (f[:, None] + g - C) / eps).exp()
-    return UnbalancedPlan(x, y, rows, la.exp(), f, g, eps, k, converged)
+    log_rows = lb + (f[:, None] + g - C) / eps
+    return UnbalancedPlan(x, y, log_rows, la.exp(), f, g, eps, k, converged)
 
 # %% ../../nbs/7_family/15_growth.ipynb #gro-sweeps
 def _sweeps(C, g, la, lb, eps, first, second, tol, max_iter):
@@ -166,7 +172,7 @@ def _check_reach(reach):
     if not isinstance(reach, (tuple, list)) or len(reach) != 2:
         raise ValueError(f"reach: expected a pair, of source and target, got {reach!r}")
     for r in reach:
-        if not (isinstance(r, (int, float)) and r >= 0):
+        if not (isinstance(r, Real) and r >= 0):
             raise ValueError(f"reach: expected lengths of 0 or more, got {r!r}")
     if max(reach) == 0:
         raise ValueError("reach: expected one above 0, or no mass is moved at all")
@@ -197,7 +203,7 @@ def unbalanced_velocity(
     b: Tensor | None = None,  # weights of y, (m,); None: 1/m each
     tol: float = 1e-9,  # relative change of a mass in a sweep
 ) -> Tensor:  # v, (n, *shape)
-    """-1/a_i of the gradient of the unbalanced Sinkhorn divergence (arXiv 1910.12958).
+    """-1/a_i of the gradient of the unbalanced Sinkhorn divergence (arXiv 1910.12958); detached.
 
     Parameters
     ----------
@@ -221,6 +227,7 @@ def unbalanced_velocity(
     Tensor
         v, (n, *shape)
     """
+    x, y = x.detach(), y.detach()
     cross = unbalanced_plan(x, y, blur, reach, a, b, tol)
     own = unbalanced_plan(x, x, blur, (reach[0], reach[0]), a, a, tol)
     z = x.flatten(1).double()

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..caller import exact_arithmetic
-from ..core import ConvergenceWarning, check_positive, patch
+from ..core import ConvergenceWarning, check_length, check_positive, patch
 from .energies import Energy, gaussian_kernel
 
 # %% ../../nbs/7_family/18_kale.ipynb #kal-newton
@@ -61,7 +61,7 @@ class KALE(Energy):
     target = True
 
     def __post_init__(self):
-        check_positive(self.blur, "blur")
+        check_length(self.blur, "blur")
         check_positive(self.lam, "lam")
 
     def value(

@@ -40,7 +40,7 @@ class _Critic(nn.Module):
         if got != known:
             said = f"expected {known} numbers a point, as the critic has learned, got {got}"
             raise ValueError(f"x: {said}")
-        z = (x.flatten(1) - self.centre) / self.unit
+        z = (x.flatten(1).to(self.centre) - self.centre) / self.unit
         last = len(self.weights) - 1
         for k, (W, b) in enumerate(zip(self.weights, self.biases)):
             z = z @ (W / torch.linalg.matrix_norm(W, 2)).T + b

@@ -25,7 +25,7 @@ from ..sets.ends import Ends
 from pathlib import Path
 
 from ..caller import usual_torch
-from ..core import check_count, check_points, check_positive
+from ..core import check_count, check_length, check_points, check_positive
 from ..data import points_and_labels
 from ..files import check_facts, check_finite
 from ..learning.nets import class_index, num_held_out
@@ -245,7 +245,7 @@ class NeuralPlan(Flow):
     def __post_init__(self):
         super().__post_init__()
         if self.blur is not None:
-            check_positive(self.blur, "blur")
+            check_length(self.blur, "blur")
         check_positive(self.relative_blur, "relative_blur")
         check_positive(self.score_blur, "score_blur")
         check_count(self.num_steps, "num_steps")

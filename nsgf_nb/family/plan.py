@@ -104,7 +104,7 @@ class EntropicPlan:
         how = dict(self_term="two_batch", tol=tol, max_iter=max_iter, backend=backend, chunk=chunk)
         solver = SinkhornVelocity(blur, relative_blur=relative_blur, **how)
         _, info = solver(x, y, y[:1], a, b, return_info=True)
-        self.chunk = chunk
+        self.chunk = solver.chunk
         clouds = x.detach().clone(), y.detach().clone()  # they may change outside
         self._keep(*clouds, weights_of(a, x, "a"), weights_of(b, y, "b"), info)
 
@@ -112,7 +112,7 @@ class EntropicPlan:
         "What is known once the plan is solved, or read from a file."
         self.x, self.y, self.info = x, y, info
         self.a, self.b = a, b
-        self.eps = info.potentials.eps
+        self.eps = _held(info.potentials.eps)
         self._source = _cloud(self.x, a, info.potentials.f, self.eps)
         self._target = _cloud(self.y, b, info.potentials.g, self.eps)
 
@@ -140,6 +140,14 @@ def __repr__(self: EntropicPlan):
     state = "converged" if self.info.converged else "not converged"
     sizes = f"{len(self.x)} to {len(self.y)} points of shape {tuple(self.x.shape[1:])}"
     return f"EntropicPlan({sizes}, blur {math.sqrt(self.eps):.4g}, {state})"
+
+
+def _held(eps):
+    "The maps divide by the temperature."
+    if not 1e-300 < eps < 1e300:
+        held = "expected a square between 1e-300 and 1e300, which float64 holds with all digits"
+        raise ValueError(f"blur: {held}, got {eps:g}: change the unit of the points")
+    return eps
 
 
 @patch

@@ -19,6 +19,9 @@ from ..data import Sampler, get_sampler, points_and_labels
 from .plan import EntropicPlan
 from ..sets.ends import Ends
 
+# %% ../../nbs/7_family/12_semidiscrete.ipynb #sds-plumbing
+from ..core import check_points
+
 # %% ../../nbs/7_family/12_semidiscrete.ipynb #sds-error
 @dataclass(frozen=True)
 class MassError:
@@ -123,6 +126,7 @@ class SemidiscretePlan:
         seed: int = 0,  # of the points of the source
     ):
         self.source = get_sampler(source)
+        check_points(y, "y")
         check_positive(error, "error")
         solve = partial(EntropicPlan, y=y, blur=blur, relative_blur=relative_blur, b=b, tol=tol)
         for n in _sizes(self.source, len(y)):

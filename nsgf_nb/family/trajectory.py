@@ -89,7 +89,7 @@ class PathField(nn.Module):
         _check_between(t, self.times)
         knots = torch.tensor(self.times, dtype=torch.float64)
         piece = torch.bucketize(t, knots[1:-1], right=True)
-        z = (x - self.mean) / self.scale
+        z = (x.to(self.mean.dtype) - self.mean) / self.scale
         out = torch.zeros_like(z)
         for k in piece.unique().tolist():
             rows = (piece == k).nonzero().squeeze(1)
@@ -380,7 +380,7 @@ def sample(
     found, self.nfe = _walk(self, x, k, asked, options)
     mean, scale = (v.to(self.device) for v in (self.velocity.mean, self.velocity.scale))
     out = torch.stack([found[t] * scale + mean for t in asked])
-    return out[0] if times is None or isinstance(times, Real) else out
+    return out[0] if times is None or _is_one(times) else out
 
 # %% ../../nbs/7_family/13_trajectory.ipynb #trj-asked
 def _place_of(start, times):
@@ -393,9 +393,16 @@ def _place_of(start, times):
     return times.index(start)
 
 
+def _is_one(times):
+    "A number, also one of NumPy or torch."
+    return isinstance(times, Real) or getattr(times, "ndim", 1) == 0
+
+
 def _asked(times, known):
     "The times that are asked for, as a list of numbers."
-    asked = [float(t) for t in ([times] if isinstance(times, Real) else times)]
+    if isinstance(times, str):
+        raise TypeError(f"times: expected a number or several, got {times!r}")
+    asked = [float(t) for t in ([times] if _is_one(times) else times)]
     if not asked:
         raise ValueError("times: expected at least one, got none")
     _check_between(torch.tensor(asked, dtype=torch.float64), known, "times")

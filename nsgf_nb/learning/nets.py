@@ -287,6 +287,7 @@ class Field(nn.Module):
         Tensor
             (n, *shape)
         """
+        x = x.to(self.mean.dtype)
         t = torch.as_tensor(t, dtype=x.dtype, device=x.device).expand(len(x))
         z = (x - self.mean) / self.sigma
         out = self.net(z, t) if label is None else self.net(z, t, label)

@@ -16,7 +16,7 @@ from torch import Tensor
 from ..core import check_name, check_weights, patch
 from ..data import Sampler
 from .rows import from_rows, from_weighted_rows
-from .tables import numbers_of, read_table
+from .tables import check_sizes, numbers_of, read_table
 
 # %% ../../nbs/1_data/12_snapshots.ipynb #snp-moments
 def _moments(
@@ -154,9 +154,10 @@ def snapshots(
     name, table = read_table(data, time, weight, columns)
     for key, what in ((time, "time column"), (weight, "weight column")):
         if key is not None:
-            check_name(key, table, what)
-    chosen = _chosen(table, (time, weight), columns)
+            _check_column(name, key, table, what)
+    chosen = _chosen(name, table, (time, weight), columns)
     numbers = numbers_of(name, {key: table[key] for key in (time, weight, *chosen) if key})
+    check_sizes(name, {key: numbers[key] for key in chosen})
     x = torch.from_numpy(np.stack([numbers[key] for key in chosen], 1))
     when = numbers[time]
     rows = {_tidy(t): torch.from_numpy(np.flatnonzero(when == t)) for t in np.unique(when)}
@@ -169,7 +170,7 @@ def snapshots(
     return Snapshots(points, w if weight else None, chosen, mean, scale, name)
 
 # %% ../../nbs/1_data/12_snapshots.ipynb #snp-chosen
-def _chosen(table, taken, columns):
+def _chosen(name, table, taken, columns):
     "The names of the features."
     if isinstance(columns, str):
         known = [key for key in table if key.rstrip("0123456789") == columns]
@@ -177,10 +178,18 @@ def _chosen(table, taken, columns):
     if columns is None:
         columns = [key for key in table if key not in taken]
     for key in columns:
-        check_name(key, table, "column")
+        _check_column(name, key, table, "column")
     if not columns:
         raise ValueError("columns: expected at least one feature beside the time, got none")
     return tuple(columns)
+
+
+def _check_column(name, key, table, what):
+    "A column that is there; a foreign file may have any header."
+    try:
+        check_name(key, table, what)
+    except ValueError as e:
+        raise ValueError(f"{name}: {str(e):.300}") from None
 
 
 def _tidy(t):

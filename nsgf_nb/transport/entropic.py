@@ -111,7 +111,8 @@ def _log_weights(a, x, name):
 def _problem(x, y, blur, a, b, masked=False):
     "Costs, log weights and temperature, checked."
     check_pair(x, y)
-    eps = check_positive(check_positive(blur, "blur") ** 2, "blur²")
+    blur = check_positive(blur, "blur")
+    eps = check_positive(blur * blur, "blur²")
     C = cost_matrix(x.detach().double(), y.detach().double())
     if not (C.max() / eps).isfinite():
         raise ValueError(
@@ -156,8 +157,10 @@ def _solve(f, C, la, lb, eps, tol, max_iter):
         err = _row_error(last, f, la, eps)
         if err <= tol:
             break
-        if n_iter % 10 == 0:
+        if n_iter % 10 == 0 and len(f) <= len(g):
             f = _newton(f, C, la, lb, eps)
+        elif n_iter % 10 == 0:  # the matrix of the shorter side is the smaller one
+            f = softmin(eps, C, _newton(g, C.T, lb, la, eps), lb)
     return last, g, err, n_iter
 
 # %% ../../nbs/2_transport/01_sinkhorn.ipynb #snk-solve
