@@ -117,6 +117,13 @@ def test_links_to_notebooks(path):
 
 
 @every_notebook
+def test_links_have_no_code_in_them(path):
+    "nbdev makes a link of each name in code font, and a link in a link is none"
+    text = "\n".join(c["source"] for c in cells(path, "markdown"))
+    assert not re.findall(r"\[`[^`\n]+`\]\([^)\s]+\.ipynb", text)
+
+
+@every_notebook
 def test_imports_have_cells_of_their_own(path):
     "nbdev runs cells with imports when it builds the docs, however deep, and no other code"
     for source in (c["source"] for c in cells(path, "code")):

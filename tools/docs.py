@@ -4,8 +4,8 @@ Formulas are drawn by a local KaTeX.
 Usage, in the root of the project: python tools/docs.py SITE [KATEX]
 KATEX: the dist folder of npm's katex
 
-python tools/docs.py --notebooks SITE: only puts the notebooks, and a link to each, into a site that
-Quarto has built
+python tools/docs.py --notebooks SITE: only puts the notebooks, a link to each, and the anchors of
+the API index into a site that Quarto has built
 """
 
 import json
@@ -194,6 +194,27 @@ def offer_notebooks(site, pages):
         page.write_text(head + title + rest.replace("</header>", f"</header>{said}", 1))
 
 
+def mend_anchors(site, name="api.html"):
+    """The index of the API leads to the entry of each method.
+
+    nbdev heads some entries `NSGF.rate`, others `simulate`, and some methods have none.
+    """
+    page = site / name
+
+    def mended(m):
+        text = (site / m["page"]).read_text()
+        if f'id="{m["symbol"]}"' in text:
+            return m[0]
+        for head in (m["name"], m["name"].split(".")[-1]):
+            heading = rf'data-anchor-id="([^"]+)"[^>]*>{re.escape(head)}<'
+            if found := re.search(heading, text):
+                return m[0].replace("#" + m["symbol"], "#" + found[1])
+        return m[0].replace("#" + m["symbol"], "")
+
+    link = r'href="(?P<page>\d_[^"#]+\.html)#(?P<symbol>[^"]+)">(?P<name>[\w.]+)</a>'
+    page.write_text(re.sub(link, mended, page.read_text()))
+
+
 def rank_search(site):
     "The search box ranks names and titles before text: smalldocs.js asks for a class Fuse"
     shutil.copy(HERE / "site/search.js", site / "site_libs/search.js")
@@ -225,6 +246,7 @@ def main(site, katex=KATEX):
     shutil.rmtree(dst)
     localise(site, katex)
     offer_notebooks(site, pages)
+    mend_anchors(site)
     rank_search(site)
 
 
@@ -233,5 +255,6 @@ if __name__ == "__main__":
         sys.exit(__doc__)
     if sys.argv[1] == "--notebooks":
         offer_notebooks(Path(sys.argv[2]), site_names(Path("_proc")))
+        mend_anchors(Path(sys.argv[2]))
     else:
         main(*map(Path, sys.argv[1:]))
