@@ -69,10 +69,11 @@ $(KATEX): tools/site/package-lock.json
 readme: $(INSTALLED)  ## README.md from nbs/index.ipynb
 	$(BIN)/python tools/readme.py
 
-export: $(INSTALLED)  ## notebooks cleaned, nsgf_nb/ and README.md written from them
+export: $(INSTALLED)  ## notebooks cleaned; nsgf_nb/, README.md, the API index and the sidebar written from them
 	$(BIN)/nbdev_clean
 	$(BIN)/nbdev_export
 	$(BIN)/python tools/docstrings.py
+	$(BIN)/python tools/api.py
 	$(BIN)/python tools/readme.py
 	$(BIN)/python tools/sidebar.py
 

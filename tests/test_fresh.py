@@ -112,8 +112,10 @@ def same_picture(a, b):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.name)
-def test_recorded_outputs_are_fresh(path, tmp_path):
+def test_recorded_outputs_are_fresh(path, tmp_path, monkeypatch):
     import nbtext
+
+    monkeypatch.setenv("NSGF_PICTURES", str(tmp_path / "nbs/images"))
 
     shutil.copytree(ROOT / "nbs", tmp_path / "nbs", ignore=shutil.ignore_patterns("data", ".*"))
     for folder in ("bench/results", "tools", "nsgf_nb"):
@@ -132,10 +134,10 @@ def test_recorded_outputs_are_fresh(path, tmp_path):
         name
         for c in nb["cells"]
         if c["cell_type"] == "code"
-        for name in re.findall(r'"(?:\.\./)?(images/[\w.-]+)"', "".join(c["source"]))
+        for name in re.findall(r'pictures / "([\w.-]+)"', "".join(c["source"]))
     ]
     for name in pictures:
-        (tmp_path / "nbs" / name).unlink()
+        (tmp_path / "nbs/images" / name).unlink()
     nbtext.run(copy)
     other = "; ".join(locked()) or "the versions are those of requirements-lock.txt"
     for old, new in zip(nb["cells"], json.loads(copy.read_text())["cells"]):
@@ -152,12 +154,12 @@ def test_recorded_outputs_are_fresh(path, tmp_path):
         if math.isfinite(tolerance(source)):
             assert all(map(same_picture, a, b)), f"another figure is drawn by\n{source}\n({other})"
     for name in pictures:
-        a, b = Image.open(ROOT / "nbs" / name), Image.open(tmp_path / "nbs" / name)
+        a, b = (Image.open(root / "nbs/images" / name) for root in (ROOT, tmp_path))
         assert (
             same_size(a, b)
             and getattr(a, "n_frames", 1) == getattr(b, "n_frames", 1)
             and same_picture(a, b)
-        ), f"nbs/{name} is not what {path.name} draws"
+        ), f"nbs/images/{name} is not what {path.name} draws"
 
 
 def stamped(path):

@@ -35,6 +35,13 @@ def test_title_cell(path):
 
 
 @every_notebook
+def test_first_sentence_is_on_the_first_screen(path):
+    "Prose follows the title, before `default_exp` and the imports"
+    second = cells(path)[1]
+    assert second["cell_type"] == "markdown" and not second["source"].startswith("#")
+
+
+@every_notebook
 def test_last_cell_exports(path):
     last = cells(path)[-1]
     assert (
@@ -110,6 +117,13 @@ def test_links_to_notebooks(path):
 
 
 @every_notebook
+def test_links_have_no_code_in_them(path):
+    "nbdev makes a link of each name in code font, and a link in a link is none"
+    text = "\n".join(c["source"] for c in cells(path, "markdown"))
+    assert not re.findall(r"\[`[^`\n]+`\]\([^)\s]+\.ipynb", text)
+
+
+@every_notebook
 def test_imports_have_cells_of_their_own(path):
     "nbdev runs cells with imports when it builds the docs, however deep, and no other code"
     for source in (c["source"] for c in cells(path, "code")):
@@ -127,12 +141,36 @@ def test_imports_have_cells_of_their_own(path):
 
 
 @every_notebook
+def test_no_markup_of_quarto_alone(path):
+    "JupyterLab and GitHub show `::: {.callout-note}` as it stands: a quotation with a bold word"
+    assert not re.findall(r"^:::", "\n".join(c["source"] for c in cells(path, "markdown")), re.M)
+
+
+@every_notebook
 def test_formulas_use_dollars(path):
     assert not re.findall(
         r"\\\(|\\\[|^\s*\\begin\{(?:equation|align)",
         "\n".join(c["source"] for c in cells(path, "markdown")),
         re.M,
     )
+
+
+def drawn_or_long_table(path):
+    "In the order of the page: True for a recorded picture, False for a table of more than 8 rows"
+    for c in cells(path):
+        shown = [c["source"]] if c["cell_type"] == "markdown" else []
+        for o in c.get("outputs", []):
+            if any(k.startswith("image/") for k in o.get("data", {})):
+                yield True
+            shown.append("".join(o.get("data", {}).get("text/markdown", "")))
+        # a table has a line for its head, and one below it
+        if any(len(re.findall(r"^\|", text, re.M)) > 10 for text in shown):
+            yield False
+
+
+@pytest.mark.parametrize("path", sorted(NBS.glob("tutorials/*.ipynb")), ids=lambda p: p.name)
+def test_tutorials_begin_with_pictures(path):
+    assert next(drawn_or_long_table(path))
 
 
 def test_ids_of_modules_are_unique():
@@ -154,7 +192,9 @@ def test_sidebar_lists_every_notebook():
     assert sorted(listed) == sorted(p.relative_to(NBS).as_posix() for p in NOTEBOOKS)
 
 
-EXERCISED = [p for p in NOTEBOOKS if p.name not in ("index.ipynb", "messages.ipynb")]
+# pages that are looked up, or lead on to others
+PAGES = ("index", "install", "start", "gallery", "api", "messages", "bibliography")
+EXERCISED = [p for p in NOTEBOOKS if p.stem not in PAGES]
 
 
 @pytest.mark.parametrize("path", EXERCISED, ids=lambda p: p.relative_to(NBS).as_posix())

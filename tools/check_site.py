@@ -18,10 +18,13 @@ from shutil import which
 from urllib.parse import unquote, urljoin, urlparse
 
 from bs4 import BeautifulSoup
+from gallery import WALL
+from nbdev.config import get_config
 
 PROC, INDEX = Path("_proc"), Path("nsgf_nb/_modidx.py")
 UNREAD = re.compile(
-    r".{0,20}(?::::|\{#[\w-]+\}|\$\$|(?<!\w)@(?:eq|fig|sec|tbl)-[\w-]+|\\begin\{|\?@|#\| ).{0,30}"
+    r".{0,20}(?::::|\]\(|\{#[\w-]+\}|\$\$|(?<!\w)@(?:eq|fig|sec|tbl)-[\w-]+|\\begin\{|\?@|#\| )"
+    r".{0,30}"
 )
 PAINTED = """
 const formulas = [...document.querySelectorAll('span.math,.math.notranslate,.arithmatex')];
@@ -97,12 +100,25 @@ levels.forEach(([l, t], i) => {
 });
 bad.silent = [...document.images].filter(i => !(i.alt || '').trim()).map(i => i.src.slice(-60));
 return bad;"""
+WIDE = """
+const blocks = [...document.querySelectorAll('main pre')].filter(p => p.checkVisibility());
+const wide = blocks.filter(p => p.scrollWidth > p.clientWidth);
+return wide.map(p => `${p.scrollWidth} px in ${p.clientWidth}: ${p.innerText.slice(0, 40)}`);"""
 DARK = "return document.documentElement.classList.contains('quarto-dark')"
 FOCUS = """
 const e = document.activeElement, s = getComputedStyle(e), r = e.getBoundingClientRect();
 const outlined = s.outlineStyle !== 'none' && parseFloat(s.outlineWidth) > 0;
 const shown = outlined && r.width > 0 && r.bottom > 0;
 return [e.className || e.tagName, e.getAttribute('href') || '', shown];"""
+# what a reader types → what stands first: names of the API, then pages
+FIRST_HITS = {
+    "SinkhornVelocity": "3_solver/estimator.html#sinkhornvelocity",
+    "sinkhorn_divergence": "3_solver/loss.html#sinkhorn_divergence",
+    "log_prob": "6_matching/likelihood.html#pairflow.log_prob",
+    "install": "install.html",
+    "gallery": "gallery.html",
+    "cite": "bibliography.html#how-to-cite",
+}
 STILL = """
 const style = document.createElement('style');
 style.textContent = '* {transition: none !important}';
@@ -280,6 +296,29 @@ def markup(site):
         yield from (f"{page}: {hit}" for hit in UNREAD.findall(main.get_text(" ")))
 
 
+def signed(site):
+    "each page says its version, and offers the notebook that it is"
+    version = get_config().version
+    for page in site.page_of.values():
+        soup = site.pages.get(page)
+        if soup is None:
+            continue
+        foot = soup.find("footer")
+        if foot is None or version not in foot.get_text():
+            yield f"{page}: no version {version} below it"
+        if not soup.select('.notebook-links a[download][href$=".ipynb"]'):
+            yield f"{page}: no notebook to download"
+
+
+def wall(site):
+    "the gallery has a picture for each card, and each leads to its lesson"
+    soup = site.pages.get("gallery.html")
+    shown = soup.select('main a[href$=".html"] > img') if soup else []
+    cards = sum(map(len, WALL.values()))
+    if len(shown) != cards:
+        yield f"{len(shown)} pictures with a link, {cards} cards"
+
+
 def figures(site):
     "the figures of the notebooks are shown"
     drawn = sum(
@@ -373,6 +412,7 @@ class Browser:
             for e in self.driver.get_log("browser")
             if e["level"] == "SEVERE" and "favicon" not in e["message"]
         ]
+        seen["wide"] = self.driver.execute_script(WIDE)
         self.driver.execute_cdp_cmd(
             "Emulation.setDeviceMetricsOverride",
             {"width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": True},
@@ -428,10 +468,23 @@ class Browser:
         self.driver.get(self.root + "index.html")
         time.sleep(0.3)
         field = self.driver.find_element(By.CSS_SELECTOR, "input[type=search]")
-        field.send_keys("natural time")
-        hits = until(lambda: self.driver.find_elements(By.CSS_SELECTOR, ".search-result"))
-        if not any("particles" in h.get_attribute("href") for h in hits):
-            yield f"'natural time' finds {[h.get_attribute('href') for h in hits][:5]}"
+        results = ".smalldocs-search-results.show .search-result"
+
+        def found(words):
+            "Pages and anchors that the box offers for some words"
+            field.clear()
+            field.send_keys(words)
+            time.sleep(0.3)  # the box waits for a reader who goes on typing
+            hits = until(lambda: self.driver.find_elements(By.CSS_SELECTOR, results))
+            return [h.get_attribute("href").removeprefix(self.root) for h in hits]
+
+        for words, page in FIRST_HITS.items():
+            hits = found(words)
+            if not hits or hits[0] != page:
+                yield f"{words!r} finds {hits[:3]} before {page}"
+        hits = found("natural time")
+        if not any("particles" in h for h in hits):
+            yield f"'natural time' finds {hits[:5]}"
             return
         field.send_keys(Keys.ENTER)
         if not until(lambda: not self.driver.current_url.endswith("index.html")):
@@ -474,6 +527,8 @@ def browse(site, online):
             if s["phone"] > 390
         ],
     )
+    if not online:
+        yield "code fits its column at 1280 px", each("wide")
     yield "every picture is described", each("silent")
     if online:
         return  # the rest has been tried with the offline site only
@@ -481,7 +536,7 @@ def browse(site, online):
     yield "contrast, dark", each("dark")
     yield "headings in order", each("headings")
     yield "the keyboard reaches what the mouse does, and shows where it is", keyboard
-    yield "search finds a word", search
+    yield "search finds a word, names and pages first", search
 
 
 def main(folder, online=False):
@@ -497,6 +552,8 @@ def main(folder, online=False):
             tables,
             markup,
             figures,
+            signed,
+            wall,
             icon,
             small,
         )

@@ -3,6 +3,9 @@
 Formulas are drawn by a local KaTeX.
 Usage, in the root of the project: python tools/docs.py SITE [KATEX]
 KATEX: the dist folder of npm's katex
+
+python tools/docs.py --notebooks SITE: only puts the notebooks, a link to each, and the anchors of
+the API index into a site that Quarto has built
 """
 
 import json
@@ -16,7 +19,9 @@ from pathlib import Path
 import yaml
 from nbdev.config import get_config
 
-KATEX = Path(__file__).parent / "site/node_modules/katex/dist"
+HERE = Path(__file__).parent
+KATEX = HERE / "site/node_modules/katex/dist"
+NBS = HERE.parent / "nbs"
 EQUATION = re.compile(r"\$\$(?P<tex>.+?)\$\$[ \t]*\{#(?P<id>eq-[\w-]+)\}", re.S)
 REFERENCE = re.compile(r"(?<![\w`\[])@(?P<id>(?P<kind>eq|fig|sec|tbl)-[\w-]+)")
 LATEX = re.compile(r"^\\begin\{(equation|align|gather)\*?\}.*?^\\end\{\1\*?\}", re.S | re.M)
@@ -30,7 +35,7 @@ def process():
     from nbdev.quarto import nbdev_sidebar, refresh_quarto_yml
     from nbdev.serve import proc_nbs
 
-    sys.path.insert(0, str(Path(__file__).parent))  # settings.ini names a class of showdoc.py
+    sys.path.insert(0, str(HERE))  # settings.ini names a class of showdoc.py
     refresh_quarto_yml()
     nbdev_sidebar.__wrapped__()
     return Path(proc_nbs(n_workers=0, force=True))
@@ -112,7 +117,15 @@ def site_name(path):
     return path.with_name(m[1] + ".ipynb") if m else path
 
 
-def stage(src, dst):
+def site_names(src):
+    "Processed notebook → its name on the site, both from the root of the pages"
+    return {
+        p.relative_to(src).as_posix(): site_name(p).relative_to(src).as_posix()
+        for p in sorted(src.rglob("*.ipynb"))
+    }
+
+
+def stage(src, dst, pages):
     "A copy of the processed folder that smalldocs can render"
     cfg = get_config()
     base = cfg.doc_host.rstrip("/") + cfg.doc_baseurl.rstrip("/")
@@ -120,10 +133,6 @@ def stage(src, dst):
     shutil.copytree(
         src, dst, ignore=shutil.ignore_patterns(cfg.doc_path.name, ".quarto", "*.ipynb")
     )
-    pages = {
-        p.relative_to(src).as_posix(): site_name(p).relative_to(src).as_posix()
-        for p in sorted(src.rglob("*.ipynb"))
-    }
     for old, new in pages.items():
         out = dst / new
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -136,7 +145,7 @@ def stage(src, dst):
     (dst / "sidebar.yml").write_text(sidebar)
     quarto = yaml.safe_load((dst / "_quarto.yml").read_text())
     quarto["format"].pop("commonmark", None)
-    for key in ("keep-md", "html-math-method"):
+    for key in ("keep-md", "html-math-method", "grid"):
         quarto["format"]["html"].pop(key, None)
     (dst / "_quarto.yml").write_text(yaml.safe_dump(quarto, sort_keys=False))
     if not cfg.doc_host:  # a site without an address has no map of addresses either
@@ -168,6 +177,57 @@ def localise(site, katex):
         )
 
 
+def offer_notebooks(site, pages):
+    "Below the title of each page stands the notebook that it is, to be downloaded or opened"
+    cfg = get_config()
+    for old, new in pages.items():
+        page = site / Path(new).with_suffix(".html")
+        copy = site / "notebooks" / old
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(NBS / old, copy)
+        links = [f'<a href="{os.path.relpath(copy, page.parent)}" download>Download</a>']
+        if cfg.git_url:
+            home = f"{cfg.git_url}/blob/{cfg.branch}/{NBS.name}/{old}"
+            links.append(f'<a href="{home}">Open on GitHub</a>')
+        said = f'<p class="notebook-links">{" · ".join(links)} <code>{NBS.name}/{old}</code></p>'
+        head, title, rest = page.read_text().partition('id="title-block-header"')
+        page.write_text(head + title + rest.replace("</header>", f"</header>{said}", 1))
+
+
+def mend_anchors(site, name="api.html"):
+    """The index of the API leads to the entry of each method.
+
+    nbdev heads some entries `NSGF.rate`, others `simulate`, and some methods have none.
+    """
+    page = site / name
+
+    def mended(m):
+        text = (site / m["page"]).read_text()
+        if f'id="{m["symbol"]}"' in text:
+            return m[0]
+        for head in (m["name"], m["name"].split(".")[-1]):
+            heading = rf'data-anchor-id="([^"]+)"[^>]*>{re.escape(head)}<'
+            if found := re.search(heading, text):
+                return m[0].replace("#" + m["symbol"], "#" + found[1])
+        return m[0].replace("#" + m["symbol"], "")
+
+    link = r'href="(?P<page>\d_[^"#]+\.html)#(?P<symbol>[^"]+)">(?P<name>[\w.]+)</a>'
+    page.write_text(re.sub(link, mended, page.read_text()))
+
+
+def rank_search(site):
+    "The search box ranks names and titles before text: smalldocs.js asks for a class Fuse"
+    shutil.copy(HERE / "site/search.js", site / "site_libs/search.js")
+    for p in site.rglob("*.html"):
+        p.write_text(
+            re.sub(
+                r'(<script src="([^"]*)fuse/fuse\.min\.js"></script>)',
+                r'\1<script src="\2search.js"></script>',
+                p.read_text(),
+            )
+        )
+
+
 def main(site, katex=KATEX):
     smalldocs = shutil.which(
         "smalldocs", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
@@ -178,15 +238,23 @@ def main(site, katex=KATEX):
         sys.exit(f"no KaTeX in {katex}: run `npm ci --ignore-scripts` in tools/site")
     src = process()
     dst = src.with_name("_local")
-    stage(src, dst)
+    pages = site_names(src)
+    stage(src, dst, pages)
     subprocess.run([smalldocs, "render", str(dst), "--strict"], check=True)
     shutil.rmtree(site, ignore_errors=True)
     shutil.move(dst / get_config().doc_path.name, site)
     shutil.rmtree(dst)
     localise(site, katex)
+    offer_notebooks(site, pages)
+    mend_anchors(site)
+    rank_search(site)
 
 
 if __name__ == "__main__":
     if len(sys.argv) < 2:
         sys.exit(__doc__)
-    main(*map(Path, sys.argv[1:]))
+    if sys.argv[1] == "--notebooks":
+        offer_notebooks(Path(sys.argv[2]), site_names(Path("_proc")))
+        mend_anchors(Path(sys.argv[2]))
+    else:
+        main(*map(Path, sys.argv[1:]))

@@ -8,6 +8,7 @@ import inspect
 import re
 import textwrap
 
+import gallery
 from docstrings import SECTION
 from fastcore.docments import docments
 from nbdev.config import get_config
@@ -148,6 +149,19 @@ class ParameterTable(BasicMarkdownRenderer):
         table = [("parameter", "what it is", "type"), (":--",) * 3, *lines]
         text = "\n".join("| " + " | ".join(map(cell, row)) + " |" for row in table)
         return f"{self.heading()}\n\n{text}\n"
+
+
+WALL = re.compile(r"^wall\(\"(\w+)\"\)\s*$", re.M)
+
+
+class PictureWall(Processor):
+    "The pictures of the gallery are kept by the lessons only: a cell `wall(group)` gets them here"
+
+    def __call__(self, cell):
+        m = cell.cell_type == "code" and WALL.search(cell.source or "")
+        if m:
+            data = {"text/markdown": gallery.wall(m[1]).data}
+            cell["outputs"] = [{"output_type": "display_data", "metadata": {}, "data": data}]
 
 
 class HeadingLevels(Processor):

@@ -20,6 +20,11 @@ CHAPTERS = {
     "9_workshop": "Workshop",
     "tutorials": "Tutorials",
 }
+# the pages above the chapters: to begin with, then to look things up
+FIRST = (
+    *("index", "install", "start", "howto", "gallery"),
+    *("api", "messages", "glossary", "bibliography"),
+)
 HEAD = "# written by tools/sidebar.py (`make export`)\n"
 
 
@@ -33,7 +38,7 @@ def sidebar():
     unknown -= set(CHAPTERS)
     if unknown:
         raise ValueError(f"{', '.join(sorted(unknown))}: expected a title in CHAPTERS")
-    contents = ["index.ipynb", "howto.ipynb", "glossary.ipynb", "messages.ipynb"]
+    contents = [f"{name}.ipynb" for name in FIRST]
     for folder, title in CHAPTERS.items():
         number = f"{folder[0]} " if folder[0].isdigit() else ""
         contents.append({"section": number + title, "contents": sections(folder)})

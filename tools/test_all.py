@@ -167,6 +167,14 @@ def sidebar(copy):
     return [f"{n} is stale: run `make export`" for n in changed(copy, "nbs", "sidebar.yml")]
 
 
+def api(copy):
+    "gate: nbs/api.ipynb is what the package offers"
+    rc, _, text = run(sys.executable, "tools/api.py", cwd=copy)
+    if rc:
+        return [text]
+    return [f"{n} is stale: run `make export`" for n in changed(copy, "nbs", "api.ipynb")]
+
+
 def form(copy):
     "gate: the form (ruff)"
     rc, _, text = run("ruff", "format", "--check", "--quiet", *FORMATTED, cwd=copy)
@@ -311,7 +319,7 @@ def copy_of_project(to):
     return to
 
 
-GATES = (clean, exported, readme, sidebar, readable, form, layers)
+GATES = (clean, exported, readme, api, sidebar, readable, form, layers)
 
 
 def gate(check, copy):
@@ -328,6 +336,20 @@ def check_arguments(flag):
     no_cuda = "import sys, torch; sys.exit(not torch.cuda.is_available())"
     if flag == "cuda" and run(sys.executable, "-c", no_cuda)[0]:
         sys.exit("no CUDA device here")
+
+
+def beside_notebooks():
+    "The files in nbs/ that are no notebooks, with their bytes"
+    files = [p for p in (ROOT / "nbs").rglob("*") if p.is_file() and p.suffix != ".ipynb"]
+    visible = [p for p in files if not any(x[0] in "._" for x in p.relative_to(ROOT).parts)]
+    return {p.relative_to(ROOT).as_posix(): p.read_bytes() for p in visible}
+
+
+def tidy(before):
+    "running the notebooks leaves the project as it was"
+    after = beside_notebooks()
+    differ = {n for n in before.keys() | after.keys() if before.get(n) != after.get(n)}
+    return verdict(tidy.__doc__, [f"{n}: another file than before" for n in sorted(differ)])
 
 
 def steps(flag, copy):
@@ -351,8 +373,10 @@ def main(flag=None):
     os.environ.update(environment(ROOT))
     with tempfile.TemporaryDirectory() as tmp, ThreadPoolExecutor(WORKERS) as pool:
         copy = copy_of_project(Path(tmp) / ROOT.name)
+        before = beside_notebooks()
         results = [] if flag else [gate(g, copy) for g in GATES]
         results += pool.map(lambda s: timed(*s), steps(flag, copy))
+    results.append(timed(tidy.__doc__, lambda: tidy(before)))
     if not flag and not notebooks():
         results.append(verdict("notebooks", ["no notebook was found"]))
     total = {k: sum(getattr(r, k) for r in results) for k in ("passed", "failed", "skipped")}

@@ -328,11 +328,6 @@ def _full(name, size):
     return full_name(name, size if Path(name).is_dir() else None)
 
 # %% ../../nbs/9_workshop/09_settings.ipynb #set-settle-layers
-def _full(name, size):
-    "A path in full; `size` is of folders."
-    return full_name(name, size if Path(name).is_dir() else None)
-
-# %% ../../nbs/9_workshop/09_settings.ipynb #set-settle-layers
 def settle(
     folder: str | Path,  # of the run
     asked: dict,  # target and, where they are asked for, source, size, method, seed
@@ -384,8 +379,3 @@ def settle(
     if preset is not None:
         check_same(folder, before, fold(layer, asked))
     return fold(USUAL, layer, before, asked)
-
-# %% ../../nbs/9_workshop/09_settings.ipynb #set-settle-layers
-def _full(name, size):
-    "A path in full; `size` is of folders."
-    return full_name(name, size if Path(name).is_dir() else None)
