@@ -114,7 +114,7 @@ return [e.className || e.tagName, e.getAttribute('href') || '', shown];"""
 FIRST_HITS = {
     "SinkhornVelocity": "3_solver/estimator.html#sinkhornvelocity",
     "sinkhorn_divergence": "3_solver/loss.html#sinkhorn_divergence",
-    "log_prob": "6_matching/likelihood.html#pairflow.log_prob",
+    "log_prob": "6_matching/likelihood.html#log_prob",
     "install": "install.html",
     "gallery": "gallery.html",
     "cite": "bibliography.html#how-to-cite",
