@@ -76,6 +76,7 @@ export: $(INSTALLED)  ## notebooks cleaned; nsgf_nb/, README.md, the API index a
 	$(BIN)/python tools/api.py
 	$(BIN)/python tools/readme.py
 	$(BIN)/python tools/sidebar.py
+	@git diff --stat -- nsgf_nb README.md  # what it has changed
 
 format: $(INSTALLED)  ## notebooks, tests, bench and tools in one form (ruff), and what ruff can mend mended
 	$(BIN)/ruff check --fix-only $(FORMATTED)

@@ -39,8 +39,8 @@ TASKS = {
     "Learn a generator or a plan": "SinkhornGenerator NeuralPlan langevin self_score",
     "Follow a population in time": "Trajectory leave_one_out snapshots",
     "Fit, sample, save and load": (
-        "Model.fit Flow.sample Model.transform Model.save Model.load Model.to"
-        " NSGFPlusPlus.from_pretrained list_pretrained SampleInfo PairFlow.log_prob"
+        "Model.preset Model.fit Flow.sample integrate Model.transform Model.save Model.load"
+        " Model.to NSGFPlusPlus.from_pretrained list_pretrained SampleInfo PairFlow.log_prob"
     ),
     "Compare with other methods": "Interpolant DDIM DDPM",
     "Transport without learning": (
@@ -62,12 +62,16 @@ TASKS = {
         "Energy Entropy HalfMMD KALE KL LipschitzDivergence PorousMedium Potential SinkhornEnergy"
         " implicit proximal jko Composition Residual"
     ),
-    "Pair points": "assign assign_within simulated pushed WAY BANK",
+    "Pair points, in a loop of your own": (
+        "couple sample_lines assign assign_within simulated pushed WAY BANK"
+    ),
     "Judge samples": (
-        "gate distribution_gate component_gate verdict GateResult w2 w2_floor mmd distances"
+        "Model.score gate distribution_gate component_gate verdict GateResult w2 w2_floor mmd"
+        " energy_distance distances"
     ),
     "Judge images": (
-        "image_scores fid score_name classify class_shares to_bytes inception_weights INCEPTION"
+        "image_scores fid score_name classify class_shares to_bytes to_images inception_weights"
+        " INCEPTION"
     ),
     "Choose settings": "advise Advice TrainingOptions FlowEstimator",
     "Hear of trouble": "ConvergenceWarning RegimeWarning VelocityInfo",
