@@ -27,8 +27,9 @@
 25  How likely are these points? Which are outliers?
 26  Sixteen digits at once, from the model that comes with the package.
 27  Fewer steps, another solver, and an animation.
-
-Numbers 28 to 30 are free.
+28  A quick fit in the shell, and one page to send to somebody.
+29  A file of points with classes: samples of one of them, as a table.
+30  Pictures of several sizes, in the shell.
 """
 
 import os
@@ -532,3 +533,29 @@ def test_27_steps_and_solvers():
     assert path.shape == (8, 300, 2) and straight.nfe == 14
     with Image.open("path.gif") as animation:
         assert animation.n_frames == 8
+
+
+def test_28_quick_fit_and_a_page():
+    shell("nsgf fit moons --preset quick --out run --set iterations=50 pool_size=1536")
+    assert shell("nsgf report run") == "run/report.html\n"
+    page = Path("run/report.html").read_text()
+    assert page.count("<img") == 3 and "nsgf fit moons" in page and "http" not in page
+
+
+def test_29_a_class_of_a_file():
+    x = np.random.default_rng(0).normal(size=(90, 2)) + np.repeat([[-4, 0], [4, 0]], 45, 0)
+    np.savez("points.npz", x=x, label=np.repeat([0, 1], 45))
+    options = "num_classes=2 iterations=300 lr=5e-3 ema=0.9 batch_size=32"
+    shell(f"nsgf fit points.npz --method ot-cfm --out run --set {options}")
+    shell("nsgf sample run -n 50 --label 1 --out right.csv")
+    right = np.loadtxt("right.csv", delimiter=",", skiprows=1)
+    assert right.shape == (50, 2) and right[:, 0].mean() > 2
+
+
+def test_30_pictures_of_several_sizes():
+    Path("pictures").mkdir()
+    for k, side in enumerate((8, 10, 12, 8) * 8):
+        Image.new("RGB", (side, side), (8 * k, 0, 0)).save(f"pictures/{k}.png")
+    shell("nsgf fit pictures --size 8 --out run --method fm --set iterations=3 batch_size=8")
+    shell("nsgf sample run -n 3 --out made")
+    assert Image.open("made/0000.png").size == (8, 8)
