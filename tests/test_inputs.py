@@ -531,7 +531,7 @@ SENTENCES = [
         ValueError,
         "do not fit into float32, expected them in another unit",
     ),
-    (lambda p: get_sampler("points/x.npy"), FileNotFoundError, "points/x.npy: no such folder"),
+    (lambda p: get_sampler("points/x.npy"), FileNotFoundError, "points/x.npy: no such file"),
     (
         lambda p: fit_small_set(),
         ValueError,
