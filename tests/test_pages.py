@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 import nsgf_nb
-from nsgf_nb.family.members import MEMBERS
+from nsgf_nb.family.members import MEMBERS, member_class
 
 ROOT = Path(__file__).resolve().parent.parent
 NBS = ROOT / "nbs"
@@ -119,3 +119,15 @@ def test_pages_name_this_version(page):
 def test_the_footer_stands_on_every_page():
     site = yaml.safe_load((NBS / "_quarto.yml").read_text(encoding="utf-8"))["website"]
     assert version() in site["page-footer"]["left"]
+
+
+def test_what_every_model_does_stands_on_its_page():
+    "fit, sample, velocity, save and load beside the options of each class"
+    import showdoc
+
+    for name in MEMBERS:
+        shown = showdoc.verbs(member_class(name))
+        for verb in ("fit(target", "sample(n, x0", "velocity(x, t)", "save(path)", "load(path"):
+            assert f"`.{verb}" in shown, (name, verb)
+    assert ".from_pretrained(name" in showdoc.verbs(member_class("nsgf++"))
+    assert showdoc.verbs(nsgf_nb.get_sampler) == showdoc.verbs(nsgf_nb.Flow) == ""

@@ -118,6 +118,37 @@ def said(text):
     return re.sub(r"^(?=\$\()", "shape ", tex(text or ""))
 
 
+VERBS = (
+    "fit",
+    "sample",
+    "transform",
+    "score",
+    "log_prob",
+    "save",
+    "load",
+    "preset",
+    "from_pretrained",
+)
+ABSTRACT = ("Model", "Flow", "Chain", "PairFlow")
+
+
+def verbs(cls):
+    "A table of what every model does, for the page of a model; nothing for other symbols"
+    from nsgf_nb.learning.model import Model
+
+    if not (isinstance(cls, type) and issubclass(cls, Model)) or cls.__name__ in ABSTRACT:
+        return ""
+    rows = [("once it is made, or fitted", "what it does"), (":--", ":--")]
+    for name in VERBS:
+        if method := getattr(cls, name, None):
+            names = [n for n in inspect.signature(method).parameters if n not in ("self", "cls")]
+            line = (method.__doc__ or "").strip().partition("\n")[0]
+            rows.append((f"`.{name}({', '.join(names)})`", said(line)))
+        if name == "sample":
+            rows.append(("`.velocity(x, t)`", "The field at points and times, once it is fitted."))
+    return "\n" + "\n".join("| " + " | ".join(map(cell, row)) + " |" for row in rows) + "\n"
+
+
 class ParameterTable(BasicMarkdownRenderer):
     "nbdev's `show_doc`, with a table of parameters, and a link to the source if it has an address"
 
@@ -141,14 +172,14 @@ class ParameterTable(BasicMarkdownRenderer):
             (k, v) for k, v in known.items() if k not in ("self", "return") and v.get("docment")
         ]
         if not rows:
-            return self.heading()
+            return self.heading() + verbs(self.sym)
         lines = [(f"`{k}`{default(v)}", said(v["docment"]), kind(v["anno"])) for k, v in rows]
         back = known.get("return", {})
         if back.get("docment") or back.get("anno") not in (None, inspect.Parameter.empty):
             lines.append(("*returns*", said(back.get("docment")), kind(back["anno"])))
         table = [("parameter", "what it is", "type"), (":--",) * 3, *lines]
         text = "\n".join("| " + " | ".join(map(cell, row)) + " |" for row in table)
-        return f"{self.heading()}\n\n{text}\n"
+        return f"{self.heading()}\n\n{text}\n{verbs(self.sym)}"
 
 
 WALL = re.compile(r"^wall\(\"(\w+)\"\)\s*$", re.M)
