@@ -138,7 +138,7 @@ def verbs(cls):
 
     if not (isinstance(cls, type) and issubclass(cls, Model)) or cls.__name__ in ABSTRACT:
         return ""
-    rows = [("once it is made, or fitted", "what it does"), (":--", ":--")]
+    rows = [("method", "what it does"), (":--", ":--")]
     for name in VERBS:
         if method := getattr(cls, name, None):
             names = [n for n in inspect.signature(method).parameters if n not in ("self", "cls")]
@@ -146,7 +146,8 @@ def verbs(cls):
             rows.append((f"`.{name}({', '.join(names)})`", said(line)))
         if name == "sample":
             rows.append(("`.velocity(x, t)`", "The field at points and times, once it is fitted."))
-    return "\n" + "\n".join("| " + " | ".join(map(cell, row)) + " |" for row in rows) + "\n"
+    table = "\n".join("| " + " | ".join(map(cell, row)) + " |" for row in rows)
+    return f"\nOnce it is made, or fitted:\n\n{table}\n"
 
 
 class ParameterTable(BasicMarkdownRenderer):
