@@ -233,6 +233,11 @@ WRONG = [  # words after nsgf, what standard error says
     ("fit cells.csv --time day --set iters=5", "nsgf: unknown option 'iters': did you mean"),
     ("fit moons --time day", "nsgf: moons: no such file, and --time is of a table"),
     ("fit plain.npy --time day", "nsgf: {home}/plain.npy: expected an array whose columns have"),
+    (
+        "fit cells.csv --time day --preset quik",
+        "nsgf: unknown preset of StraightFlow 'quik': did you mean 'quick'?",
+    ),
+    ("fit cells.csv --time day --size 8", "nsgf: --size: expected a folder of images, got cells"),
     ("fit words.csv", "nsgf: words.csv: expected numbers, got 'T cell' in the column kind"),
     (
         "fit moons --columns x",
@@ -281,3 +286,12 @@ def test_times_of_a_run_without_times(here):
     assert rc == 2 and err.startswith("nsgf: --times: expected a run through several times")
     rc, _, err = here("fit", "cells.csv", "--time", "day", "--out", "plain", "--resume")
     assert rc == 2 and err.startswith("nsgf: plain: expected a run with --time, this one goes from")
+
+
+def test_a_preset_of_the_flows(home, here):
+    few = ("--set", "iterations=3", "num_steps=2", "batch_size=16")
+    words = ("fit", "cells.csv", "--time", "day", "--preset", "quick", "--out", "quick", *few)
+    assert here(*words)[0] == 0
+    c = read(home / "quick/config.json")["parameters"]
+    assert (c["iterations"], c["lr"], c["ema"]) == (3, 4e-3, 0.99)
+    assert here(*words, "--resume")[0] == 0

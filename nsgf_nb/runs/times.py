@@ -25,9 +25,18 @@ from ..evaluation.times import distances_in_time, hold_out, in_units
 from ..family.trajectory import LeftOut, Trajectory, leave_one_out
 from ..files import check_facts, read_json, reading, write_json
 from ..learning.model import Flow
+from ..learning.presets import preset_settings
 from ..plot import BLUE, GREY, figure, save_figure, save_gif, scatter, square_around
 from ..processes import folder_lock, on_rank_0
-from .commands import at_work, begin, options_of, renew, show, trust
+from nsgf_nb.runs.commands import (
+    at_work,
+    begin,
+    check_one,
+    options_of,
+    renew,
+    show,
+    trust,
+)
 from .folder import Run, tidy_run
 from .listing import print_options
 from .page import write_page
@@ -148,10 +157,22 @@ def _refuse(args):
     if args.source is not None:
         got = args.source
         raise ValueError(f"--source: expected none, the first time is the source, got {got}")
+    if args.size is not None:
+        raise ValueError(f"--size: expected a folder of images, got {args.target}")
+    check_one(args)
     if not Path(args.target).is_file():
         raise FileNotFoundError(f"{args.target}: no such file, and --time is of a table")
     if args.held_out is not None and not 0 <= args.held_out < 1:
         raise ValueError(f"--held-out: expected a share from 0 to below 1, got {args.held_out:g}")
+
+
+def _options(args, cls, free):
+    "What --preset, --config and --set ask for."
+    options = options_of(args.config, args.set)
+    if args.preset is None:
+        return options
+    known = preset_settings(cls, args.preset, options)
+    return {name: value for name, value in known.items() if name in free or name in options}
 
 
 def _before(folder, resume):
@@ -233,8 +254,8 @@ def settings_of_times(
         find_method(asked["method"])  # a class that the user names is imported
     before = _before(folder, resume)
     check_same(folder, before, asked)
-    free = find_method(fold(USUAL, before, asked)["method"])[2]
-    asked["parameters"] = check_options(options_of(args.config, args.set), free)
+    cls, _, free = find_method(fold(USUAL, before, asked)["method"])
+    asked["parameters"] = check_options(_options(args, cls, free), free)
     check_same(folder, before, asked)
     settings = fold(USUAL, before, asked)
     check_count(settings["seed"], "seed", 0)
