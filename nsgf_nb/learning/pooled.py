@@ -14,7 +14,7 @@ from torch import Tensor
 from ..core import make_generator
 from ..data import points_and_labels
 from .model import Fit
-from .nets import leave_out_labels, num_held_out, unit_at
+from .nets import check_classes, num_held_out, unit_at
 from ..motion.pool import Pool, build_pool
 from ..motion.shards import build_shards
 from ..motion.simulation import Simulation
@@ -59,7 +59,7 @@ def _rarest(target, num_classes):
     if not target.num_points:
         return math.inf
     _, label = points_and_labels(target, target.num_points, make_generator(0, "classes"))
-    leave_out_labels(num_classes, label, 0.0, make_generator(0, "classes"))  # checks them
+    check_classes(label, num_classes)
     return torch.bincount(label, minlength=num_classes).min().item()
 
 

@@ -8,7 +8,6 @@ __all__ = ['COMMANDS', 'tidy', 'labels_in_turn', 'sample', 'tell', 'info', 'page
 # %% ../../nbs/9_workshop/18_reading.ipynb #rdg-imports
 import inspect
 from argparse import Namespace
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -26,7 +25,7 @@ from nsgf_nb.runs.commands import (
 )
 from .folder import Run, tidy_run
 from .listing import print_names
-from .page import write_page
+from .page import flat, write_page
 from .report import summary
 from .run import load_run, pool_check, pool_info, pool_run, read_history
 from .samples import form_of, write_samples
@@ -106,15 +105,6 @@ def sample(
     tidy(args.folder)
     write_samples(out, flow.sample(n, seed=args.seed, **asked))
 
-# %% ../../nbs/9_workshop/18_reading.ipynb #com-flat
-def _flat(parameters: dict, before: str = "") -> Iterator[tuple[str, object]]:
-    "Names and values, those of parts behind the name of the part."
-    for name, value in parameters.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{before}{name}.")
-        else:
-            yield before + name, value
-
 # %% ../../nbs/9_workshop/18_reading.ipynb #com-info
 def tell(
     way: str,  # from where to where
@@ -137,7 +127,7 @@ def tell(
     """
     machine = {"nsgf_nb": settings["version"]} | settings["machine"]
     print(f"{way} by {settings['method']}, seed {settings['seed']}")
-    print("options  " + ", ".join(f"{k}={v}" for k, v in _flat(settings["parameters"])))
+    print("options  " + ", ".join(f"{k}={v}" for k, v in flat(settings["parameters"])))
     print("machine  " + ", ".join(f"{k} {v}" for k, v in machine.items()))
     if not run.fitted:
         rows = read_history(run.history)
