@@ -191,6 +191,15 @@ def cross_term(
         st, used = start(K, eps, s.g), used + s.n_iter
     return Solved(*first_derivatives(K, st), st.marginal, used)
 
+# %% ../../nbs/3_solver/09_derivatives.ipynb #dif-self
+def _own_potential(K, x, a, eps, tol):
+    "The symmetric potential of B clouds, (B, n): by the compiled code where it is to be had."
+    fast = compiled_module("solver.fast")
+    if fast is None or not fast.climbs(x, x, a):
+        return solve_self(K, eps, tol / 2 * spread(x, a)).phi * eps[:, None]  # errors of T
+    problems = zip(x, a, eps.tolist())
+    return torch.stack([fast.own_potential(*p, tol) for p in problems])
+
 
 def self_term(
     x: Tensor,  # points, of order 1, (B, n, d)
@@ -216,8 +225,7 @@ def self_term(
     Solved
     """
     K = _kernel(x, x, a, a)
-    s = solve_self(K, eps, tol / 2 * spread(x, a))  # it counts errors of T
-    st = start(K, eps, s.phi * eps[:, None])
+    st = start(K, eps, _own_potential(K, x, a, eps, tol))
     return Solved(*first_derivatives(K, st), st.marginal, torch.zeros_like(eps))
 
 # %% ../../nbs/3_solver/09_derivatives.ipynb #dif-cg
