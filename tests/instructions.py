@@ -20,7 +20,7 @@ import triton  # noqa: E402, the interpreter is chosen when programs are defined
 from triton.backends.compiler import GPUTarget  # noqa: E402
 from triton.compiler import ASTSource  # noqa: E402
 
-from nsgf_nb.solver import programs  # noqa: E402
+from nsgf_nb.solver import programs, whole  # noqa: E402
 
 TOOLS = Path(triton.__file__).parent / "backends/nvidia/bin"
 PLANE = dict(D=2, STEP=0, MASKED=False, PRECISION="tf32x3", BN=32, BM=64)
@@ -37,17 +37,22 @@ CASES = {
     "map, 64 coordinates": ("row_products", WIDE | dict(BV=64)),
     "map, 784 coordinates": ("row_products", WIDE | dict(D=784, STEP=16, BV=64)),
 }
+WHOLE = dict(
+    form=whole.Form(D=2, M=512, BN=8, masked=False, warm=False, least=2.9e-20, unit=1.2e-7)
+)
+SOLVES = {"ascent, 512 points": ("ascend", WHOLE), "half steps, 512 points": ("settle", WHOLE)}
 
 
 def compiled(name, constants, capability, number="fp32"):
     "A program with aligned pointers and sizes that 16 divides, as most are"
-    program = getattr(programs, name)
+    program = getattr(whole if "form" in constants else programs, name)
     signature, aligned = {}, {}
     for place, argument in enumerate(program.arg_names):
         if argument in constants:
             signature[argument] = "constexpr"
             continue
-        signature[argument] = f"*{number}" if argument.isupper() else "i32"
+        one = "fp32" if argument == "tol" else "i32"
+        signature[argument] = f"*{number}" if argument.isupper() else one
         if argument in ("n", "m") or argument.isupper():
             aligned[(place,)] = [["tt.divisibility", 16]]
     source = ASTSource(fn=program, signature=signature, constexprs=constants, attrs=aligned)
@@ -79,12 +84,13 @@ def loops(code):
 
 def row(what, capability, number="fp32"):
     "One program on one kind of GPU; each pair has one exponential"
-    name, constants = CASES[what]
+    name, constants = (CASES | SOLVES)[what]
     kernel = compiled(name, constants, capability, number)
     usage = read("cuobjdump", "--dump-resource-usage", kernel.asm["cubin"])
     said = re.search(r"REG:(\d+) STACK:(\d+) .*?LOCAL:(\d+)", usage)
     longest = max(loops(read("nvdisasm", "-c", kernel.asm["cubin"])), key=len)
-    pairs = sum("MUFU.EX2" in instruction for instruction in longest)
+    passes = what in CASES  # a solve has several loops
+    pairs = sum("MUFU.EX2" in instruction for instruction in longest) if passes else 0
     return dict(
         capability=capability,
         what=what,
@@ -98,5 +104,6 @@ def row(what, capability, number="fp32"):
 
 if __name__ == "__main__":
     rows = [row(what, int(c)) for c in sys.argv[1:] for what in CASES]
+    rows += [row(what, int(sys.argv[-1])) for what in SOLVES]
     rows += [row("rows, plane", int(c), "fp64") for c in sys.argv[1:]]
     print(json.dumps(dict(version=triton.__version__, rows=rows)))

@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,6 +18,7 @@ import torch
 from launches import Launches
 
 from nsgf_nb.estimator import SinkhornVelocity
+from nsgf_nb.solver import one_launch, problem
 from nsgf_nb.solver import triton as kernels
 from nsgf_nb.solver.problem import prepare, solve_group
 
@@ -25,7 +27,7 @@ GPU = torch.cuda.is_available()
 DEVICE = torch.device("cuda" if GPU else "cpu")
 LOCKED = re.search(r"^triton==(\S+)", (ROOT / "requirements-lock.txt").read_text(), re.M)[1]
 # operations of torch, reads by the host, programs of a cold solve of two problems
-MOST = {"dense": (3410, 65), "triton": (3470, 112, 142)}
+MOST = {"dense": (3410, 65), "triton": (3470, 112, 142), "one launch": (376, 8, 10)}
 # the interpreter of older versions does not go with today's NumPy
 HERE = find_spec("triton") is not None
 HERE = HERE and (GPU or tuple(map(int, version("triton").split(".")[:2])) >= (3, 9))
@@ -161,6 +163,41 @@ def test_the_estimator_finds_what_the_stored_kernel_finds(d, dtype, self_term):
 
 
 @needs_triton
+def test_a_program_is_not_believed(monkeypatch):
+    "Where the other kernel sees worse columns, the problem is solved launch by launch"
+    x, y, _, _, _ = clouds(50, 40, 2, count=1)
+    velocity = SinkhornVelocity(0.5)
+    group, right = [prepare(velocity, x[0], y[0])], SinkhornVelocity(0.5, tol=1e-6)(x[0], y[0])
+    true, programs = one_launch.potentials, []
+
+    def lying(*arguments):
+        found = true(*arguments)
+        programs.append(len(found.g))
+        found.g = found.g + 0.1 * torch.randn_like(found.g)
+        return found
+
+    monkeypatch.setattr(problem, "potentials", lying)
+    ((v, info),) = solve_group(velocity, group, "triton")
+    assert programs == [1] and info.converged
+    assert (v - right).norm() < 2 * velocity.tol * right.norm()
+
+
+@needs_triton
+@pytest.mark.parametrize("start", ["the solution", "nonsense", "nothing at all"])
+def test_a_program_starts_from_potentials(start):
+    x, y, _, _, _ = clouds(30, 40, 2, count=1)
+    velocity = SinkhornVelocity(0.3)
+    cold = SinkhornVelocity(0.3, tol=1e-5)(x[0], y[0], return_info=True)
+    info = cold[1]
+    if start != "the solution":
+        g = info.potentials.g
+        wrong = 1e3 * torch.randn_like(g) if start == "nonsense" else g * torch.nan
+        info = replace(info, potentials=replace(info.potentials, g=wrong))
+    ((v, found),) = solve_group(velocity, [prepare(velocity, x[0], y[0], init=info)], "triton")
+    assert found.converged and (v - cold[0]).norm() < 2 * velocity.tol * cold[0].norm()
+
+
+@needs_triton
 def test_problems_together():
     "One launch a pass for all; each leaves when it is done"
     velocity = SinkhornVelocity(0.5)
@@ -237,14 +274,15 @@ def test_instructions_for_each_pair():
 # --- launches ---------------------------------------------------------------------------------
 
 
-def counted(kind, n, monkeypatch):
-    "What a cold solve of two problems in the plane asks for; one alone is NumPy's on a CPU."
-    x, y, _, _, _ = clouds(n, n, 2)
+def counted(kind, n, monkeypatch, d=2):
+    "What a cold solve of two problems asks for; one alone is NumPy's on a CPU."
+    x, y, _, _, _ = clouds(n, n, d)
     velocity = SinkhornVelocity(0.5)
     group = [prepare(velocity, p, q) for p, q in zip(x, y)]
     launches = Launches()
     launch = launches.counting(kernels.TritonKernel._launch)
     monkeypatch.setattr(kernels.TritonKernel, "_launch", launch)
+    monkeypatch.setattr(one_launch, "run", launches.counting(one_launch.run))
     with launches:
         solved = solve_group(velocity, group, kind)
     assert all(info.converged for _, info in solved)
@@ -260,6 +298,13 @@ def test_launches_of_the_stored_kernel(monkeypatch):
 @needs_triton
 def test_launches_of_the_programs(monkeypatch):
     found = counted("triton", 64, monkeypatch)
+    operations, reads, programs = MOST["one launch"]
+    assert found.operations <= operations and found.reads <= reads and found.programs <= programs
+
+
+@needs_triton
+def test_launches_of_the_programs_in_more_dimensions(monkeypatch):
+    found = counted("triton", 64, monkeypatch, d=4)
     operations, reads, programs = MOST["triton"]
     assert found.operations <= operations and found.reads <= reads and found.programs <= programs
 

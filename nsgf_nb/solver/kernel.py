@@ -62,12 +62,12 @@ class Kernel:
         self.least = math.exp(_LEAST[x.dtype])  # no entry is less
         self.log_b = b.log()
         self.live = b > 0
-        self.dead = torch.where(self.live, 0.0, -math.inf).to(b)  # added to ψ: they hold no mass
-        self.light = self.live & (
-            b * b.shape[1] < 1e-3
-        )  # columns that no sum over all columns shows
+        self.dead = torch.zeros_like(b).masked_fill_(~self.live, -math.inf)  # added to ψ: no mass
+        # columns that no sum over all columns shows
+        self.light = self.live & (b < 1e-3 / b.shape[1])
         self.some_light = bool(self.light.any())
-        self.half_x, self.half_y = x.square().sum(-1) / 2, y.square().sum(-1) / 2
+        self.half_x = x.square().sum(-1) / 2
+        self.half_y = self.half_x if self.own else y.square().sum(-1) / 2
         self.tensors = _GIVEN + _DERIVED + _ABSORBED  # names of those with an axis of problems
         n = x.shape[1]
         size = chunk or n

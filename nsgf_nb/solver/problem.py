@@ -15,10 +15,12 @@ from torch import Tensor
 from ..core import check_pair, check_positive, dot, patch
 from .annealing import cold_start, warm_start
 from .dual import other_side, start
+from .one_launch import agrees, fits, potentials
 from nsgf_nb.solver.solve import (
     bounded_error,
     estimated_error,
     project,
+    solution,
     solve,
     solve_self,
     spread,
@@ -334,17 +336,16 @@ def stack(
     return Stacked(**points, **numbers)
 
 
-def _first(K, eps, group):
-    "Warm: g of an earlier solution, or one soft-min of its f. Else cold."
+def _given(K, eps, group):
+    "g of an earlier solution, or one soft-min of its f; None where there is none."
     known = [p.init for p in group]
     square = [p.unit * p.unit for p in group]
     if all(i is not None and len(i.g) == K.b.shape[1] for i in known):
-        g = torch.stack([(i.g.to(K.b.device) / s).to(K.b) for i, s in zip(known, square)])
-        return warm_start(K, eps, g)
+        return torch.stack([(i.g.to(K.b.device) / s).to(K.b) for i, s in zip(known, square)])
     if all(i is not None and len(i.f) == K.a.shape[1] for i in known):
         f = torch.stack([(i.f.to(K.a.device) / s).to(K.a) for i, s in zip(known, square)])
-        return warm_start(K, eps, other_side(K, eps, K.x, K.a, torch.where(f.isfinite(), f, 0.0)))
-    return cold_start(K, eps)
+        return other_side(K, eps, K.x, K.a, torch.where(f.isfinite(), f, 0.0))
+    return None
 
 # %% ../../nbs/3_solver/06_problem.ipynb #trm-cross
 def _rule(vel):
@@ -357,15 +358,36 @@ def _tolerance(vel, s, move, size):
     return vel.tol * torch.where(s.scale > 0, s.scale, rms).maximum(1e-6 * size)
 
 
-def _cross_term(vel, K, st, s, tol, size):
-    "Its solution and the tolerance that it was solved to."
-    passes = vel.max_iter if s.x.dtype == torch.float64 else min(vel.max_iter, 300)
-    cross = solve(K, st, tol, passes, _rule(vel))
+def _passes(vel, s):
+    return vel.max_iter if s.x.dtype == torch.float64 else min(vel.max_iter, 300)
+
+
+def _cross_term(vel, K, s, size, g, p):
+    "Its solution, None where float32 does not do, and the tolerance."
+    st = cold_start(K, s.eps) if g is None else warm_start(K, s.eps, g)
+    tol = _tolerance(vel, s, K.mean(st.v, project(s.y), st.t) - project(s.x), size)
+    if _too_fine(p, tol, size).any():
+        return None, tol
+    cross = solve(K, st, tol, _passes(vel, s), _rule(vel))
     finer = _tolerance(vel, s, cross.T - s.x, size)
     if not (finer < 0.9 * tol).any():
         return cross, tol
     st = start(K, s.eps, cross.g)
-    return solve(K, st, finer, passes, _rule(vel)), finer
+    return solve(K, st, finer, _passes(vel, s), _rule(vel)), finer
+
+# %% ../../nbs/3_solver/06_problem.ipynb #trm-one
+def _too_fine(p, tol, size):
+    "Is a tolerance finer than the rounding of T in float32, where there is a finer precision?"
+    return (tol < 5e-7 * size) & (p.x.dtype != p.middle.dtype)
+
+
+def _in_one_launch(vel, K, eps, tol, scale, size, passes, g=None):
+    "A solution and its tolerance by one program; None where that does not do."
+    if vel.certify or not fits(K):
+        return None
+    found = potentials(K, eps, tol, scale, size, passes, g)
+    whole = solution(K, start(K, eps, found.g), found.err, found.used)
+    return (whole, found.tol) if agrees(found, whole.marginal, whole.rounding) else None
 
 # %% ../../nbs/3_solver/06_problem.ipynb #trm-self
 @dataclass
@@ -378,7 +400,7 @@ class _SelfTerm:
     same: Tensor  # diagonal mass, (B,)
 
 
-def _self_term(vel, group, s, tol, kind):
+def _self_term(vel, group, s, tol, size, kind):
     if vel.self_term == "same":
         K = make_kernel(kind, s.x, s.x, s.a, s.a, vel.chunk)
         own = solve_self(K, s.eps, tol, proved=vel.certify)
@@ -389,14 +411,20 @@ def _self_term(vel, group, s, tol, kind):
         z = torch.stack([p.other for p in group])
         b = torch.full_like(z[..., 0], 1 / z.shape[1])
         K = make_kernel(kind, s.x, z, s.a, b, vel.chunk)
-    own = solve(K, cold_start(K, s.eps), tol, vel.max_iter, _rule(vel))
+    found = _in_one_launch(vel, K, s.eps, 1.0, tol, size, vel.max_iter)
+    own = found[0] if found else solve(K, cold_start(K, s.eps), tol, vel.max_iter, _rule(vel))
     return _SelfTerm(own.T, own.err, own.bound, torch.zeros_like(s.eps))
 
 # %% ../../nbs/3_solver/06_problem.ipynb #trm-known
-def _known(vel, group, cross, own, tol, size):
+def _largest_exponents(s):
+    "Bounds on all costs in units of eps, (B,)."
+    return (s.x.norm(dim=2).amax(1) + s.y.norm(dim=2).amax(1)).square() / 2 / s.eps
+
+
+def _known(vel, group, s, cross, own, tol, size):
     "The numbers of all problems: a dict of tensors (B,)."
     finest = group[0].rounding()  # of the device: float32 is followed by float64
-    rounded = finest * cross.T.new_tensor([largest_exponent(p) for p in group]) * size
+    rounded = finest * size * _largest_exponents(s)
     err, bound = cross.err + own.err + rounded, cross.bound + own.bound
     return dict(
         err_v=err,
@@ -474,19 +502,18 @@ def solve_group(
 def _solve_group(vel, group, kind):
     s = stack(group)
     K = make_kernel(kind, s.x, s.y, s.a, s.b, vel.chunk)
-    st = _first(K, s.eps, group)
     size = spread(s.x, s.a) + spread(s.y, s.b)
-    first = K.mean(st.v, project(s.y), st.t) - project(s.x)
-    tol = _tolerance(vel, s, first, size)
-    fine = tol < 5e-7 * size  # finer than the rounding of T in float32
-    if s.x.dtype != group[0].middle.dtype and fine.any():
+    g = _given(K, s.eps, group)
+    found = _in_one_launch(vel, K, s.eps, vel.tol, s.scale, size, _passes(vel, s), g)
+    cross, tol = found or _cross_term(vel, K, s, size, g, group[0])
+    fine = _too_fine(group[0], tol, size)
+    if fine.any():
         better = [double(p) if f else p for p, f in zip(group, fine.tolist())]
         return [_solve_group(vel, [p], kind)[0] for p in better]
-    cross, tol = _cross_term(vel, K, st, s, tol, size)
-    del K, st  # two kernels at once may not fit
-    own = _self_term(vel, group, s, tol, kind)
+    del K  # two kernels at once may not fit
+    own = _self_term(vel, group, s, tol, size, kind)
     v = cross.T - own.T
-    known = _known(vel, group, cross, own, tol, size)
+    known = _known(vel, group, s, cross, own, tol, size)
     rows = torch.stack([column.to(known["err_v"]) for column in known.values()], 1).tolist()
     solved = []
     for i, p in enumerate(group):

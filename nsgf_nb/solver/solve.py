@@ -16,9 +16,10 @@ import torch
 from torch import Tensor
 
 from ..core import dot
-from .bound import diameter, extent, gap_bound, proved_error, rounding
+from .bound import bounds, diameter, extent
 from .dual import State, advance, other_side, recentre, sweep_direction
 from .kernel import Kernel
+from .one_launch import fits, half_steps
 
 # %% ../../nbs/3_solver/05_solve.ipynb #sol-plumb
 @dataclass
@@ -43,6 +44,8 @@ class Solution:
         L1 error of the columns, (B,)
     gap : Tensor
         bound on the duality gap, in squared units, (B,)
+    rounding : Tensor
+        relative error of the entries of the plan, (B,)
     entropy : Tensor
         mean entropy of the rows of the plan, (B,)
     """
@@ -55,6 +58,7 @@ class Solution:
     n_iter: Tensor  # passes, (B,)
     marginal: Tensor  # L1 error of the columns, (B,)
     gap: Tensor  # bound on the duality gap, in squared units, (B,)
+    rounding: Tensor  # relative error of the entries of the plan, (B,)
     entropy: Tensor  # mean entropy of the rows of the plan, (B,)
 
 # %% ../../nbs/3_solver/05_solve.ipynb #sol-solution
@@ -96,15 +100,17 @@ def solution(
     live = K.live
     if not live.all():
         g = torch.where(live, g, other_side(K, K.eps, K.x, K.a, f))
+    proved = bounds(K, st)
     return Solution(
         f=f,
         g=g,
         T=T,
         err=err,
-        bound=proved_error(K, st),
+        bound=proved.error,
         n_iter=used,
         marginal=st.marginal,
-        gap=gap_bound(K, st) * K.eps,
+        gap=proved.gap * K.eps,
+        rounding=proved.rounding,
         entropy=_mean_entropy(K, st, T, phi, psi),
     )
 
@@ -219,7 +225,7 @@ def bounded_error(
     Tensor
         (B,)
     """
-    return proved_error(step.K, step.st)
+    return bounds(step.K, step.st).error
 
 
 def marginal_error(
@@ -356,6 +362,8 @@ class SelfSolution:
 # %% ../../nbs/3_solver/05_solve.ipynb #sol-half
 def _half_steps(K, tol, max_iter):
     "Averaged half steps until the estimate is at most tol: ψ (B, n) and the estimate (B,)."
+    if fits(K):
+        return half_steps(K, tol, max_iter, spread(K.x, K.a))  # in one launch
     psi, alive = torch.zeros_like(K.a), torch.ones_like(tol, dtype=torch.bool)
     radius, live = spread(K.x, K.a), K.a > 0
     for _ in range(max_iter):
@@ -371,15 +379,15 @@ def _half_steps(K, tol, max_iter):
 
 def _prove(K, st, tol, max_iter):
     "Half steps until the proved error is at most tol, or the column error is rounding."
-    psi, bound = st.psi, proved_error(K, st)
+    psi, proved = st.psi, bounds(K, st)
     for _ in range(max_iter):
-        todo = (bound > tol) & (st.marginal > rounding(K))
+        todo = (proved.error > tol) & (st.marginal > proved.rounding)
         if not todo.any():
             break
         psi = psi + torch.where(todo[:, None], K.phi0 + st.phi - psi, 0.0) / 2
         st = State(K, psi)
-        bound = proved_error(K, st)
-    return st, bound
+        proved = bounds(K, st)
+    return st, proved.error
 
 # %% ../../nbs/3_solver/05_solve.ipynb #sol-selfc
 def solve_self(
