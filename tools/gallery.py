@@ -102,6 +102,11 @@ WALL = {
         Card(
             "Maps for each step", "jko-figure", "follow a law with its density, not particles only."
         ),
+        Card(
+            "Local and global moves",
+            "mcm-figure",
+            "bring chains to the right shares of far modes, once the proposal has learned.",
+        ),
         Card("Entropic plan", "pln-fig", "gives map, samples and bridge between two clouds."),
         Card("Bridges of a plan", "brg-fig", "wander the more, the higher the temperature."),
         Card("Growth", "gro-figure", "lets masses change: a cluster grows, and none is torn."),
