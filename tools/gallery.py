@@ -107,6 +107,11 @@ WALL = {
             "mcm-figure",
             "bring chains to the right shares of far modes, once the proposal has learned.",
         ),
+        Card(
+            "Mean-field inference",
+            "mfv-figure",
+            "brings each factor of a product to the best product, by any step.",
+        ),
         Card("Entropic plan", "pln-fig", "gives map, samples and bridge between two clouds."),
         Card("Bridges of a plan", "brg-fig", "wander the more, the higher the temperature."),
         Card("Growth", "gro-figure", "lets masses change: a cluster grows, and none is torn."),
