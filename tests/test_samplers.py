@@ -7,8 +7,17 @@ import pytest
 import torch
 from torch.distributions import Independent, Normal
 
-from nsgf_nb import FlexProposal, NormalMixture, isir, mala
-from nsgf_nb.core import make_generator
+from nsgf_nb import (
+    Composition,
+    Coupling,
+    FlexProposal,
+    LangevinLayer,
+    MetropolisLayer,
+    NormalMixture,
+    isir,
+    mala,
+)
+from nsgf_nb.core import keep_random_state, make_generator
 
 
 def bell(x):
@@ -124,6 +133,69 @@ def test_what_samplers_refuse():
         (lambda: isir(x, bell, draw, nothing, 3), "log_q: expected finite values"),
         (lambda: FlexProposal(2, -1.0, NormalMixture(x)), "wide: expected a finite number > 0"),
         (lambda: NormalMixture(x, 0.0), "scale: expected a finite number > 0"),
+    ):
+        with pytest.raises(ValueError, match=said) as e:
+            call()
+        assert "\n" not in str(e.value)
+
+
+def chain(d=3):
+    "A layer of each kind, with weights at random"
+    with keep_random_state(0):
+        layers = [Coupling(d), LangevinLayer(half, 0.3), Coupling(d, flip=True)]
+        for layer in layers[::2]:
+            torch.nn.init.normal_(layer.body[-1].weight, std=0.1)
+        return Composition([*layers, MetropolisLayer(half, 0.3, 2)])
+
+
+def half(x):
+    "-log of a normal density of variance 2, up to a constant"
+    return x.square().sum(1) / 4
+
+
+@pytest.mark.parametrize("d", [2, 3, 7])
+def test_the_mean_of_the_weights_of_paths_is_one(d):
+    x = math.sqrt(2) * torch.randn(20_000, d, generator=make_generator(d, "paths"))
+    with keep_random_state(1), torch.no_grad():
+        z, path = chain(d).along(x, -half(x))
+    w = (-path - half(z)).exp()  # the constants are the same
+    assert z.shape == x.shape and abs(w.mean() - 1) < 5 * w.std() / math.sqrt(len(w)) < 0.1
+
+
+def test_a_coupling_keeps_one_half_and_begins_as_the_identity():
+    x = torch.randn(5, 3, generator=make_generator(0, "coupling"))
+    layer = Coupling(3)
+    z, delta = layer(x)
+    assert torch.equal(z, x) and (delta == 0).all()
+    for kept, layer in zip((slice(0, 1), slice(1, 3)), chain()[:3:2]):
+        z, delta = layer(x)
+        moved = [i for i in range(3) if i not in range(*kept.indices(3))]
+        assert torch.equal(z[:, kept], x[:, kept]) and not torch.isclose(z, x)[:, moved].any()
+
+
+def test_gradients_pass_along_layers_and_weights_are_kept():
+    x = torch.randn(50, 3, generator=make_generator(0, "gradient"))
+    flow = Composition(chain()[:3])
+    with keep_random_state(2):
+        z, path = flow.along(x, bell(x))
+    (half(z) + path).mean().backward()
+    used = {name for name, p in flow.named_parameters() if p.grad is not None and p.grad.any()}
+    assert {"1.raw", "0.body.4.weight", "2.body.0.weight"} <= used
+    twin = Composition([Coupling(3), LangevinLayer(half, 0.3), Coupling(3, flip=True)])
+    twin.load_state_dict(flow.state_dict())
+    for grad in (torch.no_grad, torch.enable_grad):
+        with keep_random_state(2), grad():
+            assert torch.equal(twin.along(x, bell(x))[1], path)
+
+
+def test_what_layers_refuse():
+    x = torch.zeros(4, 2, requires_grad=True)
+    for call, said in (
+        (lambda: Coupling(1), "d: expected at least 2, got 1"),
+        (lambda: LangevinLayer(half, 0.0), "longest: expected a finite number > 0"),
+        (lambda: MetropolisLayer(half, -1.0, 1), "step: expected a finite number > 0"),
+        (lambda: MetropolisLayer(half, 1.0, 0), "num_steps: expected at least 1"),
+        (lambda: MetropolisLayer(half, 1.0, 1)(x), "expected points without gradient"),
     ):
         with pytest.raises(ValueError, match=said) as e:
             call()

@@ -112,6 +112,11 @@ WALL = {
             "mfv-figure",
             "brings each factor of a product to the best product, by any step.",
         ),
+        Card(
+            "Stochastic flow",
+            "snf-figure",
+            "chains maps and draws, and knows the weight of each path.",
+        ),
         Card("Entropic plan", "pln-fig", "gives map, samples and bridge between two clouds."),
         Card("Bridges of a plan", "brg-fig", "wander the more, the higher the temperature."),
         Card("Growth", "gro-figure", "lets masses change: a cluster grows, and none is torn."),
