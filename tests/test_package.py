@@ -199,6 +199,7 @@ def test_wheel_says_what_settings_say(wheel):
         "compare",
         "fast",
         "tables",
+        "flows",
         "gpu",
         "all",
         "dev",

@@ -62,6 +62,9 @@ TASKS = {
         "Energy Entropy HalfMMD KALE KL LipschitzDivergence PorousMedium Potential SinkhornEnergy"
         " implicit proximal jko Composition Residual"
     ),
+    "Sample from a log-density": (
+        "mala isir FlexProposal NormalMixture langevin jko Coupling LangevinLayer MetropolisLayer"
+    ),
     "Pair points, in a loop of your own": (
         "couple sample_lines assign assign_within simulated pushed WAY BANK"
     ),

@@ -102,6 +102,21 @@ WALL = {
         Card(
             "Maps for each step", "jko-figure", "follow a law with its density, not particles only."
         ),
+        Card(
+            "Local and global moves",
+            "mcm-figure",
+            "bring chains to the right shares of far modes, once the proposal has learned.",
+        ),
+        Card(
+            "Mean-field inference",
+            "mfv-figure",
+            "brings each factor of a product to the best product, by any step.",
+        ),
+        Card(
+            "Stochastic flow",
+            "snf-figure",
+            "chains maps and draws, and knows the weight of each path.",
+        ),
         Card("Entropic plan", "pln-fig", "gives map, samples and bridge between two clouds."),
         Card("Bridges of a plan", "brg-fig", "wander the more, the higher the temperature."),
         Card("Growth", "gro-figure", "lets masses change: a cluster grows, and none is torn."),

@@ -242,3 +242,32 @@ def jko(
             x, logp = pushed(step, x, logp)
             maps.append(step)
     return maps.requires_grad_(False)
+
+# %% ../../nbs/7_family/24_stochastic.ipynb #snf-jko
+from ..core import patch
+
+# %% ../../nbs/7_family/24_stochastic.ipynb #snf-along
+@patch
+def along(
+    self: Composition,  # of layers that answer (x', δ)
+    x: Tensor,  # points, (n, d)
+    logp: Tensor,  # log-density at the points, (n,)
+) -> tuple[Tensor, Tensor]:  # points after the last layer, and ℓ of their paths
+    """Points along layers that draw; gradients pass.
+
+    Parameters
+    ----------
+    x : Tensor
+        points, (n, d)
+    logp : Tensor
+        log-density at the points, (n,)
+
+    Returns
+    -------
+    tuple[Tensor, Tensor]
+        points after the last layer, and ℓ of their paths
+    """
+    for layer in self:
+        x, delta = layer(x)
+        logp = logp - delta
+    return x, logp
