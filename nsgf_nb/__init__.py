@@ -41,6 +41,8 @@ PUBLIC = {
     "family.jko": ("Composition", "Residual", "gaussian_jko", "jko"),
     "family.mcmc": ("FlexProposal", "NormalMixture", "isir", "mala"),
     "family.stochastic": ("Coupling", "LangevinLayer", "MetropolisLayer"),
+    "family.dominance": ("Dominance",),
+    "family.gebm": ("GEBM",),
     "scikit": ("FlowEstimator",),
     "distances": ("energy_distance", "gate", "mmd", "w2", "w2_floor"),
     "evaluation.advice": ("Advice", "advise"),

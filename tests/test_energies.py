@@ -9,6 +9,7 @@ import torch
 from nsgf_nb import (
     KALE,
     KL,
+    Dominance,
     Energy,
     Entropy,
     HalfMMD,
@@ -354,3 +355,68 @@ def test_targets_without_a_scale_or_with_too_large_a_one(f):
         energy = few(f)
         v = energy.velocity(x, y)
         assert v.isfinite().all() and energy.value(x, y).isfinite() and v.norm(dim=1).max() < 2.001
+
+
+def wide(shape=(3,), dtype=torch.float64):
+    "A base that the particles of `law` do not dominate"
+    return 4 * law(3, shape, dtype)[1]
+
+
+@pytest.mark.parametrize("shape", [(3,), (1, 2, 2)], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+def test_dominance_pushes_outwards_along_the_slope_of_its_value(shape, dtype):
+    x, _, _ = law(shape=shape, dtype=dtype)
+    e, energy = law(1, shape, dtype)[0], Dominance(wide(shape, dtype))
+    v = energy.velocity(x)
+    assert v.shape == x.shape and v.dtype == dtype and not v.requires_grad
+    assert v.flatten(1).norm(dim=1).max() <= 1 + 1e4 * torch.finfo(dtype).eps
+    assert (v * (x - x.mean(0))).sum() > 0
+    if dtype == torch.float64:
+        slope = (energy.value(x + 1e-7 * e) - energy.value(x - 1e-7 * e)) / 2e-7
+        assert abs(slope + (v * e).sum() / len(x)) < 1e-6
+
+
+def test_particles_that_dominate_stay_where_they_are():
+    "the value of a critic that lags is below that of 0, which is allowed"
+    x, _, _ = law()
+    energy = Dominance(wide())
+    energy.adapt(x)
+    assert energy.value(x) > 1
+    assert energy.value(100 * x) == 0
+    far = Dominance(0.01 * wide() + x.mean(0) - 0.01 * wide().mean(0), first=300)
+    assert far.value(x) < 1e-2 and far.velocity(x).norm(dim=1).max() < 1 + 1e-9
+
+
+def test_the_unit_of_dominance_is_that_of_the_points():
+    x, _, _ = law()
+    v, value = Dominance(wide()).velocity(x), Dominance(wide()).value(x)
+    scaled = Dominance(128 * wide() + 5)
+    assert (scaled.value(128 * x + 5) / 128 - value).abs() < 1e-6
+    assert (Dominance(128 * wide() + 5).velocity(128 * x + 5) - v).abs().max() < 1e-6
+
+
+def test_dominance_in_sums_and_copies():
+    x, y, _ = law()
+    energy = HalfMMD(0.8) + 0.5 * Dominance(wide())
+    assert energy.target and not energy.density
+    energy.adapt(x, y)
+    for twin in (copy.deepcopy(energy), pickle.loads(pickle.dumps(energy))):
+        assert torch.equal(twin.velocity(x, y), copy.deepcopy(energy).velocity(x, y))
+    single = Dominance(torch.ones(5, 3, dtype=torch.float64))  # all points at one place
+    assert single.value(x).isfinite() and single.velocity(x).isfinite().all()
+
+
+def test_what_dominance_refuses():
+    x, _, _ = law()
+    for wrong, said in (
+        (dict(planes=0), "planes: expected at least 1"),
+        (dict(ascents=0), "ascents: expected at least 1"),
+        (dict(first=0), "first: expected at least 1"),
+        (dict(lr=0.0), "lr: expected a finite number > 0"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            Dominance(wide(), **wrong)
+    with pytest.raises(ValueError, match="base: 51 of 51 values are NaN"):
+        Dominance(wide() * float("nan"))
+    with pytest.raises(ValueError, match="x: expected 3 numbers a point, as the base has, got 2"):
+        Dominance(wide()).velocity(x[:, :2])

@@ -36,7 +36,7 @@ TASKS = {
         "get_sampler Sampler snapshots affine open_named points_and_labels LazySource DOWNLOADED"
     ),
     "Learn a flow": "NSGF NSGFPlusPlus StraightFlow EnergyFlow OneStep SchrodingerBridge DSBM",
-    "Learn a generator or a plan": "SinkhornGenerator NeuralPlan langevin self_score",
+    "Learn a generator or a plan": "SinkhornGenerator GEBM NeuralPlan langevin self_score",
     "Follow a population in time": "Trajectory leave_one_out snapshots",
     "Fit, sample, save and load": (
         "Model.preset Model.fit Flow.sample integrate Model.transform Model.save Model.load"
@@ -59,8 +59,8 @@ TASKS = {
         " gaussian_jko"
     ),
     "Follow other energies": (
-        "Energy Entropy HalfMMD KALE KL LipschitzDivergence PorousMedium Potential SinkhornEnergy"
-        " implicit proximal jko Composition Residual"
+        "Dominance Energy Entropy HalfMMD KALE KL LipschitzDivergence PorousMedium Potential"
+        " SinkhornEnergy implicit proximal jko Composition Residual"
     ),
     "Sample from a log-density": (
         "mala isir FlexProposal NormalMixture langevin jko Coupling LangevinLayer MetropolisLayer"

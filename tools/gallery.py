@@ -86,6 +86,7 @@ WALL = {
             "learns the particle flow of any energy.",
             ("energy",),
         ),
+        Card("Weighed generator", "gbm-figure", "has the shares of the data, by learned weights."),
         Card("Trajectory", "trj-branch-plot", "follows a population through several times."),
     ],
     "move": [
@@ -99,6 +100,7 @@ WALL = {
         Card("KALE", "kal-flow-figure", "stands between Kullback–Leibler and MMD."),
         Card("Implicit steps", "imp-figure-clouds", "may be of any length."),
         Card("Bounded speed", "lip-figure", "keeps every particle as slow as the critic is steep."),
+        Card("Dominance", "dom-figure", "pushes particles outwards until they are spread enough."),
         Card(
             "Maps for each step", "jko-figure", "follow a law with its density, not particles only."
         ),
