@@ -39,6 +39,7 @@ PUBLIC = {
     "family.lipschitz": ("LipschitzDivergence",),
     "family.energy_flow": ("EnergyFlow",),
     "family.jko": ("Composition", "Residual", "gaussian_jko", "jko"),
+    "family.symmetry": ("orbit", "symmetrised"),
     "scikit": ("FlowEstimator",),
     "distances": ("energy_distance", "gate", "mmd", "w2", "w2_floor"),
     "evaluation.advice": ("Advice", "advise"),

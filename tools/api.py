@@ -62,6 +62,7 @@ TASKS = {
         "Energy Entropy HalfMMD KALE KL LipschitzDivergence PorousMedium Potential SinkhornEnergy"
         " implicit proximal jko Composition Residual"
     ),
+    "Use a known symmetry": "orbit symmetrised",
     "Pair points, in a loop of your own": (
         "couple sample_lines assign assign_within simulated pushed WAY BANK"
     ),
