@@ -1,8 +1,10 @@
 "What every energy does: a value, its velocity, sums, and a sentence where something is missing"
 
 import copy
+import math
 import pickle
 
+import ot
 import pytest
 import torch
 
@@ -17,6 +19,7 @@ from nsgf_nb import (
     Potential,
     SinkhornEnergy,
     implicit,
+    mmd,
     particle_flow,
     proximal,
 )
@@ -354,3 +357,22 @@ def test_targets_without_a_scale_or_with_too_large_a_one(f):
         energy = few(f)
         v = energy.velocity(x, y)
         assert v.isfinite().all() and energy.value(x, y).isfinite() and v.norm(dim=1).max() < 2.001
+
+
+def w1(x, y):
+    "Exact W1"
+    return float(ot.emd2([], [], torch.cdist(x.flatten(1), y.flatten(1)).numpy()))
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_both_mmds_are_bounded_by_a_transport_distance(seed):
+    "MMD_h <= W1/h and mmd^2 <= 2 W1; both are met, by two points that are near or of any distance"
+    gaussian = lambda x, y, h: math.sqrt(max(0.0, 2 * HalfMMD(h).value(x, y).item()))
+    x, y, _ = law(seed, (1 + seed % 4,))
+    for scale in (0.01, 1.0, 100.0):
+        for h in (0.1, 1.0, 10.0):
+            assert gaussian(x, scale * y, h) <= w1(x, scale * y) / h * (1 + 1e-9)
+        assert mmd(x, scale * y) ** 2 <= 2 * w1(x, scale * y) * (1 + 1e-9)
+    one, other = x[:1], y[:1]
+    assert gaussian(one, other, 100.0) > 0.99 * w1(one, other) / 100
+    assert abs(mmd(one, other) ** 2 - 2 * w1(one, other)) < 1e-12
