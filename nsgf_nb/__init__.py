@@ -43,6 +43,7 @@ PUBLIC = {
     "family.stochastic": ("Coupling", "LangevinLayer", "MetropolisLayer"),
     "family.dominance": ("Dominance",),
     "family.gebm": ("GEBM",),
+    "family.symmetry": ("orbit", "symmetrised"),
     "scikit": ("FlowEstimator",),
     "distances": ("energy_distance", "gate", "mmd", "w2", "w2_floor"),
     "evaluation.advice": ("Advice", "advise"),

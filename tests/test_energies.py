@@ -1,8 +1,10 @@
 "What every energy does: a value, its velocity, sums, and a sentence where something is missing"
 
 import copy
+import math
 import pickle
 
+import ot
 import pytest
 import torch
 
@@ -18,10 +20,12 @@ from nsgf_nb import (
     Potential,
     SinkhornEnergy,
     implicit,
+    mmd,
     particle_flow,
     proximal,
 )
 from nsgf_nb.core import make_generator
+from nsgf_nb.family.lipschitz import lipschitz_bounds
 
 
 def well(x):
@@ -420,3 +424,60 @@ def test_what_dominance_refuses():
         Dominance(wide() * float("nan"))
     with pytest.raises(ValueError, match="x: expected 3 numbers a point, as the base has, got 2"):
         Dominance(wide()).velocity(x[:, :2])
+
+
+def w1(x, y):
+    "Exact W1"
+    return float(ot.emd2([], [], torch.cdist(x.flatten(1), y.flatten(1)).numpy()))
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_both_mmds_are_bounded_by_a_transport_distance(seed):
+    "MMD_h <= W1/h and mmd^2 <= 2 W1; both are met, by two points that are near or of any distance"
+    gaussian = lambda x, y, h: math.sqrt(max(0.0, 2 * HalfMMD(h).value(x, y).item()))
+    x, y, _ = law(seed, (1 + seed % 4,))
+    for scale in (0.01, 1.0, 100.0):
+        for h in (0.1, 1.0, 10.0):
+            assert gaussian(x, scale * y, h) <= w1(x, scale * y) / h * (1 + 1e-9)
+        assert mmd(x, scale * y) ** 2 <= 2 * w1(x, scale * y) * (1 + 1e-9)
+    one, other = x[:1], y[:1]
+    assert gaussian(one, other, 100.0) > 0.99 * w1(one, other) / 100
+    assert abs(mmd(one, other) ** 2 - 2 * w1(one, other)) < 1e-12
+
+
+def folded(x, seed):
+    "Turned, shifted and folded: a map of slope 1 that loses something"
+    gen = make_generator(seed, "folds")
+    d = x.shape[1]
+    turn, _ = torch.linalg.qr(torch.randn(d, d, generator=gen, dtype=torch.float64))
+    return (x @ turn + torch.randn(d, generator=gen, dtype=torch.float64)).abs()
+
+
+@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("L", [0.3, 3.0])
+def test_an_encoder_brings_no_two_clouds_further_apart(L, seed):
+    "The larger bound of the codes below the smaller one of the points: no weak critic can pass"
+    x, y, _ = law(seed)
+    x = x + 1
+    low, high = lipschitz_bounds(x, y, L)
+    assert 0 < low <= high < low + 0.01
+    turn, _ = torch.linalg.qr(torch.randn(3, 3, generator=make_generator(seed, "turn")).double())
+    for codes in (folded(x, seed), folded(y, seed)), (x @ turn[:, :2], y @ turn[:, :2]):
+        below, above = lipschitz_bounds(*codes, L)
+        assert 0 < below <= above <= low
+        assert few(L=L).value(*codes).item() <= above
+    assert abs(lipschitz_bounds(x @ turn, y @ turn, L)[0] - low) < 1e-3
+    with torch.inference_mode():
+        assert lipschitz_bounds(x, y, L) == (low, high)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_lipschitz_bounds_have_the_right_limits(seed):
+    "W1 for a small slope; KL for a large one, where particles stand on target points"
+    x, y, _ = law(seed)
+    low, high = lipschitz_bounds(x, y, 1e-3)
+    assert 0.98 < low / (1e-3 * w1(x, y)) <= high / (1e-3 * w1(x, y)) < 1.02
+    rows = torch.randint(len(y), (300,), generator=make_generator(seed, "rows"))
+    share = torch.bincount(rows, minlength=len(y)).double() / 300
+    exact = torch.xlogy(share, len(y) * share).sum().item()
+    assert all(abs(v - exact) < 0.01 for v in lipschitz_bounds(y[rows], y, 50.0))

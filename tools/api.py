@@ -65,6 +65,7 @@ TASKS = {
     "Sample from a log-density": (
         "mala isir FlexProposal NormalMixture langevin jko Coupling LangevinLayer MetropolisLayer"
     ),
+    "Use a known symmetry": "orbit symmetrised",
     "Pair points, in a loop of your own": (
         "couple sample_lines assign assign_within simulated pushed WAY BANK"
     ),
