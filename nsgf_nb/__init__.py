@@ -39,6 +39,8 @@ PUBLIC = {
     "family.lipschitz": ("LipschitzDivergence",),
     "family.energy_flow": ("EnergyFlow",),
     "family.jko": ("Composition", "Residual", "gaussian_jko", "jko"),
+    "family.jko_maps": ("Convex", "DualKL", "ODEBlock", "folded"),
+    "family.jko_flow": ("JKOFlow",),
     "scikit": ("FlowEstimator",),
     "distances": ("energy_distance", "gate", "mmd", "w2", "w2_floor"),
     "evaluation.advice": ("Advice", "advise"),

@@ -27,6 +27,7 @@ from nsgf_nb.family.bridge import SchrodingerBridge
 from nsgf_nb.family.dsbm import DSBM
 from nsgf_nb.family.energy_flow import EnergyFlow
 from nsgf_nb.family.generator import SinkhornGenerator
+from nsgf_nb.family.jko_flow import JKOFlow
 from nsgf_nb.family.neural_plan import NeuralPlan
 from nsgf_nb.family.plan import EntropicPlan
 from nsgf_nb.family.trajectory import Trajectory
@@ -56,6 +57,7 @@ KIND = dict(
     dsbm="flow",
     neural="flow",
     energy="flow",
+    jko="flow",
     trajectory="flow",
     plan="plan",
     state="training",
@@ -104,6 +106,7 @@ def members(home, x):
         dsbm=DSBM(small, rounds=1),
         neural=NeuralPlan(num_steps=2, bank=16, blur=0.2, **short),
         energy=EnergyFlow(**pool, **small),
+        jko=JKOFlow(num_maps=2, map_iterations=3, batch_size=32, bank=40, width=8),
     )
     for name, model in models.items():
         model.fit(x, "normal", seed=0, progress=False).save(home / f"{name}.safetensors")
@@ -215,6 +218,7 @@ FILES = {  # name -> where it stands in the shop, how it is read
     "dsbm": ("dsbm.safetensors", sampled),
     "neural": ("neural.safetensors", sampled),
     "energy": ("energy.safetensors", sampled),
+    "jko": ("jko.safetensors", sampled),
     "trajectory": ("trajectory.safetensors", walked),
     "plan": ("plan.safetensors", asked),
     "memory": (

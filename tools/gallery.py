@@ -86,6 +86,12 @@ WALL = {
             "learns the particle flow of any energy.",
             ("energy",),
         ),
+        Card(
+            "JKO flow",
+            "jkf-figure",
+            "carries data to noise, map by map, and knows the density of what comes back.",
+            ("jko",),
+        ),
         Card("Trajectory", "trj-branch-plot", "follows a population through several times."),
     ],
     "move": [
@@ -102,6 +108,7 @@ WALL = {
         Card(
             "Maps for each step", "jko-figure", "follow a law with its density, not particles only."
         ),
+        Card("A fold", "map2-four-figure", "is what a map of an implicit step should not have."),
         Card("Entropic plan", "pln-fig", "gives map, samples and bridge between two clouds."),
         Card("Bridges of a plan", "brg-fig", "wander the more, the higher the temperature."),
         Card("Growth", "gro-figure", "lets masses change: a cluster grows, and none is torn."),
