@@ -106,7 +106,6 @@ def members(home, x):
         dsbm=DSBM(small, rounds=1),
         neural=NeuralPlan(num_steps=2, bank=16, blur=0.2, **short),
         energy=EnergyFlow(**pool, **small),
-        jko=JKOFlow(num_maps=2, map_iterations=3, batch_size=32, bank=40, width=8),
     )
     for name, model in models.items():
         model.fit(x, "normal", seed=0, progress=False).save(home / f"{name}.safetensors")
@@ -218,7 +217,6 @@ FILES = {  # name -> where it stands in the shop, how it is read
     "dsbm": ("dsbm.safetensors", sampled),
     "neural": ("neural.safetensors", sampled),
     "energy": ("energy.safetensors", sampled),
-    "jko": ("jko.safetensors", sampled),
     "trajectory": ("trajectory.safetensors", walked),
     "plan": ("plan.safetensors", asked),
     "memory": (
@@ -524,6 +522,14 @@ def test_files_that_are_whole_are_read(shop, no_network):
 @pytest.mark.filterwarnings("ignore")
 def test_changed_files(shop, no_network):
     fought(shop, 520, 0, no_network)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_changed_files_of_a_chain_of_maps(tmp_path, no_network, monkeypatch):
+    flow = JKOFlow(num_maps=2, map_iterations=3, batch_size=32, bank=40, width=8, device="cpu")
+    flow.fit(points(), "normal", seed=0, progress=False).save(tmp_path / "jko.safetensors")
+    monkeypatch.setitem(globals(), "FILES", {"jko": ("jko.safetensors", sampled)})
+    fought(tmp_path, 80, 0, no_network)
 
 
 @pytest.mark.slow
