@@ -44,6 +44,8 @@ PUBLIC = {
     "family.dominance": ("Dominance",),
     "family.gebm": ("GEBM",),
     "family.symmetry": ("orbit", "symmetrised"),
+    "family.jko_maps": ("Convex", "DualKL", "ODEBlock", "folded"),
+    "family.jko_flow": ("JKOFlow",),
     "scikit": ("FlowEstimator",),
     "distances": ("energy_distance", "gate", "mmd", "w2", "w2_floor"),
     "evaluation.advice": ("Advice", "advise"),

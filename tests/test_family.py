@@ -23,6 +23,7 @@ SMALL["energy"] = FEW | dict(num_steps=2, substeps=2, pool_size=96, group=32)
 SMALL["generator"] = FEW | dict(cloud=16, reuse=3)  # a fit stopped after two goes on in a cloud
 SMALL["bridge"] = FEW | dict(cloud=16, reuse=2)
 SMALL["dsbm"] = dict(bridge=FEW | dict(num_steps=2), rounds=1)
+SMALL["jko"] = dict(num_maps=2, map_iterations=3, batch_size=8, bank=40)
 SMALL["neural-plan"] = FEW | dict(bank=40)
 SMALL["nsgf++"] = dict(sinkhorn=FEW | POOL, straight=FEW)
 
@@ -46,7 +47,7 @@ def test_three_steps_a_sample_and_a_file(name, tmp_path):
     model = fitted(name)
     x = model.sample(7, seed=1)
     assert x.shape == (7, 2) and x.isfinite().all() and model.nfe >= 1
-    assert model.history[-1]["step"] == (6 if name in ("nsgf++", "dsbm") else 3)
+    assert model.history[-1]["step"] == (6 if name in ("nsgf++", "dsbm", "jko") else 3)
     again = Model.load(model.save(tmp_path / "model.safetensors"), device="cpu")
     assert type(again) is type(model) and again.history == model.history
     assert torch.equal(again.sample(7, seed=1), x)

@@ -27,6 +27,7 @@ from nsgf_nb.family.bridge import SchrodingerBridge
 from nsgf_nb.family.dsbm import DSBM
 from nsgf_nb.family.energy_flow import EnergyFlow
 from nsgf_nb.family.generator import SinkhornGenerator
+from nsgf_nb.family.jko_flow import JKOFlow
 from nsgf_nb.family.neural_plan import NeuralPlan
 from nsgf_nb.family.plan import EntropicPlan
 from nsgf_nb.family.trajectory import Trajectory
@@ -56,6 +57,7 @@ KIND = dict(
     dsbm="flow",
     neural="flow",
     energy="flow",
+    jko="flow",
     trajectory="flow",
     plan="plan",
     state="training",
@@ -520,6 +522,14 @@ def test_files_that_are_whole_are_read(shop, no_network):
 @pytest.mark.filterwarnings("ignore")
 def test_changed_files(shop, no_network):
     fought(shop, 520, 0, no_network)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_changed_files_of_a_chain_of_maps(tmp_path, no_network, monkeypatch):
+    flow = JKOFlow(num_maps=2, map_iterations=3, batch_size=32, bank=40, width=8, device="cpu")
+    flow.fit(points(), "normal", seed=0, progress=False).save(tmp_path / "jko.safetensors")
+    monkeypatch.setitem(globals(), "FILES", {"jko": ("jko.safetensors", sampled)})
+    fought(tmp_path, 80, 0, no_network)
 
 
 @pytest.mark.slow

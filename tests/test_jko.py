@@ -1,11 +1,27 @@
-"What the maps of implicit steps do beside learning: densities, bits, refusals"
+"What the maps of implicit steps do beside learning: densities, inverses, bits, refusals"
+
+import math
+import warnings
 
 import pytest
 import torch
 from torch import nn
 
-from nsgf_nb import KL, Composition, HalfMMD, Potential, Residual, gaussian_jko, jko
-from nsgf_nb.core import make_generator
+from nsgf_nb import (
+    KL,
+    Composition,
+    Convex,
+    DualKL,
+    HalfMMD,
+    JKOFlow,
+    ODEBlock,
+    Potential,
+    Residual,
+    folded,
+    gaussian_jko,
+    jko,
+)
+from nsgf_nb.core import ConvergenceWarning, keep_random_state, make_generator
 from nsgf_nb.family.jko import pushed
 
 FEW = dict(iterations=3, batch_size=16)
@@ -95,3 +111,80 @@ def test_what_maps_refuse():
         with pytest.raises(ValueError, match=said) as e:
             jko(*args, **kw)
         assert "\n" not in str(e.value)
+
+
+def shaken(block, d, size):
+    "A map with weights that are not those of its start"
+    with keep_random_state(1):
+        made = block(d, width=8).double().requires_grad_(False)
+        for p in made.parameters():
+            p += size * torch.randn(p.shape)
+    return made
+
+
+@pytest.mark.parametrize("d", [1, 2, 5])
+@pytest.mark.parametrize("block, size", [(Convex, 1.0), (ODEBlock, 0.3)])
+def test_maps_without_folds_have_an_inverse(block, size, d):
+    "and a density that comes back as it went"
+    x, logp = law(d, torch.float64)
+    maps = Composition([shaken(block, d, size) for _ in range(2)])
+    z, after = maps.push(x, logp)[-1]
+    path, met, calls = maps.pull(z)
+    assert met.all() and not folded(maps, x).any() and len(path) == 3 and calls >= 2
+    assert torch.equal(path[0], z) and (path[-1] - x).norm(dim=1).max() < 1e-2
+    again = maps.push(path[-1], logp)[-1]
+    assert (again[0] - z).norm(dim=1).max() < 1e-3 and (again[1] - after).abs().max() < 1e-1
+
+
+def test_points_without_an_inverse_are_told():
+    flow = JKOFlow("residual", num_maps=1, map_iterations=2, batch_size=8, bank=40, device="cpu")
+    flow.fit("moons", seed=0, progress=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        flow.sample(20, seed=0)
+    flow.steps["map1"].net.map = nn.Tanh()  # no map leads beyond 1
+    with pytest.warns(ConvergenceWarning, match="no inverse was found for 1 of 2 points"):
+        flow.sample(x0=flow.velocity.mean + flow.velocity.sigma * torch.tensor([[0.1], [1.5]]))
+
+
+def test_the_density_of_a_chain_is_that_of_its_samples():
+    "also where the source is not around the data, and a point is a picture"
+    x = 0.5 * torch.randn(300, 1, 1, 2, generator=make_generator(0, "pictures")) + 3
+    small = dict(num_maps=2, map_iterations=60, batch_size=64, device="cpu")
+    flow = JKOFlow("convex", **small).fit(x, "normal", seed=0, progress=False)
+    y = flow.sample(50, seed=1)
+    assert y.shape == (50, 1, 1, 2) and flow.log_prob(y).shape == (50,)
+    axis = torch.arange(-2.0, 7.0, 0.1)
+    grid = torch.cartesian_prod(axis, axis).view(-1, 1, 1, 2)
+    assert abs(flow.log_prob(grid).exp().sum() * 0.1**2 - 1) < 1e-2
+    with pytest.raises(ValueError, match=r"x: expected points of shape \(1, 1, 2\), got \(2,\)"):
+        flow.log_prob(torch.zeros(3, 2))
+
+
+def test_steps_towards_samples():
+    "The target is drawn in batches, and the critic learns whatever surrounds the call"
+    x, logp = law(2)
+    y = law(2)[0] + 3
+    more = dict(iterations=30, batch_size=40, lr=2e-2)
+    for energy in (20 * HalfMMD(2.0), DualKL(first=20)):
+        maps = jko(x, logp, energy, [1.0], y=y, **more)
+        assert (maps.push(x, logp)[-1][0].mean(0) > x.mean(0) + 0.1).all()
+    with torch.inference_mode():
+        one = jko(x, logp, DualKL(first=20), [1.0], y=y, **more).push(x, logp)[-1][0]
+    two = jko(x, logp, DualKL(first=20), [1.0], y=y, **more).push(x, logp)[-1][0]
+    assert torch.equal(one, two)
+
+
+def test_the_critic_of_kl_and_the_gap_of_two_laws():
+    "A value on the points of training is between 0 and that of the best function"
+    x, y = law(2)[0] / 2 + 1, law(2)[0] / 2
+    energy = DualKL(first=50)
+    v = energy.velocity(x, y)
+    assert v.shape == x.shape and not v.requires_grad and (v.mean(0) < 0).all()
+    assert (
+        0 < energy.value(x, y) < math.log(len(y)) + energy.critic(x).max() - energy.critic(y).max()
+    )
+    with pytest.raises(ValueError, match="expected target points y, got none"):
+        energy.velocity(x)
+    with pytest.raises(ValueError, match="ascents: expected at least 1, got 0"):
+        DualKL(ascents=0)

@@ -35,12 +35,15 @@ TASKS = {
     "Get data": (
         "get_sampler Sampler snapshots affine open_named points_and_labels LazySource DOWNLOADED"
     ),
-    "Learn a flow": "NSGF NSGFPlusPlus StraightFlow EnergyFlow OneStep SchrodingerBridge DSBM",
+    "Learn a flow": (
+        "NSGF NSGFPlusPlus StraightFlow EnergyFlow JKOFlow OneStep SchrodingerBridge DSBM"
+    ),
     "Learn a generator or a plan": "SinkhornGenerator GEBM NeuralPlan langevin self_score",
     "Follow a population in time": "Trajectory leave_one_out snapshots",
     "Fit, sample, save and load": (
         "Model.preset Model.fit Flow.sample integrate Model.transform Model.save Model.load"
         " Model.to NSGFPlusPlus.from_pretrained list_pretrained SampleInfo PairFlow.log_prob"
+        " JKOFlow.log_prob"
     ),
     "Compare with other methods": "Interpolant DDIM DDPM",
     "Transport without learning": (
@@ -60,7 +63,7 @@ TASKS = {
     ),
     "Follow other energies": (
         "Dominance Energy Entropy HalfMMD KALE KL LipschitzDivergence PorousMedium Potential"
-        " SinkhornEnergy implicit proximal jko Composition Residual"
+        " SinkhornEnergy implicit proximal jko Composition Residual Convex ODEBlock folded DualKL"
     ),
     "Sample from a log-density": (
         "mala isir FlexProposal NormalMixture langevin jko Coupling LangevinLayer MetropolisLayer"

@@ -87,6 +87,12 @@ WALL = {
             ("energy",),
         ),
         Card("Weighed generator", "gbm-figure", "has the shares of the data, by learned weights."),
+        Card(
+            "JKO flow",
+            "jkf-figure",
+            "carries data to noise, map by map, and knows the density of what comes back.",
+            ("jko",),
+        ),
         Card("Trajectory", "trj-branch-plot", "follows a population through several times."),
     ],
     "move": [
@@ -119,6 +125,7 @@ WALL = {
             "snf-figure",
             "chains maps and draws, and knows the weight of each path.",
         ),
+        Card("A fold", "map2-four-figure", "is what a map of an implicit step should not have."),
         Card("Entropic plan", "pln-fig", "gives map, samples and bridge between two clouds."),
         Card("Bridges of a plan", "brg-fig", "wander the more, the higher the temperature."),
         Card("Growth", "gro-figure", "lets masses change: a cluster grows, and none is torn."),

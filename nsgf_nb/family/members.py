@@ -126,6 +126,12 @@ MEMBERS |= {
         "10",
         "to compare energies",
     ),
+    "jko": Member(
+        "JKOFlow",
+        "implicit steps from data to noise, a map for each; samples are the way back",
+        "50–100",
+        "densities, low dimension",
+    ),
 }
 
 # %% ../../nbs/7_family/01_map.ipynb #map-class

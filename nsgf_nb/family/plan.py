@@ -460,8 +460,9 @@ def _checked(tensors):
     for z, w, potential, weights, name in ((x, a, f, "a", "f"), (y, b, g, "b", "g")):
         weights_of(w, z, weights)
         shape = tuple(potential.shape)
-        if shape != (len(z),) or not potential.isfinite().all():
-            got = f"shape {shape}" if shape != (len(z),) else "NaN or infinity"
+        real = potential.is_floating_point() and bool(potential.isfinite().all())
+        if shape != (len(z),) or not real:
+            got = f"shape {shape}" if shape != (len(z),) else "others"
             raise ValueError(f"{name}: expected {len(z)} finite numbers, got {got}")
     return x, y, a, b, f, g
 
