@@ -280,10 +280,10 @@ def jko(
             maps.append(step)
     return maps.requires_grad_(False)
 
-# %% ../../nbs/7_family/23_jko_flow.ipynb #jkf-pull-imports
+# %% ../../nbs/7_family/23_inverse.ipynb #jkf-pull-imports
 from ..core import patch  # noqa: F811, the module of the maps needs it too
 
-# %% ../../nbs/7_family/23_jko_flow.ipynb #jkf-pull
+# %% ../../nbs/7_family/23_inverse.ipynb #jkf-pull
 NEAR = 1e-4  # distance at which a point counts as met, in the units of the maps
 
 
@@ -332,10 +332,10 @@ def pull(
         met, calls = met & here, calls + more
     return path, met, calls
 
-# %% ../../nbs/7_family/26_stochastic.ipynb #snf-jko
+# %% ../../nbs/7_family/27_stochastic.ipynb #snf-jko
 from ..core import patch
 
-# %% ../../nbs/7_family/26_stochastic.ipynb #snf-along
+# %% ../../nbs/7_family/27_stochastic.ipynb #snf-along
 @patch
 def along(
     self: Composition,  # of layers that answer (x', δ)

@@ -180,10 +180,10 @@ def velocity(
     self.adapt(x, y)
     return Energy.velocity(self, x, y)
 
-# %% ../../nbs/7_family/30_latent.ipynb #lat-imports
+# %% ../../nbs/7_family/31_latent.ipynb #lat-imports
 from ..core import check_pair
 
-# %% ../../nbs/7_family/30_latent.ipynb #lat-bounds
+# %% ../../nbs/7_family/31_latent.ipynb #lat-bounds
 def lipschitz_bounds(
     x: Tensor,  # particles, (n, *shape)
     y: Tensor,  # target points, (m, *shape)
