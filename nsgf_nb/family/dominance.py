@@ -12,9 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..caller import usual_torch
 from ..core import check_count, check_points, check_positive, make_generator, patch
-from .energies import Energy
+from .lipschitz import CriticEnergy, in_units
 
 # %% ../../nbs/7_family/32_dominance.ipynb #dom-critic
 class _Critic(nn.Module):
@@ -32,16 +31,13 @@ class _Critic(nn.Module):
         self.unit = (flat - self.centre).norm(dim=1).mean() or 1.0
 
     def forward(self, x):
-        known, got = len(self.centre), x[0].numel()
-        if got != known:
-            raise ValueError(f"x: expected {known} numbers a point, as the base has, got {got}")
-        z = (x.flatten(1).to(self.centre) - self.centre) / self.unit
+        z = in_units(self, x, "the base has")
         slopes = self.slopes / self.slopes.norm(dim=1, keepdim=True).clamp_min(1)
         return self.unit * (z @ slopes.T + self.heights).amax(1)
 
 # %% ../../nbs/7_family/32_dominance.ipynb #dom-class
 @dataclass(eq=False)
-class Dominance(Energy):
+class Dominance(CriticEnergy):
     """What particles lack to dominate a base in the convex order (arXiv 2205.13684, section 3).
 
     Parameters
@@ -74,13 +70,33 @@ class Dominance(Energy):
         for name in ("planes", "ascents", "first"):
             check_count(getattr(self, name), name)
 
-    def value(
+    def begin(
+        self,
+        x: Tensor,  # particles, (n, *shape)
+        y: Tensor | None = None,  # not used
+    ) -> nn.Module:  # (n, *shape) -> (n,)
+        """Planes in any direction.
+
+        Parameters
+        ----------
+        x : Tensor
+            particles, (n, *shape)
+        y : Tensor | None, default None
+            not used
+
+        Returns
+        -------
+        nn.Module
+            (n, *shape) -> (n,)
+        """
+        return _Critic(self.base.detach().clone(), self.planes, self.seed)
+
+    def bound(
         self,
         x: Tensor,  # particles, (n, *shape)
         y: Tensor | None = None,  # not used: the base is a part of the energy
-        logp: Tensor | None = None,  # not used
-    ) -> Tensor:  # scalar, in the units of x
-        """A bound from below, by the critic as it is or by 0.
+    ) -> Tensor:  # scalar
+        """E u on the base, less E u on the particles.
 
         Parameters
         ----------
@@ -88,32 +104,23 @@ class Dominance(Energy):
             particles, (n, *shape)
         y : Tensor | None, default None
             not used: the base is a part of the energy
-        logp : Tensor | None, default None
-            not used
 
         Returns
         -------
         Tensor
-            scalar, in the units of x
+            scalar
         """
-        self.check(x, None, None)
-        if self.critic is None:
-            self.adapt(x)
-        return _lacking(self, x).relu()
+        return self.critic(self.base).mean() - self.critic(x).mean()
 
 # %% ../../nbs/7_family/32_dominance.ipynb #dom-parts
-def _lacking(energy, x):
-    "E u on the base, less E u on the particles."
-    return energy.critic(energy.base).mean() - energy.critic(x).mean()
-
-
 @patch
-def adapt(
+def value(
     self: Dominance,
     x: Tensor,  # particles, (n, *shape)
     y: Tensor | None = None,  # not used
-) -> None:
-    """Some steps of Adam up the bound.
+    logp: Tensor | None = None,  # not used
+) -> Tensor:  # scalar, in the units of x
+    """A bound from below, by the critic as it is or by 0.
 
     Parameters
     ----------
@@ -121,41 +128,12 @@ def adapt(
         particles, (n, *shape)
     y : Tensor | None, default None
         not used
-    """
-    self.check(x, None, None)
-    with usual_torch(grad=True):
-        p, num_steps = x.detach().clone(), self.ascents
-        if self.critic is None:
-            num_steps = self.first
-            self.critic = _Critic(self.base.detach().clone(), self.planes, self.seed)
-            self.optimiser = torch.optim.Adam(self.critic.parameters(), lr=self.lr)
-        self.critic.requires_grad_(True)
-        for _ in range(num_steps):
-            self.optimiser.zero_grad()
-            (-_lacking(self, p)).backward()
-            self.optimiser.step()
-        self.critic.requires_grad_(False)
-
-
-@patch
-def velocity(
-    self: Dominance,
-    x: Tensor,  # particles, (n, *shape)
-    y: Tensor | None = None,  # not used
-) -> Tensor:  # (n, *shape), |v| ≤ 1
-    """∇u, after some ascents.
-
-    Parameters
-    ----------
-    x : Tensor
-        particles, (n, *shape)
-    y : Tensor | None, default None
+    logp : Tensor | None, default None
         not used
 
     Returns
     -------
     Tensor
-        (n, *shape), |v| ≤ 1
+        scalar, in the units of x
     """
-    self.adapt(x)
-    return Energy.velocity(self, x)
+    return CriticEnergy.value(self, x).relu()

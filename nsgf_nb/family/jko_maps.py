@@ -15,10 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
-from ..caller import usual_torch
-from ..core import check_count, check_points, check_positive, keep_random_state, patch
-from .energies import Energy
+from ..core import check_count, check_points, check_positive, keep_random_state
 from .jko import with_jacobian
+from .lipschitz import CriticEnergy, in_units
 from ..learning.model import integrate
 
 # %% ../../nbs/7_family/22_jko_maps.ipynb #map2-folded
@@ -169,15 +168,11 @@ class _Critic(nn.Module):
         self.body = nn.Sequential(*layers, nn.Linear(width, 1)).to(y)
 
     def forward(self, x):
-        known, got = len(self.centre), x[0].numel()
-        if got != known:
-            said = f"expected {known} numbers a point, as the critic has learned, got {got}"
-            raise ValueError(f"x: {said}")
-        return self.body((x.flatten(1).to(self.centre) - self.centre) / self.unit)[:, 0]
+        return self.body(in_units(self, x))[:, 0]
 
 # %% ../../nbs/7_family/22_jko_maps.ipynb #map2-dual
 @dataclass(eq=False)
-class DualKL(Energy):
+class DualKL(CriticEnergy):
     """The Kullback–Leibler divergence to samples (arXiv 2112.02424), by a critic that is kept.
 
     Parameters
@@ -208,13 +203,12 @@ class DualKL(Energy):
         for name in ("ascents", "first", "width"):
             check_count(getattr(self, name), name)
 
-    def value(
+    def begin(
         self,
         x: Tensor,  # particles, (n, *shape)
         y: Tensor | None = None,  # target points, (m, *shape)
-        logp: Tensor | None = None,  # not used
-    ) -> Tensor:  # scalar
-        """A bound from below, by the critic as it is.
+    ) -> nn.Module:  # (n, *shape) -> (n,)
+        """A critic that knows nothing yet.
 
         Parameters
         ----------
@@ -222,71 +216,32 @@ class DualKL(Energy):
             particles, (n, *shape)
         y : Tensor | None, default None
             target points, (m, *shape)
-        logp : Tensor | None, default None
-            not used
+
+        Returns
+        -------
+        nn.Module
+            (n, *shape) -> (n,)
+        """
+        with keep_random_state(self.seed):
+            return _Critic(y.flatten(1), self.width)
+
+    def bound(
+        self,
+        x: Tensor,  # particles, (n, *shape)
+        y: Tensor | None = None,  # target points, (m, *shape)
+    ) -> Tensor:  # scalar
+        """By the critic as it is.
+
+        Parameters
+        ----------
+        x : Tensor
+            particles, (n, *shape)
+        y : Tensor | None, default None
+            target points, (m, *shape)
 
         Returns
         -------
         Tensor
             scalar
         """
-        self.check(x, y, logp)
-        if self.critic is None:
-            self.adapt(x, y)
         return self.critic(x).mean() - self.critic(y).logsumexp(0) + math.log(len(y))
-
-# %% ../../nbs/7_family/22_jko_maps.ipynb #map2-adapt
-@patch
-def adapt(
-    self: DualKL,
-    x: Tensor,  # particles, (n, *shape)
-    y: Tensor | None = None,  # target points, (m, *shape)
-) -> None:
-    """Some steps of Adam up the bound.
-
-    Parameters
-    ----------
-    x : Tensor
-        particles, (n, *shape)
-    y : Tensor | None, default None
-        target points, (m, *shape)
-    """
-    self.check(x, y, None)
-    with usual_torch(grad=True):
-        p, q = x.detach().clone(), y.detach().clone()
-        num_steps = self.ascents
-        if self.critic is None:
-            num_steps = self.first
-            with keep_random_state(self.seed):
-                self.critic = _Critic(q.flatten(1), self.width)
-            self.optimiser = torch.optim.Adam(self.critic.parameters(), lr=self.lr)
-        self.critic.requires_grad_(True)
-        for _ in range(num_steps):
-            self.optimiser.zero_grad()
-            (-self.value(p, q)).backward()
-            self.optimiser.step()
-        self.critic.requires_grad_(False)
-
-
-@patch
-def velocity(
-    self: DualKL,
-    x: Tensor,  # particles, (n, *shape)
-    y: Tensor | None = None,  # target points, (m, *shape)
-) -> Tensor:  # (n, *shape)
-    """-∇h, after some ascents.
-
-    Parameters
-    ----------
-    x : Tensor
-        particles, (n, *shape)
-    y : Tensor | None, default None
-        target points, (m, *shape)
-
-    Returns
-    -------
-    Tensor
-        (n, *shape)
-    """
-    self.adapt(x, y)
-    return Energy.velocity(self, x, y)
