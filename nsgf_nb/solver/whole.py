@@ -279,8 +279,8 @@ def _advance(cs, ref, st, form: tl.constexpr):
     rtol = tl.where(st.marginal > 0.05, 0.3, 0.1)
     d, count, solved = sweep, 0, far
     if not far:
-        signs = 1 - (cs.j * (cs.j + 1) // 2) % 2 * 2
-        noise = 4 * form.unit * signs.to(d.dtype) * cs.b
+        odd = (cs.j * (cs.j + 1) // 2) % 2  # 0 1 1 0 0 1 1 0 …
+        noise = 4 * form.unit * (1 - 2 * odd).to(d.dtype) * cs.b
         residual = tl.where(exact, noise, cs.b - st.c)
         d, count, solved = _newton_direction(cs, ref, st, residual, rtol, form)
     size = tl.max(tl.abs(d))
@@ -378,7 +378,7 @@ def _stage(last, fresh, rule):
 @triton.jit
 def _descend(cs, g, eps, rule, form: tl.constexpr):
     "Climb at falling temperatures; from known potentials at the last one first."
-    fresh, going = eps * 0 + form.warm > 0, eps > 0
+    fresh, going = eps * 0 + form.warm > 0, eps > 0  # variables of the loop, no constants
     top = tl.maximum(_largest_cost(cs, form), eps)
     e = eps if form.warm else top
     found = _Climbed(g, eps, eps, eps, 0)
@@ -389,7 +389,7 @@ def _descend(cs, g, eps, rule, form: tl.constexpr):
         g = tl.where(lost, 0.0, found.psi * e)
         going = lost | (not last)
         e = tl.where(lost, top, tl.maximum(e / 4, eps))
-        fresh = fresh & (not fresh)
+        fresh = fresh & (not fresh)  # False: known potentials are tried once
     return found
 
 # %% ../../nbs/3_solver/22_one_launch.ipynb #one-ascend
