@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from ..core import check_count, check_points, check_positive, keep_random_state
-from .jko import with_jacobian
+from .jko import with_jacobian, zero_net
 from .lipschitz import CriticEnergy, in_units
 from ..learning.model import integrate
 
@@ -112,10 +112,7 @@ class ODEBlock(nn.Module):
         width: int = 64,  # of the two hidden layers
     ):
         super().__init__()
-        layers = [nn.Linear(d + 1, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU()]
-        self.body = nn.Sequential(*layers, nn.Linear(width, d))
-        for p in self.body[-1].parameters():
-            nn.init.zeros_(p)
+        self.body = zero_net(d + 1, width, d)
 
     def field(
         self,

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ..caller import usual_torch
 from ..core import check_count, check_points, check_positive
+from .jko import zero_net
 from .mcmc import mala
 
 # %% ../../nbs/7_family/27_stochastic.ipynb #snf-coupling
@@ -38,10 +39,7 @@ class Coupling(nn.Module):
         super().__init__()
         half = check_count(d, "d", 2) // 2
         self.cut, self.flip = (d - half, flip) if flip else (half, flip)
-        layers = [nn.Linear(self.cut, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU()]
-        self.body = nn.Sequential(*layers, nn.Linear(width, 2 * (d - self.cut)))
-        for p in self.body[-1].parameters():
-            nn.init.zeros_(p)
+        self.body = zero_net(self.cut, width, 2 * (d - self.cut))
 
     def forward(
         self,
