@@ -14,16 +14,20 @@ torchvision keeps them; `bench/gpu_pack.sh FOLDER` gathers what a machine withou
 import argparse
 import json
 import math
+import os
 import subprocess
+import sys
 import time
 import traceback
 import warnings
+from concurrent.futures import ProcessPoolExecutor
 from importlib.util import find_spec
+from multiprocessing import get_context
 from pathlib import Path
 
 import make_reference as reference
 import torch
-from estimator import methods, timed
+from estimator import methods, once, timed
 from record import ROOT, facts, write
 
 OUT = ROOT / "bench" / "results" / "gpu.json"
@@ -38,14 +42,17 @@ def synchronize(device):
         torch.cuda.synchronize()
 
 
-def seconds_of(f, device, repeats=5, inner=1):
-    "Median seconds of one call of f, measured over `inner` calls at a time, after a warm-up."
+def seconds_of(f, device, repeats=5, least=0.02):
+    "Median seconds of one call of f, over as many calls at a time as take `least` seconds."
+    once(f, device)
+    warm = once(f, device)[0]
+    inner = max(1, min(500, math.ceil(least / warm)))
 
     def several():
         for _ in range(inner):
             f()
 
-    f()
+    several()  # the clock of a GPU rises with its load
     return timed(several, device, repeats)[0] / inner
 
 
@@ -85,7 +92,7 @@ def machine(device, quick):
     torch.backends.cuda.matmul.allow_tf32 = False
     if device.type == "cuda":
         some = torch.rand(2**20, device=device)
-        launch = seconds_of(lambda: some[:32].add_(1.0), device, inner=200)
+        launch = seconds_of(lambda: some[:32].add_(1.0), device)
         yield dict(what="seconds of a small operation", value=launch)
         count = torch.cuda.get_device_properties(device).multi_processor_count
         clock = maximum_clock()
@@ -150,6 +157,37 @@ def agreement(device, quick):
                         )
 
 
+def judged(numbers, device):
+    "Verdicts on problems of tests/problems.py, with their tensors on the device."
+    sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+    import certificate
+    import problems
+    import verdict
+
+    torch.set_num_threads(1)
+    return [
+        certificate.short(verdict.judge(problems.problem(number), device=device))
+        for number in numbers
+    ]
+
+
+def certificate(device, quick):
+    "The 2000 problems of tests/problems.py against their reference, by stratum and in all."
+    import certificate as record
+
+    numbers = range(0, 2000, 100 if quick else 1)
+    if quick:
+        rows = judged(numbers, device)
+    else:
+        workers = min(8, os.cpu_count() or 1)
+        with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
+            parts = [pool.submit(judged, numbers[k::40], device) for k in range(40)]
+            rows = [row for part in parts for row in part.result()]
+    names = list(dict.fromkeys(row["stratum"] for row in rows))
+    for name, line in record.table(rows, names).items():
+        yield dict(stratum=name, **line)
+
+
 def batch(device, quick):
     "Many small problems in one call, against one call each; each answer against its own call."
     from nsgf_nb.estimator import SinkhornVelocity
@@ -192,15 +230,16 @@ def limit_of(d, machine_rows):
     return by_products, "TF32 products"
 
 
-def our_pass(x, y, eps, kind):
+def our_pass(x, y, eps, kind, precision=None):
     "One evaluation of the dual's state (two half iterations) by the kernel of the package."
     from nsgf_nb.solver.dual import start
-    from nsgf_nb.solver.triton import make_kernel
+    from nsgf_nb.solver.triton import TritonKernel, make_kernel
 
     mid = y.mean(0)
     n, m = len(x), len(y)
     a, b = x.new_full((1, n), 1 / n), x.new_full((1, m), 1 / m)
-    kernel = make_kernel(kind, (x - mid)[None], (y - mid)[None], a, b)
+    clouds = (x - mid)[None], (y - mid)[None], a, b
+    kernel = TritonKernel(*clouds, precision=precision) if precision else make_kernel(kind, *clouds)
     state = start(kernel, x.new_tensor([eps]), x.new_zeros(1, m))
     return lambda: kernel.both(state.v, lambda t, s: kernel.a[:, s] / t)
 
@@ -249,15 +288,18 @@ def pairs(device, quick):
     def problem(n, d):
         return *clouds(n, n, d, seed=d, device=device), 0.25 * d / 2
 
-    for d in (2, 64, 784):
+    for d in (2, 64) if quick else (2, 8, 64, 784):
         for n in (300,) if quick else (1000, 10_000, 50_000):
             x, y, eps = problem(n, d)
             if 12 * n * n < 2**35:
                 stored = our_pass(x, y, eps, "dense")
                 yield row(n, d, "stored kernel", seconds_of(stored, device) / 2)
             if "triton" in our_backends(device):
+                if d > 8:
+                    rounded = our_pass(x, y, eps, "triton", precision="tf32")
+                    yield row(n, d, "programs, TF32", seconds_of(rounded, device) / 2)
                 programs = our_pass(x, y, eps, "triton")
-                yield row(n, d, "programs", seconds_of(programs, device, inner=5) / 2)
+                yield row(n, d, "programs", seconds_of(programs, device) / 2)
             streamed = our_pass(x, y, eps, "stream")
             yield row(n, d, "streamed kernel", seconds_of(streamed, device, repeats=3) / 2)
     if device.type == "cuda" and find_spec("flash_sinkhorn"):
@@ -272,7 +314,7 @@ def pairs(device, quick):
 
 
 def converged(device, quick):
-    "Cold, to the default tolerance and the package's own statement of its error."
+    "Cold, to the default tolerance: as the package estimates its error, and as it proves it."
     from nsgf_nb.estimator import SinkhornVelocity
 
     sizes = (300,) if quick else (1000, 10_000, 50_000)
@@ -299,6 +341,21 @@ def converged(device, quick):
                     passes=info.n_iter,
                     stated=info.err_v,
                 )
+            if n > 10_000:
+                continue
+            certified = SinkhornVelocity(relative_blur=r, certify=True)
+            took = seconds_of(lambda: certified(x, y), device, repeats=1)
+            info = certified(x, y, return_info=True)[1]
+            yield dict(
+                n=n,
+                d=d,
+                relative_blur=r,
+                backend="auto, certified",
+                seconds=took,
+                converged=info.converged,
+                passes=info.n_iter,
+                stated=info.bound_v,
+            )
 
 
 def clustered(device, quick):
@@ -381,42 +438,55 @@ def trajectories(device, quick):
 
 
 def training(device, quick):
-    "Optimiser steps a second: the MLP of the plane, U-Nets of images; float32, bfloat16, compiled."
+    """Optimiser steps a second: the MLP of the plane, U-Nets of images.
+
+    In float32 and bfloat16; as called, recorded as one launch, compiled and recorded.
+    """
     from nsgf_nb.learning.nets import MLP
     from nsgf_nb.learning.networks import preset_unet
-    from nsgf_nb.learning.training import adamw, autocast
+    from nsgf_nb.learning.recorded import Recorded
+    from nsgf_nb.learning.training import adamw, autocast, matching_loss
 
     makers = {
-        "MLP 3 × 256, 256 rows": (lambda: MLP((2,)), 256),
-        "U-Net mnist, 128 images": (lambda: preset_unet("mnist"), 128),
+        "MLP 3 × 256, 256 rows": (lambda: MLP((2,)), 256, (2,)),
+        "U-Net mnist, 128 images": (lambda: preset_unet("mnist"), 128, (1, 28, 28)),
+        "U-Net cifar10, 128 images": (lambda: preset_unet("cifar10"), 128, (3, 32, 32)),
     }
-    if not quick:
-        makers["U-Net cifar10, 128 images"] = (lambda: preset_unet("cifar10"), 128)
-    shapes = {"MLP": (2,), "U-Net mnist": (1, 28, 28), "U-Net cifar10": (3, 32, 32)}
-    for name, (make, rows) in makers.items():
-        shape = next(s for k, s in shapes.items() if name.startswith(k))
+    ways = ((False, False), (False, True), (True, True))  # compiled?, recorded?
+    if quick:
+        del makers["U-Net cifar10, 128 images"]
+        ways = ((False, False),)
+    for name, (make, rows, shape) in makers.items():
         x, t = torch.randn(rows, *shape, device=device), torch.rand(rows, device=device)
-        for precision in ("float32", "bfloat16"):
-            for compiled in (False,) if quick else (False, True):
+        for precision in ("bfloat16", "float32"):
+            for compiled, recorded in ways:
+                if recorded and device.type != "cuda":
+                    continue
                 net = make().to(device)
                 if compiled:
                     net.compile()
                 call, optimiser = autocast(net, precision), adamw(net, 1e-3)
 
+                def learn(x, t, goal):
+                    loss = matching_loss(call, x, t, goal)
+                    loss.backward()
+                    return loss.detach()
+
+                if recorded:
+                    learn = Recorded(learn, list(net.parameters()))
+
                 def step():
                     optimiser.zero_grad()
-                    (call(x, t) - x).square().mean().backward()
+                    learn(x, t, x)
                     optimiser.step()
 
-                begin = time.perf_counter()
-                step()
-                synchronize(device)
-                first = time.perf_counter() - begin
-                took = seconds_of(step, device, repeats=3, inner=2 if quick else 20)
+                first = once(step, device)[0]
+                took = seconds_of(step, device, repeats=3, least=0.2)
                 yield dict(
                     what=name,
                     precision=precision,
                     compiled=compiled,
+                    recorded=recorded,
                     steps=1 / took,
                     first_step=first,
                 )
@@ -531,6 +601,7 @@ def images(device, quick):
 PARTS = dict(
     machine=machine,
     agreement=agreement,
+    certificate=certificate,
     batch=batch,
     pairs=pairs,
     clustered=clustered,
@@ -542,6 +613,7 @@ PARTS = dict(
 SHARE = dict(
     machine=20,
     agreement=30,
+    certificate=100,
     batch=30,
     pairs=60,
     clustered=30,

@@ -108,6 +108,7 @@ from .core import check_count, check_fraction, check_name, make_generator, patch
 from .data import Sampler, get_sampler, points_and_labels
 from .learning.model import Fit, Flow, Model
 from .learning.nets import leave_out_labels, num_held_out
+from .learning.recorded import sent
 from .learning.training import Task, mean_loss
 from .processes import batch_part
 from .sets.ends import Ends, group_clouds
@@ -481,7 +482,7 @@ def task(
 
     def rows(step, part, net, seed=run.seed):
         here = batch_part(self.batch_size, part)
-        return tuple(z if z is None else z[here].to(self.device) for z in batch(step, seed))
+        return tuple(z if z is None else sent(z[here], self.device) for z in batch(step, seed))
 
     other = make_generator(run.seed, "validation").initial_seed()
     batches = max(1, num_held_out(ends.target.shape) // self.batch_size)

@@ -21,10 +21,20 @@ from triton.backends.compiler import GPUTarget  # noqa: E402
 from triton.compiler import ASTSource  # noqa: E402
 
 from nsgf_nb.solver import programs, whole  # noqa: E402
+from nsgf_nb.solver import triton as kernels  # noqa: E402
 
 TOOLS = Path(triton.__file__).parent / "backends/nvidia/bin"
-PLANE = dict(D=2, STEP=0, MASKED=False, PRECISION="tf32x3", BN=32, BM=64)
-WIDE = dict(D=64, STEP=64, MASKED=False, PRECISION="tf32x3", BN=64, BM=64)
+
+
+def blocks(program, d, capability):
+    "What a program in d dimensions is compiled for"
+    block = kernels._block_of(program, d, capability >= 90)
+    how = dict(num_warps=block.num_warps, num_stages=block.num_stages)
+    return dict(BN=block.rows, BM=block.columns), how
+
+
+PLANE = dict(D=2, STEP=0, MASKED=False, PRECISION="tf32x3", WHOLE=128)
+WIDE = dict(D=64, STEP=64, MASKED=False, PRECISION="tf32x3", WHOLE=128)
 SUMS = dict(least=2.9e-20)
 CASES = {
     "soft rows, plane": ("soft_rows", PLANE),
@@ -33,9 +43,9 @@ CASES = {
     "rows, 8 coordinates": ("row_sums", PLANE | SUMS | dict(NV=1, D=8)),
     "soft rows, 64 coordinates": ("soft_rows", WIDE),
     "rows, 64 coordinates": ("row_sums", WIDE | SUMS | dict(NV=1)),
-    "rows, 784 coordinates": ("row_sums", WIDE | SUMS | dict(NV=1, D=784, STEP=16)),
+    "rows, 784 coordinates": ("row_sums", WIDE | SUMS | dict(NV=1, D=784)),
     "map, 64 coordinates": ("row_products", WIDE | dict(BV=64)),
-    "map, 784 coordinates": ("row_products", WIDE | dict(D=784, STEP=16, BV=64)),
+    "map, 784 coordinates": ("row_products", WIDE | dict(D=784, BV=64)),
 }
 WHOLE = dict(
     form=whole.Form(D=2, M=512, BN=8, masked=False, warm=False, least=2.9e-20, unit=1.2e-7)
@@ -45,7 +55,10 @@ SOLVES = {"ascent, 512 points": ("ascend", WHOLE), "half steps, 512 points": ("s
 
 def compiled(name, constants, capability, number="fp32"):
     "A program with aligned pointers and sizes that 16 divides, as most are"
-    program = getattr(whole if "form" in constants else programs, name)
+    program, how = getattr(whole if "form" in constants else programs, name), dict(num_warps=4)
+    if "form" not in constants:
+        sizes, how = blocks(name, constants["D"], capability)
+        constants = constants | sizes
     signature, aligned = {}, {}
     for place, argument in enumerate(program.arg_names):
         if argument in constants:
@@ -57,7 +70,7 @@ def compiled(name, constants, capability, number="fp32"):
             aligned[(place,)] = [["tt.divisibility", 16]]
     source = ASTSource(fn=program, signature=signature, constexprs=constants, attrs=aligned)
     target = GPUTarget("cuda", capability, 32)
-    return triton.compile(source, target=target, options=dict(num_warps=4, enable_fp_fusion=True))
+    return triton.compile(source, target=target, options=how | dict(enable_fp_fusion=True))
 
 
 def read(tool, option, cubin):

@@ -116,15 +116,20 @@ def answers(problem):
     ]
 
 
-def ask(problem, **settings):
-    "The estimator's answer: v and info."
+def ask(problem, device="cpu", **settings):
+    "The estimator's answer: v and info, with the tensors of the problem on a device."
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         init = None
         if problem.init is not None:
-            init = ask(problem.init)[1]
+            init = ask(problem.init, device)[1]
         vel = SinkhornVelocity(**problem.settings(), **settings)
-        return vel(**problem.arguments(), init=init, return_info=True)
+        there = {
+            name: z.to(device) if isinstance(z, torch.Tensor) else z
+            for name, z in problem.arguments().items()
+        }
+        v, info = vel(**there, init=init, return_info=True)
+        return v.cpu(), info
 
 
 def rms(z, weights=None):
@@ -213,7 +218,7 @@ def top_cost(p):
     )
 
 
-def judge(problem, right=None, **settings):
+def judge(problem, right=None, device="cpu", **settings):
     "Ask the estimator and the reference, and compare."
     new = Verdict(
         problem.number, problem.stratum, problem.kind, "answer", may_refuse=problem.may_refuse
@@ -222,7 +227,7 @@ def judge(problem, right=None, **settings):
     new.above_floor = bool(floor <= problem.tol / 10)
     start = time.process_time()
     try:
-        v, info = ask(problem, **settings)
+        v, info = ask(problem, device, **settings)
     except (ValueError, TypeError) as e:
         new.outcome, new.message = "refused", f"{type(e).__name__}: {e}"
         return new

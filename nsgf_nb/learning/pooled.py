@@ -15,6 +15,7 @@ from ..core import make_generator
 from ..data import points_and_labels
 from .model import Fit
 from .nets import check_classes, num_held_out, unit_at
+from .recorded import sent
 from ..motion.pool import Pool, build_pool
 from ..motion.shards import build_shards
 from ..motion.simulation import Simulation
@@ -156,7 +157,7 @@ def as_seen(
     """
     rho = unit_at(t, knots, units).view(-1, *[1] * (v.ndim - 1))
     seen = ((x - ends.mean) / ends.sigma, t, v / rho, label)
-    return tuple(z if z is None else z.to(device) for z in seen)
+    return tuple(z if z is None else sent(z, device) for z in seen)
 
 
 def held_out_rows(

@@ -504,6 +504,7 @@ from nsgf_nb.core import (
     require,
     seed_torch,
 )
+from .recorded import Recorded, may_be_recorded
 from ..processes import interruptible, mean_of_all, on_rank_0, world
 
 # %% ../../nbs/5_learning/07_training.ipynb #trn-step
@@ -524,6 +525,15 @@ class _Run:
         self.state = State(net, options, task.memory)
         self.call = autocast(net, options.precision)
         self.first = world()[0] == 0
+        self.learn, usual = self._learn, task.loss is matching_loss
+        if usual and may_be_recorded(net, options.precision):
+            self.learn = Recorded(self._learn, list(net.parameters()))
+
+    def _learn(self, *batch):
+        "The loss of a part of a batch; its gradient is added to that of the parameters."
+        share = self.task.loss(self.call, *batch) / self.options.accumulate
+        self.state.scaler.scale(share).backward()
+        return share.detach()
 
     def step(self, interrupted: list) -> tuple[int, bool]:
         "One optimiser step: the rows it saw, and whether a process was interrupted."
@@ -535,9 +545,7 @@ class _Run:
         for i in range(rank * options.accumulate, (rank + 1) * options.accumulate):
             seed_torch(make_generator(self.seed, "layers", step * parts + i).initial_seed())
             batch = self.task.rows(step, (i, parts), state.net)
-            share = self.task.loss(self.call, *batch) / options.accumulate
-            state.scaler.scale(share).backward()
-            loss = loss + share.detach()
+            loss = loss + self.learn(*batch)
         loss, stop = mean_of_all(list(state.net.parameters()), loss, bool(interrupted))
         _update(state, options, loss)
         return len(batch[0]) * parts, stop

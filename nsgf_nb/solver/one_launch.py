@@ -7,6 +7,7 @@ __all__ = ['MOST_POINTS', 'MOST_COORDINATES', 'fits', 'programs', 'run', 'Ascent
 
 # %% ../../nbs/3_solver/22_one_launch.ipynb #one-imports
 import importlib
+import warnings
 from dataclasses import dataclass
 from types import ModuleType
 
@@ -51,12 +52,15 @@ def _form(K, warm):
     return programs().Form(K.x.shape[2], columns, rows, K.masked, warm, K.least, unit)
 
 
+_refused = set()  # programs, and the forms that a compiler has refused
+
+
 def run(
     program: str,  # its name
     K: Kernel,  # B problems
     *arguments: object,  # of the program
     warm: bool = False,  # potentials are given
-):
+) -> bool:  # False: Triton does not compile it
     """One launch for all problems.
 
     Parameters
@@ -69,10 +73,26 @@ def run(
         potentials are given
     *arguments : object
         of the program
+
+    Returns
+    -------
+    bool
+        False: Triton does not compile it
     """
-    with torch.cuda.device_of(K.x):
-        start = getattr(programs(), program)[(len(K.x),)]
-        start(*arguments, form=_form(K, warm), num_warps=4, enable_fp_fusion=True)
+    form = _form(K, warm)
+    if (program, form) in _refused:
+        return False
+    try:
+        with torch.cuda.device_of(K.x):
+            start = getattr(programs(), program)[(len(K.x),)]
+            start(*arguments, form=form, num_warps=4, enable_fp_fusion=True)
+    except Exception as problem:  # whatever a compiler has to say
+        _refused.add((program, form))
+        said = str(problem).strip().split("\n")[0]
+        said = f"solved launch by launch: Triton refuses the program {program!r}: {said}"
+        warnings.warn(said, RuntimeWarning, stacklevel=2)
+        return False
+    return True
 
 # %% ../../nbs/3_solver/22_one_launch.ipynb #one-found
 @dataclass
@@ -108,7 +128,7 @@ def potentials(
     size: Tensor,  # of both clouds, (B,)
     most: int,  # passes
     g: Tensor | None = None,  # known potentials, in squared units, (B, m)
-) -> Ascent:
+) -> Ascent | None:  # None: there is no program
     """Solve all problems in one launch.
 
     Parameters
@@ -130,7 +150,8 @@ def potentials(
 
     Returns
     -------
-    Ascent
+    Ascent | None
+        None: there is no program
     """
     warm = g is not None
     g = g.contiguous().clone() if warm else torch.empty_like(K.b)
@@ -139,7 +160,9 @@ def potentials(
     n, m = K.a.shape[1], K.b.shape[1]
     points = (z.contiguous() for z in (K.x, K.y, K.a, K.b))
     sizes = n, m, tol, most
-    run("ascend", K, *points, g, eps, scale, size, numbers, alpha, t, T, *sizes, warm=warm)
+    arguments = *points, g, eps, scale, size, numbers, alpha, t, T, *sizes
+    if not run("ascend", K, *arguments, warm=warm):
+        return None
     return Ascent(g, *numbers.unbind(1))
 
 
@@ -148,7 +171,7 @@ def half_steps(
     tol: Tensor,  # error of T, (B,)
     most: int,  # half steps
     radius: Tensor,  # spread of the points, (B,)
-) -> tuple[Tensor, Tensor]:  # ψ (B, n) and the estimated error of T (B,)
+) -> tuple[Tensor, Tensor] | None:  # ψ (B, n) and the estimated error of T (B,); None: no program
     """Averaged half steps in one launch.
 
     Parameters
@@ -164,14 +187,14 @@ def half_steps(
 
     Returns
     -------
-    tuple[Tensor, Tensor]
-        ψ (B, n) and the estimated error of T (B,)
+    tuple[Tensor, Tensor] | None
+        ψ (B, n) and the estimated error of T (B,); None: no program
     """
     psi, err = torch.empty_like(K.a), torch.empty_like(tol)
     alpha, t = torch.empty_like(K.a), torch.empty_like(K.a)
     x, a = K.x.contiguous(), K.a.contiguous()
-    run("settle", K, x, a, K.eps, tol, radius, psi, err, alpha, t, K.a.shape[1], most)
-    return psi, err
+    arguments = x, a, K.eps, tol, radius, psi, err, alpha, t, K.a.shape[1], most
+    return (psi, err) if run("settle", K, *arguments) else None
 
 # %% ../../nbs/3_solver/22_one_launch.ipynb #one-trust
 def agrees(

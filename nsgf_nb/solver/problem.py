@@ -386,6 +386,8 @@ def _in_one_launch(vel, K, eps, tol, scale, size, passes, g=None):
     if vel.certify or not fits(K):
         return None
     found = potentials(K, eps, tol, scale, size, passes, g)
+    if found is None:
+        return None
     whole = solution(K, start(K, eps, found.g), found.err, found.used)
     return (whole, found.tol) if agrees(found, whole.marginal, whole.rounding) else None
 

@@ -16,8 +16,8 @@ def exponents(
     Y: tl.tensor,  # columns, padded: (D, m), or (m, D)
     i: tl.tensor,  # numbers of the rows of the block, (BN,)
     j: tl.tensor,  # numbers of its columns, (BM,)
-    n: int,  # rows, a multiple of 64
-    m: int,  # columns, a multiple of 64
+    n: int,  # rows, whole blocks
+    m: int,  # columns, whole blocks
     shift: tl.tensor,  # α of these rows, (BN,)
     BETA: tl.tensor,  # β of all columns, (m,)
     D: tl.constexpr,  # coordinates of a point
@@ -38,9 +38,9 @@ def exponents(
     j : tl.tensor
         numbers of its columns, (BM,)
     n : int
-        rows, a multiple of 64
+        rows, whole blocks
     m : int
-        columns, a multiple of 64
+        columns, whole blocks
     shift : tl.tensor
         α of these rows, (BN,)
     BETA : tl.tensor
@@ -84,9 +84,10 @@ def _place(
 def _share(
     m: int,  # columns of a problem
     BM: tl.constexpr,  # columns of a block
+    WHOLE: tl.constexpr,  # with padding they are a multiple of it
 ):
     "Columns with padding; first and last of a program's, where several programs share them."
-    blocks = tl.cdiv(m, BM)
+    blocks = tl.cdiv(m, WHOLE) * (WHOLE // BM)
     width = tl.cdiv(blocks, tl.num_programs(1)) * BM
     first = tl.program_id(1) * width
     return blocks * BM, first, tl.minimum(first + width, blocks * BM)
@@ -98,12 +99,13 @@ def soft_rows(
     Y: tl.tensor,  # columns
     BETA: tl.tensor,  # β, (B, m)
     OUT: tl.tensor,  # log₂ sums, one for each share of the columns, (shares, B, n)
-    n: int,  # rows of a problem, a multiple of 64
-    m: int,  # columns, a multiple of 64
+    n: int,  # rows of a problem, whole blocks
+    m: int,  # columns, whole blocks
     D: tl.constexpr,  # coordinates of a point
     STEP: tl.constexpr,  # of a slice of a product; 0: differences
     MASKED: tl.constexpr,  # a point does not see itself
     PRECISION: tl.constexpr,  # of products
+    WHOLE: tl.constexpr,  # sizes with padding are multiples of it
     BN: tl.constexpr,  # rows of a block
     BM: tl.constexpr,  # columns of a block
 ):
@@ -120,9 +122,9 @@ def soft_rows(
     OUT : tl.tensor
         log₂ sums, one for each share of the columns, (shares, B, n)
     n : int
-        rows of a problem, a multiple of 64
+        rows of a problem, whole blocks
     m : int
-        columns, a multiple of 64
+        columns, whole blocks
     D : tl.constexpr
         coordinates of a point
     STEP : tl.constexpr
@@ -131,13 +133,15 @@ def soft_rows(
         a point does not see itself
     PRECISION : tl.constexpr
         of products
+    WHOLE : tl.constexpr
+        sizes with padding are multiples of it
     BN : tl.constexpr
         rows of a block
     BM : tl.constexpr
         columns of a block
     """
     k, i = _place(n, BN)
-    m, first, last = _share(m, BM)
+    m, first, last = _share(m, BM, WHOLE)
     top = tl.full((BN, BM), -1e30, X.dtype.element_ty)
     total = tl.zeros((BN, BM), X.dtype.element_ty)
     none = tl.zeros((BN,), X.dtype.element_ty)
@@ -162,7 +166,7 @@ def row_sums(
     BETA: tl.tensor,  # β, (B, m)
     V: tl.tensor,  # what is summed, (B, NV, m)
     OUT: tl.tensor,  # sums, one for each share of the columns, (shares, B, NV, n)
-    n: int,  # rows of a problem, a multiple of 64
+    n: int,  # rows of a problem, whole blocks
     m: int,  # columns
     least: tl.constexpr,  # is added to each entry, in the first of the sums
     NV: tl.constexpr,  # right-hand sides, 1 to 3
@@ -170,6 +174,7 @@ def row_sums(
     STEP: tl.constexpr,  # of a slice of a product; 0: differences
     MASKED: tl.constexpr,  # a point does not see itself
     PRECISION: tl.constexpr,  # of products
+    WHOLE: tl.constexpr,  # sizes with padding are multiples of it
     BN: tl.constexpr,  # rows of a block
     BM: tl.constexpr,  # columns of a block
 ):
@@ -190,7 +195,7 @@ def row_sums(
     OUT : tl.tensor
         sums, one for each share of the columns, (shares, B, NV, n)
     n : int
-        rows of a problem, a multiple of 64
+        rows of a problem, whole blocks
     m : int
         columns
     least : tl.constexpr
@@ -205,13 +210,15 @@ def row_sums(
         a point does not see itself
     PRECISION : tl.constexpr
         of products
+    WHOLE : tl.constexpr
+        sizes with padding are multiples of it
     BN : tl.constexpr
         rows of a block
     BM : tl.constexpr
         columns of a block
     """
     k, i = _place(n, BN)
-    M, first, last = _share(m, BM)
+    M, first, last = _share(m, BM, WHOLE)
     X, Y, BETA, V = X + k * D * n, Y + k * D * M, BETA + k * M, V + k * NV * m
     shift = tl.load(ALPHA + k * n + i)
     a0, seen = tl.zeros((BN, BM), X.dtype.element_ty), tl.zeros((BM,), X.dtype.element_ty)
@@ -240,13 +247,14 @@ def row_products(
     BETA: tl.tensor,  # β, (B, m)
     V: tl.tensor,  # what is multiplied, (B, m, nv)
     OUT: tl.tensor,  # products, (B, n, nv)
-    n: int,  # rows of a problem, a multiple of 64
+    n: int,  # rows of a problem, whole blocks
     m: int,  # columns
     nv: int,  # right-hand sides
     D: tl.constexpr,  # coordinates of a point
     STEP: tl.constexpr,  # of a slice of a product; 0: differences
     MASKED: tl.constexpr,  # a point does not see itself
     PRECISION: tl.constexpr,  # of products
+    WHOLE: tl.constexpr,  # sizes with padding are multiples of it
     BN: tl.constexpr,  # rows of a block
     BM: tl.constexpr,  # columns of a block
     BV: tl.constexpr,  # right-hand sides of a program
@@ -268,7 +276,7 @@ def row_products(
     OUT : tl.tensor
         products, (B, n, nv)
     n : int
-        rows of a problem, a multiple of 64
+        rows of a problem, whole blocks
     m : int
         columns
     nv : int
@@ -281,6 +289,8 @@ def row_products(
         a point does not see itself
     PRECISION : tl.constexpr
         of products
+    WHOLE : tl.constexpr
+        sizes with padding are multiples of it
     BN : tl.constexpr
         rows of a block
     BM : tl.constexpr
@@ -290,7 +300,7 @@ def row_products(
     """
     k, i = _place(n, BN)
     q = tl.program_id(1) * BV + tl.arange(0, BV)
-    M = tl.cdiv(m, BM) * BM
+    M = tl.cdiv(m, WHOLE) * WHOLE
     X, Y, BETA = X + k * D * n, Y + k * D * M, BETA + k * M
     V, OUT = V + k * m * nv, OUT + k * n * nv
     shift = tl.load(ALPHA + k * n + i)

@@ -362,8 +362,9 @@ class SelfSolution:
 # %% ../../nbs/3_solver/05_solve.ipynb #sol-half
 def _half_steps(K, tol, max_iter):
     "Averaged half steps until the estimate is at most tol: ψ (B, n) and the estimate (B,)."
-    if fits(K):
-        return half_steps(K, tol, max_iter, spread(K.x, K.a))  # in one launch
+    found = half_steps(K, tol, max_iter, spread(K.x, K.a)) if fits(K) else None
+    if found:  # in one launch
+        return found
     psi, alive = torch.zeros_like(K.a), torch.ones_like(tol, dtype=torch.bool)
     radius, live = spread(K.x, K.a), K.a > 0
     for _ in range(max_iter):

@@ -14,6 +14,7 @@ import warnings
 from functools import lru_cache
 from importlib.util import find_spec
 from types import ModuleType
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -55,6 +56,27 @@ def programs_for(
 LOG2E = 1 / math.log(2)
 DIFFERENCES = 8  # coordinates up to which exponents come from differences
 _PROGRAMS = 1280  # enough for a GPU
+_LARGEST = 128  # rows or columns of a block
+
+
+class _Block(NamedTuple):
+    "What a program takes at a time."
+
+    rows: int
+    columns: int
+    num_warps: int
+    num_stages: int  # of loading
+
+
+def _block_of(program, d, hopper):
+    "The fastest in d dimensions that keeps its numbers in registers."
+    if d <= DIFFERENCES:
+        return _Block(16, 128, 4, 3)
+    if not hopper:
+        return _Block(32, 64, 4, 2)
+    if program != "row_sums":
+        return _Block(64, 64, 4, 3)
+    return _Block(128, 64, 4, 2) if d <= 64 else _Block(128, 128, 8, 3)
 
 
 class TritonKernel(Kernel):
@@ -90,9 +112,9 @@ class TritonKernel(Kernel):
         super().__init__(x, y, a, b, stored=False, masked=masked)
         self.tensors += ("left", "right", "alpha", "beta")
         d = x.shape[2]
-        step = 0 if d <= DIFFERENCES else 16 if d > 64 else 1 << (d - 1).bit_length()
-        self.block = 64 if step else 32, 64  # rows and columns
-        self.constants = dict(D=d, STEP=step, MASKED=masked, PRECISION=precision)
+        step = 0 if d <= DIFFERENCES else 64 if d > 64 else 1 << (d - 1).bit_length()
+        self.hopper = not x.is_cuda or torch.cuda.get_device_capability(x.device) >= (9, 0)
+        self.constants = dict(D=d, STEP=step, MASKED=masked, PRECISION=precision, WHOLE=_LARGEST)
 
     def between(
         self,
@@ -121,9 +143,15 @@ class TritonKernel(Kernel):
         return TritonKernel(x, y, a, b, precision=self.precision)
 
 # %% ../../nbs/3_solver/20_triton.ipynb #tri-launch
+@patch
+def _block(self: TritonKernel, program: str) -> _Block:
+    "Of a program on this device."
+    return _block_of(program, self.constants["D"], self.hopper)
+
+
 def _padded(z, value):
     "Up to a whole number of blocks on the last axis."
-    return torch.nn.functional.pad(z, (0, -z.shape[-1] % 64), value=value).contiguous()
+    return torch.nn.functional.pad(z, (0, -z.shape[-1] % _LARGEST), value=value).contiguous()
 
 
 @patch
@@ -146,27 +174,30 @@ def _sides(self: TritonKernel, turned: bool) -> tuple:
 def _launch(
     self: TritonKernel,
     program: str,  # its name
+    block: _Block,  # what it takes at a time
     grid: tuple,  # programs for the rows of a problem, and a second number
     *arguments: object,  # of the program
     **constants: int,  # of this program only
 ):
     "Run one program on the device of the points."
-    blocks = dict(BN=self.block[0], BM=self.block[1], num_warps=4, enable_fp_fusion=True)
+    sizes = dict(BN=block.rows, BM=block.columns)
+    how = dict(num_warps=block.num_warps, num_stages=block.num_stages, enable_fp_fusion=True)
     with torch.cuda.device_of(self.x):
         run = getattr(self.programs, program)[(len(self.x) * grid[0], grid[1])]
-        run(*arguments, **constants, **self.constants, **blocks)
+        run(*arguments, **constants, **self.constants, **sizes, **how)
 
 # %% ../../nbs/3_solver/20_triton.ipynb #tri-sums
 @patch
 def _shares(
     self: TritonKernel,
+    block: _Block,  # of the program
     n: int,  # rows, padded
     m: int,  # columns
 ) -> tuple[int, int]:
     "Blocks of rows of a problem, and the programs that share the columns of each."
-    blocks = n // self.block[0]
+    blocks = n // block.rows
     enough = _PROGRAMS // (len(self.x) * blocks)
-    return blocks, max(1, min(enough, m // (4 * self.block[1])))
+    return blocks, max(1, min(enough, m // (4 * block.columns)))
 
 
 @patch
@@ -179,10 +210,11 @@ def _sums(
     "Products with the kernel or its transpose."
     rows, columns, alpha, beta = self._sides(turned)
     (B, n), (_, k, m) = alpha.shape, V.shape
-    grid = self._shares(n, m)
+    block = self._block("row_sums")
+    grid = self._shares(block, n, m)
     out = V.new_empty(grid[1], B, k, n)
     arguments = rows, columns, alpha, beta, V.contiguous(), out, n, m, self.least
-    self._launch("row_sums", grid, *arguments, NV=k)
+    self._launch("row_sums", block, grid, *arguments, NV=k)
     out = out[0] if grid[1] == 1 else out.sum(0)
     return out[..., : (self.b if turned else self.a).shape[1]]
 
@@ -219,10 +251,11 @@ def absorb(
     self.psi0 = psi
     self.beta = self._base(psi + self.log_b, self.half_y)
     B, n = self.a.shape
-    size, m = n + -n % 64, self.beta.shape[1]
-    grid = self._shares(size, m)
+    size, m = n + -n % _LARGEST, self.beta.shape[1]
+    block = self._block("soft_rows")
+    grid = self._shares(block, size, m)
     out = psi.new_empty(grid[1], B, size)
-    self._launch("soft_rows", grid, self.left, self.right, self.beta, out, size, m)
+    self._launch("soft_rows", block, grid, self.left, self.right, self.beta, out, size, m)
     out = out[..., :n] / LOG2E
     self.phi0 = -(out[0] if grid[1] == 1 else out.logsumexp(0))
     if self.constants["STEP"]:
@@ -298,10 +331,11 @@ def products(
     rows, columns, alpha, beta = self._sides(turned)
     (B, n), (_, m, k) = alpha.shape, V.shape
     width = min(64, max(16, 1 << (k - 1).bit_length()))
-    grid = n // self.block[0], math.ceil(k / width)
+    block = self._block("row_products")
+    grid = n // block.rows, math.ceil(k / width)
     out = V.new_empty(B, n, k)
     arguments = rows, columns, alpha, beta, V.contiguous(), out, n, m, k
-    self._launch("row_products", grid, *arguments, BV=width)
+    self._launch("row_products", block, grid, *arguments, BV=width)
     return out[:, : (self.b if turned else self.a).shape[1]]
 
 # %% ../../nbs/3_solver/20_triton.ipynb #tri-mean

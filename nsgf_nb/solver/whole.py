@@ -85,6 +85,18 @@ def _rows(cs, first, form: tl.constexpr):
 
 
 @triton.jit
+def _no_rows(cs, form: tl.constexpr):
+    "Zero for each row of a block, (BN,)."
+    return (0 * tl.arange(0, form.BN)).to(cs.b.dtype)
+
+
+@triton.jit
+def _no_entries(cs, form: tl.constexpr):
+    "Zero for each entry of a block, (BN, M)."
+    return _no_rows(cs, form)[:, None] + 0 * cs.b[None, :]
+
+
+@triton.jit
 def _row(cs, i, q, form: tl.constexpr):
     "Coordinate q of rows i."
     return tl.load(cs.X + i * form.D + q, mask=i < cs.n, other=0.0)
@@ -108,7 +120,7 @@ class _Absorbed(NamedTuple):
 def _exponents(cs, ref, i, shift, form: tl.constexpr):
     "shift + ψ⁰ + log b - C/ε of rows i in base 2, (BN, M)."
     s = shift[:, None] + ref.beta[None, :]
-    for q in tl.static_range(form.D):
+    for q in tl.static_range(tl.constexpr(form.D)):
         x, y = _row(cs, i, q, form) * ref.unit, _column(cs, q, form) * ref.unit
         step = x[:, None] - y[None, :]
         s -= step * step
@@ -154,7 +166,7 @@ class _State(NamedTuple):
 def _evaluate(cs, ref, psi, form: tl.constexpr):
     "A state from its ψ; its row sums K v are kept in T."
     v = tl.where(cs.live, tl.exp(psi), 0.0)
-    seen, sent, back = form.least * tl.sum(v), 0 * tl.sum(v), tl.zeros((form.BN, form.M), v.dtype)
+    seen, sent, back = form.least * tl.sum(v), 0 * tl.sum(v), _no_entries(cs, form)
     dual, drift = tl.sum(cs.b * psi), tl.max(tl.abs(psi))
     for first in range(0, cs.n, form.BN):
         i, a = _rows(cs, first, form)
@@ -175,7 +187,7 @@ def _evaluate(cs, ref, psi, form: tl.constexpr):
 @triton.jit
 def _hessian_product(cs, ref, p, form: tl.constexpr):
     "Kᵀ diag(a / t²) K p with the row sums t in T, (M,)."
-    seen, sent, back = form.least * tl.sum(p), 0 * tl.sum(p), tl.zeros((form.BN, form.M), p.dtype)
+    seen, sent, back = form.least * tl.sum(p), 0 * tl.sum(p), _no_entries(cs, form)
     for first in range(0, cs.n, form.BN):
         i, a = _rows(cs, first, form)
         t = tl.load(cs.T + i, mask=i < cs.n, other=1.0)
@@ -229,7 +241,7 @@ def _renew_map(cs, ref, st, form: tl.constexpr):
         i, a = _rows(cs, first, form)
         t = tl.load(cs.T + i, mask=i < cs.n, other=1.0)
         plan = _entries(cs, ref, i, form) * st.v[None, :]
-        for q in tl.static_range(form.D):
+        for q in tl.static_range(tl.constexpr(form.D)):
             place = cs.MAP + i * form.D + q
             old = tl.load(place, mask=i < cs.n, other=0.0)
             new = tl.sum(plan * _column(cs, q, form)[None, :], 1) / t
@@ -247,7 +259,7 @@ def _renew_map(cs, ref, st, form: tl.constexpr):
 def _off_mean(cs, st, form: tl.constexpr):
     "How far the mean of T is from that of y."
     square = 0 * st.dual
-    for q in tl.static_range(form.D):
+    for q in tl.static_range(tl.constexpr(form.D)):
         off = tl.sum((st.c - cs.b) * _column(cs, q, form))
         square += off * off
     return tl.sqrt(square)
@@ -352,14 +364,14 @@ def _climb(cs, psi, eps, rule, form: tl.constexpr):
 @triton.jit
 def _largest_cost(cs, form: tl.constexpr):
     "A bound on all costs."
-    columns, rows = 0 * cs.b, tl.zeros((form.BN,), cs.b.dtype)
-    for q in tl.static_range(form.D):
+    columns, rows = 0 * cs.b, _no_rows(cs, form)
+    for q in tl.static_range(tl.constexpr(form.D)):
         y = _column(cs, q, form)
         columns += y * y / 2
     for first in range(0, cs.n, form.BN):
         i, a = _rows(cs, first, form)
         half = 0 * a
-        for q in tl.static_range(form.D):
+        for q in tl.static_range(tl.constexpr(form.D)):
             x = _row(cs, i, q, form)
             half += x * x / 2
         rows = tl.maximum(rows, half)
@@ -393,7 +405,7 @@ def _descend(cs, g, eps, rule, form: tl.constexpr):
     return found
 
 # %% ../../nbs/3_solver/22_one_launch.ipynb #one-ascend
-@triton.jit
+@triton.jit(do_not_specialize=["n", "m", "most"])  # one program for all sizes
 def ascend(
     X: tl.tensor,  # rows of all problems, (B, n, D)
     Y: tl.tensor,  # columns, (B, m, D)
@@ -469,7 +481,7 @@ def ascend(
     tl.store(NUMBERS + 3, found.used + 0 * eps)
 
 # %% ../../nbs/3_solver/22_one_launch.ipynb #one-settle
-@triton.jit
+@triton.jit(do_not_specialize=["n", "most"])
 def settle(
     X: tl.tensor,  # points of all clouds, (B, n, D)
     A: tl.tensor,  # weights, (B, n)
