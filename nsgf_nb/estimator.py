@@ -170,10 +170,11 @@ def __call__(
 ) -> Tensor | tuple[Tensor, VelocityInfo]:  # v, the shape of x
     "The velocity at the particles: no gradients, whatever autocast or precision surrounds it."
     with exact_arithmetic():
+        near, device = _near(self, x, y, x_self, a, b), getattr(x, "device", None)
         if batched:
-            problems = _problems(self, x, y, x_self, a, b, init, scale)
+            problems = _problems(self, *near, init, scale, device)
         else:
-            problems = [prepare(self, x, y, x_self, a, b, init, scale)]
+            problems = [prepare(self, *near, init, scale, device)]
         v, infos = _evaluate(self, problems)
         v = v.to(x).view_as(x)
     bad = [i for i in infos if not i.converged]
@@ -185,13 +186,22 @@ def __call__(
     return v, listed(infos) if batched else infos[0]
 
 # %% ../nbs/3_solver/07_estimator.ipynb #est-batch
-def _problems(vel, x, y, x_self, a, b, init, scale):
+def _near(vel, *clouds):
+    "Small clouds of a GPU on the CPU, where small operations cost less."
+    given = [z for z in clouds if isinstance(z, Tensor)]
+    small = sum(z.numel() for z in given) <= 2**20
+    if vel.backend in _RIVALS or not small or not all(z.is_cuda for z in given):
+        return clouds
+    return [z.cpu() if isinstance(z, Tensor) else z for z in clouds]
+
+
+def _problems(vel, x, y, x_self, a, b, init, scale, device):
     "The problems of a batch; one scale is for all of them."
     scales = scale if isinstance(scale, Sequence) else [scale] * len(x)
     problems = []
     for i in range(len(x)):
         others = (None if z is None else z[i] for z in (x_self, a, b, init))
-        problems.append(prepare(vel, x[i], y[i], *others, scales[i]))
+        problems.append(prepare(vel, x[i], y[i], *others, scales[i], device))
     return problems
 
 # %% ../nbs/3_solver/07_estimator.ipynb #est-listed
@@ -232,12 +242,12 @@ def _kind(vel, i, p):
     n, m = len(p.x), len(p.y)
     kernel = vel.backend
     if kernel == "auto":
-        fits, gpu = fits_in_memory(n * m, p.x), p.x.is_cuda
-        runs = gpu and triton_runs(p.x.device)
+        fits, gpu = fits_in_memory(n * m, p.x.dtype, p.device), p.device.type == "cuda"
+        runs = gpu and triton_runs(p.device)
         kernel = kernel_kind("auto", p.x.shape[1], on_gpu=gpu, fits=fits, triton=runs)
     if kernel == "triton":
-        programs_for(p.x)
-    alone = p.x.device.type == "cpu" or vel.backend in _RIVALS or kernel == "stream"
+        programs_for(p.device)
+    alone = p.device.type == "cpu" or vel.backend in _RIVALS or kernel == "stream"
     warm = p.init is not None
     return _Kind(n, m, p.x.shape[1:], p.x.dtype, kernel, warm, i if alone else None)
 
@@ -300,7 +310,7 @@ def takes_compiled(
     -------
     bool
     """
-    if not stored or vel.backend != "auto" or p.x.device.type != "cpu":
+    if not stored or vel.backend != "auto" or p.device.type != "cpu":
         return False
     fast = compiled_module("solver.fast")
     return fast is not None and fast.takes(vel, p)

@@ -162,7 +162,7 @@ def _mixture_flows(x, y, vels, a, b, positions):
     "One a cloud; none where points are cheaper, or where there is no compiled solver."
     (B, n), m, d = x.shape[:2], y.shape[1], x[0, 0].numel()
     cheap = d > 16 and x.device.type == "cpu" and all(map(_plain, vels))
-    if not cheap or not fits_in_memory(4 * max(n, m) ** 2, x):
+    if not cheap or not fits_in_memory(4 * max(n, m) ** 2, x.dtype, x.device):
         return []
     mixtures = compiled_module("motion.mixtures")
     if mixtures is None or not mixtures.fewer_products(n, m, d, len(vels), positions):

@@ -112,7 +112,7 @@ def debias(
 def _kernel(x, y, a, b):
     "Stored where costs and kernel fit into the memory that is free, else made anew in each pass."
     B, n, d = x.shape
-    fits = fits_in_memory(B * n * y.shape[1], x)
+    fits = fits_in_memory(B * n * y.shape[1], x.dtype, x.device)
     runs = x.is_cuda and triton_runs(x.device)
     kind = kernel_kind("auto", d, on_gpu=x.is_cuda, fits=fits, triton=runs)
     return make_kernel(kind, x, y, a, b)

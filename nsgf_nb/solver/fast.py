@@ -559,8 +559,9 @@ def information_of(
         self_diag=own.mass,
         cross_perplexity=math.exp(compiled.mean_entropy(*parts, inner)),
     )
-    f, g = row_potential(found, p.eps), potential(found, p.eps)[: len(p.b)]
-    return p.information(torch.from_numpy(f), torch.from_numpy(g), numbers)
+    potentials = row_potential(found, p.eps), potential(found, p.eps)[: len(p.b)]
+    f, g = (torch.from_numpy(z).to(p.middle) * (p.unit * p.unit) for z in potentials)
+    return p.information(f, g, numbers)
 
 # %% ../../nbs/3_solver/17_fast.ipynb #fast-solve
 def _evaluated(vel, p):

@@ -337,7 +337,8 @@ def take(self: Kernel, keep: Tensor) -> Kernel:  # (B,), bool
 # %% ../../nbs/3_solver/01_kernel.ipynb #krn-room
 def fits_in_memory(
     entries: int,  # of all kernels that are held at once
-    like: Tensor,  # its dtype and device
+    dtype: torch.dtype,  # of their entries
+    device: torch.device,  # that holds them
 ) -> bool:
     """Do kernels, costs and one copy fit into half of what is free on a GPU, or into a gigabyte?
 
@@ -345,15 +346,18 @@ def fits_in_memory(
     ----------
     entries : int
         of all kernels that are held at once
-    like : Tensor
-        its dtype and device
+    dtype : torch.dtype
+        of their entries
+    device : torch.device
+        that holds them
 
     Returns
     -------
     bool
     """
-    room = torch.cuda.mem_get_info(like.device)[0] // 2 if like.is_cuda else 2**30
-    return 3 * entries * like.element_size() <= room
+    on_gpu = device.type == "cuda"
+    room = torch.cuda.mem_get_info(device)[0] // 2 if on_gpu else 2**30
+    return 3 * entries * dtype.itemsize <= room
 
 
 def block_rows(

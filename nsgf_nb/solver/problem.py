@@ -104,6 +104,8 @@ class Problem:
         warm start
     dtype : torch.dtype
         that it is worked on in
+    device : torch.device
+        that it is solved on
     x : Tensor, default None
         (n, d)
     y : Tensor, default None
@@ -124,6 +126,7 @@ class Problem:
     scale: float  # unit of tol, in units; 0: to be found
     init: Potentials | None  # warm start
     dtype: torch.dtype  # that it is worked on in
+    device: torch.device  # that it is solved on
     x: Tensor = None  # (n, d)
     y: Tensor = None  # (m, d)
     other: Tensor | None = None  # second cloud of "two_batch", (n', d)
@@ -228,6 +231,7 @@ def prepare(
     b: Tensor | None = None,  # weights of y
     init: VelocityInfo | None = None,  # warm start
     scale: float | None = None,  # unit of tol
+    device: torch.device | None = None,  # that it is solved on; None: where the points are
 ) -> Problem:
     """Check the arguments of one evaluation.
 
@@ -249,6 +253,8 @@ def prepare(
         warm start
     scale : float | None, default None
         unit of tol
+    device : torch.device | None, default None
+        that it is solved on; None: where the points are
 
     Returns
     -------
@@ -279,6 +285,7 @@ def prepare(
         scale=(scale or 0.0) / unit,
         init=init and init.potentials,
         dtype=middle.dtype if precise else torch.float32,
+        device=device or x.device,
     )
     sharp = not precise and _ROUNDING[torch.float32] * largest_exponent(p) > vel.tol
     return double(p) if sharp else p
@@ -329,8 +336,9 @@ def stack(
     -------
     Stacked
     """
-    points = {k: torch.stack([getattr(p, k) for p in problems]) for k in ("x", "y", "a", "b")}
-    numbers = {}
+    device, points, numbers = problems[0].device, {}, {}
+    for k in ("x", "y", "a", "b"):
+        points[k] = torch.stack([getattr(p, k) for p in problems]).to(device)
     for k in ("eps", "scale", "unit"):
         numbers[k] = points["x"].new_tensor([getattr(p, k) for p in problems])
     return Stacked(**points, **numbers)
@@ -376,9 +384,14 @@ def _cross_term(vel, K, s, size, g, p):
     return solve(K, st, finer, _passes(vel, s), _rule(vel)), finer
 
 # %% ../../nbs/3_solver/06_problem.ipynb #trm-one
+def _has_finer(p):
+    "Is it worked on in float32 where there is float64?"
+    return p.x.dtype != p.middle.dtype
+
+
 def _too_fine(p, tol, size):
     "Is a tolerance finer than the rounding of T in float32, where there is a finer precision?"
-    return (tol < 5e-7 * size) & (p.x.dtype != p.middle.dtype)
+    return (tol < 5e-7 * size) & _has_finer(p)
 
 
 def _in_one_launch(vel, K, eps, tol, scale, size, passes, g=None):
@@ -410,7 +423,7 @@ def _self_term(vel, group, s, tol, size, kind):
     if vel.self_term == "masked":
         K = make_kernel(kind, s.x, s.x, s.a, s.a, vel.chunk, masked=True)
     else:
-        z = torch.stack([p.other for p in group])
+        z = torch.stack([p.other for p in group]).to(s.x.device)
         b = torch.full_like(z[..., 0], 1 / z.shape[1])
         K = make_kernel(kind, s.x, z, s.a, b, vel.chunk)
     found = _in_one_launch(vel, K, s.eps, 1.0, tol, size, vel.max_iter)
@@ -443,27 +456,27 @@ def _known(vel, group, s, cross, own, tol, size):
 @patch
 def information(
     self: Problem,
-    f: Tensor,  # potential of x, in the unit of the problem, (n,)
+    f: Tensor,  # potential of x, in squared units of the user, float64, (n,)
     g: Tensor,  # potential of y, (m,)
-    numbers: dict,  # the other fields of VelocityInfo, in that unit
+    numbers: dict,  # the other fields of VelocityInfo, in the unit of the problem
 ) -> VelocityInfo:
     """What is known, in the units of the user.
 
     Parameters
     ----------
     f : Tensor
-        potential of x, in the unit of the problem, (n,)
+        potential of x, in squared units of the user, float64, (n,)
     g : Tensor
         potential of y, (m,)
     numbers : dict
-        the other fields of VelocityInfo, in that unit
+        the other fields of VelocityInfo, in the unit of the problem
 
     Returns
     -------
     VelocityInfo
     """
     square = self.unit * self.unit
-    f, g = f.to(self.middle) * square, g.to(self.middle) * square
+
     n, ok = int(numbers["n_iter"]), bool(numbers["converged"])
     potentials = Potentials(f, g, self.blur * self.blur, numbers["err_marginal"], n, ok)
     units = dict(err_v=self.unit, bound_v=self.unit, gap=square)
@@ -493,11 +506,11 @@ def solve_group(
         v (n, d) and what it knows, for each
     """
     solved = _solve_group(vel, group, kind)
-    for i, p in enumerate(group):
-        _, info = solved[i]
-        if not info.converged and p.x.dtype != p.middle.dtype:  # there is a finer one
-            better = replace(double(p), init=info.potentials)
-            solved[i] = _solve_group(vel, [better], kind)[0]
+    again = [i for i, p in enumerate(group) if not solved[i][1].converged and _has_finer(p)]
+    if again:
+        better = [replace(double(group[i]), init=solved[i][1].potentials) for i in again]
+        for i, found in zip(again, _solve_group(vel, better, kind)):
+            solved[i] = found
     return solved
 
 
@@ -510,15 +523,25 @@ def _solve_group(vel, group, kind):
     cross, tol = found or _cross_term(vel, K, s, size, g, group[0])
     fine = _too_fine(group[0], tol, size)
     if fine.any():
-        better = [double(p) if f else p for p, f in zip(group, fine.tolist())]
-        return [_solve_group(vel, [p], kind)[0] for p in better]
+        return _apart(vel, group, fine.tolist(), kind)
     del K  # two kernels at once may not fit
     own = _self_term(vel, group, s, tol, size, kind)
-    v = cross.T - own.T
     known = _known(vel, group, s, cross, own, tol, size)
     rows = torch.stack([column.to(known["err_v"]) for column in known.values()], 1).tolist()
-    solved = []
-    for i, p in enumerate(group):
-        info = p.information(cross.f[i], cross.g[i], dict(zip(known, rows[i])))
-        solved.append((v[i] * p.unit, info))
+    v = (cross.T - own.T) * s.unit[:, None, None]
+    square = s.unit.to(group[0].middle.dtype).square()[:, None]
+    f, g = cross.f * square, cross.g * square
+    return [
+        (v[i], p.information(f[i], g[i], dict(zip(known, rows[i])))) for i, p in enumerate(group)
+    ]
+
+
+def _apart(vel, group, fine, kind):
+    "Those that are too fine for float32 in float64, the others by themselves."
+    solved = [None] * len(group)
+    for sharp in (True, False):
+        index = [i for i, f in enumerate(fine) if f == sharp]
+        part = [double(group[i]) if sharp else group[i] for i in index]
+        for i, found in zip(index, _solve_group(vel, part, kind) if part else []):
+            solved[i] = found
     return solved

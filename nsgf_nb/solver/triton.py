@@ -30,14 +30,14 @@ def has_triton() -> bool:
 
 
 def programs_for(
-    points: Tensor,  # of the kernel
+    device: torch.device,  # of the points
 ) -> ModuleType:
-    """The programs, where they can run on the device of the points.
+    """The programs, where they can run on a device.
 
     Parameters
     ----------
-    points : Tensor
-        of the kernel
+    device : torch.device
+        of the points
 
     Returns
     -------
@@ -45,10 +45,10 @@ def programs_for(
     """
     if not has_triton():
         raise ImportError("backend 'triton': expected Triton, pip install 'nsgf_nb[gpu]'")
-    if not points.is_cuda and os.environ.get("TRITON_INTERPRET") != "1":
+    if device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
         raise ValueError(
             "backend 'triton': expected tensors on a CUDA device, or TRITON_INTERPRET=1 in the"
-            f" environment before Python starts, got {points.device.type}"
+            f" environment before Python starts, got {device.type}"
         )
     return importlib.import_module("nsgf_nb.solver.programs")
 
@@ -107,7 +107,7 @@ class TritonKernel(Kernel):
         masked: bool = False,  # y is x, and a point does not see itself
         precision: str = "tf32x3",  # of products in more than 8 dimensions
     ):
-        self.programs = programs_for(x)
+        self.programs = programs_for(x.device)
         self.precision = precision
         super().__init__(x, y, a, b, stored=False, masked=masked)
         self.tensors += ("left", "right", "alpha", "beta")
