@@ -198,15 +198,16 @@ def test_a_program_starts_from_potentials(start):
 
 
 @needs_triton
-def test_problems_together():
-    "One launch a pass for all; each leaves when it is done"
-    velocity = SinkhornVelocity(0.5)
-    x, y, _, _, _ = clouds(30, 40, 2)
-    x = x * torch.tensor([0.3, 2.0], device=DEVICE)[:, None, None]
+def test_problems_together(monkeypatch):
+    "Two launches of whole solves for all, and each problem gets to its own tolerance in float32"
+    velocity, launches = SinkhornVelocity(0.5), Launches()
+    monkeypatch.setattr(one_launch, "run", launches.counting(one_launch.run))
+    x, y, _, _, _ = clouds(30, 40, 2, count=6)
+    x = x * torch.linspace(0.3, 2.0, 6)[:, None, None].to(x)
     group = [prepare(velocity, p, q) for p, q in zip(x, y)]
-    for (v, info), (known, stored) in zip(
-        solve_group(velocity, group, "triton"), solve_group(velocity, group, "dense")
-    ):
+    found = solve_group(velocity, group, "triton")
+    assert launches.programs == 2
+    for (v, info), (known, stored) in zip(found, solve_group(velocity, group, "dense")):
         assert info.converged
         assert (v - known).square().sum(1).mean().sqrt() <= info.err_v + stored.err_v
 

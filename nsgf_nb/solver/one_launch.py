@@ -82,10 +82,11 @@ def run(
     form = _form(K, warm)
     if (program, form) in _refused:
         return False
+    dense = [z.contiguous() if isinstance(z, Tensor) else z for z in arguments]
     try:
         with torch.cuda.device_of(K.x):
             start = getattr(programs(), program)[(len(K.x),)]
-            start(*arguments, form=form, num_warps=4, enable_fp_fusion=True)
+            start(*dense, form=form, num_warps=4, enable_fp_fusion=True)
     except Exception as problem:  # whatever a compiler has to say
         _refused.add((program, form))
         said = str(problem).strip().split("\n")[0]
@@ -158,9 +159,8 @@ def potentials(
     numbers = K.x.new_empty(len(K.x), 4)
     alpha, t, T = torch.empty_like(K.a), torch.empty_like(K.a), torch.empty_like(K.x)
     n, m = K.a.shape[1], K.b.shape[1]
-    points = (z.contiguous() for z in (K.x, K.y, K.a, K.b))
     sizes = n, m, tol, most
-    arguments = *points, g, eps, scale, size, numbers, alpha, t, T, *sizes
+    arguments = K.x, K.y, K.a, K.b, g, eps, scale, size, numbers, alpha, t, T, *sizes
     if not run("ascend", K, *arguments, warm=warm):
         return None
     return Ascent(g, *numbers.unbind(1))
@@ -192,8 +192,7 @@ def half_steps(
     """
     psi, err = torch.empty_like(K.a), torch.empty_like(tol)
     alpha, t = torch.empty_like(K.a), torch.empty_like(K.a)
-    x, a = K.x.contiguous(), K.a.contiguous()
-    arguments = x, a, K.eps, tol, radius, psi, err, alpha, t, K.a.shape[1], most
+    arguments = K.x, K.a, K.eps, tol, radius, psi, err, alpha, t, K.a.shape[1], most
     return (psi, err) if run("settle", K, *arguments) else None
 
 # %% ../../nbs/3_solver/22_one_launch.ipynb #one-trust
