@@ -314,6 +314,50 @@ def pairs(device, quick):
             yield row(n, d, name, flash_seconds(x, y, eps, tf32, device))
 
 
+BLOCKS = {  # rows, columns, warps, stages of loading
+    2: ((16, 128, 4, 3), (32, 64, 4, 3), (64, 32, 4, 3), (64, 64, 8, 3), (8, 128, 4, 3)),
+    64: ((128, 64, 4, 2), (64, 64, 4, 3), (64, 128, 4, 3), (128, 128, 8, 2), (128, 64, 8, 3)),
+    784: ((128, 128, 8, 3), (128, 64, 8, 3), (64, 64, 4, 3)),
+}
+
+
+def blocks(device, quick):
+    "Pairs a second of row sums with blocks of several sizes; `nsgf_nb.solver.triton` has the best."
+    from nsgf_nb.solver import triton as kernels
+
+    if "triton" not in our_backends(device):
+        return
+    for d, sizes in BLOCKS.items():
+        n = 300 if quick else 10_000
+        x, y = clouds(n, n, d, seed=d, device=device)
+        a, eps = x.new_full((1, n), 1 / n), x.new_tensor([0.25 * d / 2])
+        for precision in ("tf32x3",) if d == 2 else ("tf32x3", "tf32"):
+            for size in sizes:
+                kernel = kernels.TritonKernel(x[None], y[None], a, a, precision=precision)
+                kernel._block = lambda program, size=size: kernels._Block(*size)
+                kernel.absorb(torch.zeros_like(a), eps)
+                took = seconds_of(lambda: kernel.rows(a), device)
+                yield dict(n=n, d=d, precision=precision, block=size, pairs=n * n / took)
+
+
+def solves(device, quick):
+    "Seconds of the program that solves small problems of the plane whole, one launch for all."
+    from nsgf_nb.solver.one_launch import potentials
+    from nsgf_nb.solver.triton import TritonKernel
+
+    if "triton" not in our_backends(device):
+        return
+    for n in (64,) if quick else (256, 512, 1024):
+        for count in (1, 132):
+            pairs = [clouds(n, n, 2, seed, device) for seed in range(count)]
+            x, y = (torch.stack(z) for z in zip(*pairs))
+            a, eps = x.new_full((count, n), 1 / n), x.new_full((count,), 0.25)
+            kernel, none, size = TritonKernel(x, y, a, a), torch.zeros_like(eps), 4 * eps
+            solve = lambda: potentials(kernel, eps, 1e-3, none, size, 1000)
+            took = seconds_of(solve, device, repeats=3)
+            yield dict(n=n, problems=count, seconds=took)
+
+
 # --- seconds to a converged velocity ----------------------------------------------------------
 
 
@@ -607,6 +651,8 @@ PARTS = dict(
     certificate=certificate,
     batch=batch,
     pairs=pairs,
+    blocks=blocks,
+    solves=solves,
     clustered=clustered,
     converged=converged,
     trajectories=trajectories,
@@ -619,6 +665,8 @@ SHARE = dict(
     certificate=100,
     batch=30,
     pairs=60,
+    blocks=40,
+    solves=20,
     clustered=30,
     converged=45,
     trajectories=60,

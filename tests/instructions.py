@@ -33,8 +33,8 @@ def blocks(program, d, capability):
     return dict(BN=block.rows, BM=block.columns), how
 
 
-PLANE = dict(D=2, STEP=0, MASKED=False, PRECISION="tf32x3", WHOLE=128)
-WIDE = dict(D=64, STEP=64, MASKED=False, PRECISION="tf32x3", WHOLE=128)
+PLANE = dict(D=2, STEP=0, MASKED=False, PRECISION="tf32x3")
+WIDE = dict(D=64, STEP=64, MASKED=False, PRECISION="tf32x3")
 SUMS = dict(least=2.9e-20)
 CASES = {
     "soft rows, plane": ("soft_rows", PLANE),

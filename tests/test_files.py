@@ -192,7 +192,8 @@ def sampled(file):
 
 
 def walked(file):
-    model = Flow.load(file, device="cpu")
+    "A trajectory, and no other model, answers"
+    model = Trajectory.load(file, device="cpu")
     model.sample(3, seed=0, times=[0.5, 2.0])
     model.velocity(points(), 0.5)
 

@@ -107,7 +107,7 @@ def may_be_recorded(
     on_gpu = next(net.parameters()).is_cuda
     return on_gpu and precision != "float16" and network_config(net) is not None
 
-# %% ../../nbs/5_learning/13_recorded.ipynb #rec-sent-md-code
+# %% ../../nbs/5_learning/13_recorded.ipynb #rec-sent
 def sent(
     z: Tensor,  # on the CPU
     device: torch.device | str,  # where it is wanted

@@ -44,7 +44,7 @@ def programs() -> ModuleType:
     "The module of the programs; it imports Triton."
     return importlib.import_module("nsgf_nb.solver.whole")
 
-
+# %% ../../nbs/3_solver/22_one_launch.ipynb #one-form
 def _form(K, warm):
     columns = max(64, 1 << (K.b.shape[1] - 1).bit_length())
     unit = torch.finfo(K.x.dtype).eps
@@ -54,7 +54,7 @@ def _form(K, warm):
 
 _refused = set()  # programs, and the forms that a compiler has refused
 
-
+# %% ../../nbs/3_solver/22_one_launch.ipynb #one-run
 def run(
     program: str,  # its name
     K: Kernel,  # B problems

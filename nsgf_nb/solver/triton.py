@@ -52,11 +52,8 @@ def programs_for(
         )
     return importlib.import_module("nsgf_nb.solver.programs")
 
-# %% ../../nbs/3_solver/20_triton.ipynb #tri-class
-LOG2E = 1 / math.log(2)
-DIFFERENCES = 8  # coordinates up to which exponents come from differences
-_PROGRAMS = 1280  # enough for a GPU
-_LARGEST = 128  # rows or columns of a block
+# %% ../../nbs/3_solver/20_triton.ipynb #tri-block
+_WHOLE = 128  # sizes are padded to multiples of it, as in solver.programs
 
 
 class _Block(NamedTuple):
@@ -70,13 +67,18 @@ class _Block(NamedTuple):
 
 def _block_of(program, d, hopper):
     "The fastest in d dimensions that keeps its numbers in registers."
-    if d <= DIFFERENCES:
+    if d <= 8:
         return _Block(16, 128, 4, 3)
     if not hopper:
         return _Block(32, 64, 4, 2)
     if program != "row_sums":
         return _Block(64, 64, 4, 3)
     return _Block(128, 64, 4, 2) if d <= 64 else _Block(128, 128, 8, 3)
+
+# %% ../../nbs/3_solver/20_triton.ipynb #tri-class
+LOG2E = 1 / math.log(2)
+DIFFERENCES = 8  # coordinates up to which exponents come from differences
+_PROGRAMS = 1280  # enough for a GPU
 
 
 class TritonKernel(Kernel):
@@ -114,7 +116,7 @@ class TritonKernel(Kernel):
         d = x.shape[2]
         step = 0 if d <= DIFFERENCES else 64 if d > 64 else 1 << (d - 1).bit_length()
         self.hopper = not x.is_cuda or torch.cuda.get_device_capability(x.device) >= (9, 0)
-        self.constants = dict(D=d, STEP=step, MASKED=masked, PRECISION=precision, WHOLE=_LARGEST)
+        self.constants = dict(D=d, STEP=step, MASKED=masked, PRECISION=precision)
 
     def between(
         self,
@@ -142,7 +144,7 @@ class TritonKernel(Kernel):
         """
         return TritonKernel(x, y, a, b, precision=self.precision)
 
-# %% ../../nbs/3_solver/20_triton.ipynb #tri-launch
+# %% ../../nbs/3_solver/20_triton.ipynb #tri-padded
 @patch
 def _block(self: TritonKernel, program: str) -> _Block:
     "Of a program on this device."
@@ -151,9 +153,9 @@ def _block(self: TritonKernel, program: str) -> _Block:
 
 def _padded(z, value):
     "Up to a whole number of blocks on the last axis."
-    return torch.nn.functional.pad(z, (0, -z.shape[-1] % _LARGEST), value=value).contiguous()
+    return torch.nn.functional.pad(z, (0, -z.shape[-1] % _WHOLE), value=value).contiguous()
 
-
+# %% ../../nbs/3_solver/20_triton.ipynb #tri-launch
 @patch
 def _base(self: TritonKernel, potential: Tensor, half: Tensor) -> Tensor:
     "What a side adds to exponents in base 2; squares are in it where products are taken."
@@ -251,7 +253,7 @@ def absorb(
     self.psi0 = psi
     self.beta = self._base(psi + self.log_b, self.half_y)
     B, n = self.a.shape
-    size, m = n + -n % _LARGEST, self.beta.shape[1]
+    size, m = n + -n % _WHOLE, self.beta.shape[1]
     block = self._block("soft_rows")
     grid = self._shares(block, size, m)
     out = psi.new_empty(grid[1], B, size)
