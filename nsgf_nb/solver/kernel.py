@@ -355,8 +355,7 @@ def fits_in_memory(
     -------
     bool
     """
-    on_gpu = device.type == "cuda"
-    room = torch.cuda.mem_get_info(device)[0] // 2 if on_gpu else 2**30
+    room = torch.cuda.mem_get_info(device)[0] // 2 if device.type == "cuda" else 2**30
     return 3 * entries * dtype.itemsize <= room
 
 

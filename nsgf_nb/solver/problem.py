@@ -213,6 +213,8 @@ def _light(w):
 
 # %% ../../nbs/3_solver/06_problem.ipynb #trm-masked
 def _check_masked(a):
+    if len(a) < 2:
+        raise ValueError("x: a masked self term expected at least 2 points, got 1")
     if (a > 0).sum() < 2:
         raise ValueError("a: a masked self term expected at least 2 points with weight, got 1")
     if a.max() > 0.5 + 1e-9:
@@ -263,8 +265,7 @@ def prepare(
     check_pair(x, y)
     if (x_self is None) == (vel.self_term == "two_batch"):
         raise ValueError("x_self: expected with self_term='two_batch', and only there")
-    if vel.self_term == "masked" and len(x) < 2:
-        raise ValueError("x: a masked self term expected at least 2 points, got 1")
+
     wx, wy = weights_of(a, x, "a"), weights_of(b, y, "b")
     if vel.self_term == "masked":
         _check_masked(wx)
@@ -535,7 +536,7 @@ def _solve_group(vel, group, kind):
         (v[i], p.information(f[i], g[i], dict(zip(known, rows[i])))) for i, p in enumerate(group)
     ]
 
-
+# %% ../../nbs/3_solver/06_problem.ipynb #trm-apart
 def _apart(vel, group, fine, kind):
     "Those that are too fine for float32 in float64, the others by themselves."
     solved = [None] * len(group)
