@@ -16,6 +16,7 @@ import itertools
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -469,11 +470,12 @@ def trajectories(device, quick):
         end = ends[reference.key(*case)].to(device)
         steps, eta = reference.STEPS[data]
         for name, run in methods(data, blur, n, device).items():
-            if quick and name not in ("ours auto", "GeomLoss 0.8"):
+            if quick and name not in ("ours auto", "GeomLoss 0.5"):
                 continue
             try:
-                took = seconds_of(lambda: run(x, y, steps, eta), device, repeats=1 if quick else 3)
-                out = run(x, y, steps, eta)
+                run(x, y, steps, eta)
+                repeats = 1 if quick else 3
+                took, out = timed(lambda: run(x, y, steps, eta), device, repeats)
             except Exception as problem:
                 said = f"{type(problem).__name__}: {str(problem)[:200]}"
                 yield dict(case=reference.key(*case), method=name, failed=said)
@@ -502,13 +504,12 @@ def training(device, quick):
     }
     ways = ((False, False), (False, True), (True, True))  # compiled?, recorded?
     if quick:
-        del makers["U-Net cifar10, 128 images"]
-        ways = ((False, False),)
+        makers = {"U-Net digits, 32 images": (lambda: preset_unet("digits"), 32, (1, 8, 8))}
     for name, (make, rows, shape) in makers.items():
         x, t = torch.randn(rows, *shape, device=device), torch.rand(rows, device=device)
         for precision in ("bfloat16", "float32"):
             for compiled, recorded in ways:
-                if recorded and device.type != "cuda":
+                if (recorded or compiled) and device.type != "cuda":
                     continue
                 net = make().to(device)
                 if compiled:
@@ -529,7 +530,7 @@ def training(device, quick):
                     optimiser.step()
 
                 first = once(step, device)[0]
-                took = seconds_of(step, device, repeats=3, least=0.2)
+                took = seconds_of(step, device, repeats=3, least=0.02 if quick else 0.2)
                 yield dict(
                     what=name,
                     precision=precision,
@@ -564,13 +565,13 @@ def image_methods(iterations):
     }
 
 
-def image_flow(arguments, device):
+def image_flow(arguments, device, quick):
     "A flow whose U-Net is compiled on a GPU."
     from nsgf_nb.learning.networks import preset_unet
     from nsgf_nb.plusplus import NSGFPlusPlus
     from nsgf_nb.straight import StraightFlow
 
-    net = preset_unet("mnist")
+    net = preset_unet("digits" if quick else "mnist")
     if device.type == "cuda":
         net.compile()
     if "sinkhorn" in arguments:
@@ -581,20 +582,39 @@ def image_flow(arguments, device):
     return StraightFlow(**arguments, network=net, device=str(device))
 
 
-def fit_seconds(arguments, data, device):
-    flow = image_flow(arguments, device)
+def fit_seconds(arguments, data, device, quick, folder=None):
+    "A fitted flow and its seconds; with a folder it goes on where it was stopped."
+    flow = image_flow(arguments, device, quick)
     synchronize(device)
     begin = time.perf_counter()
-    flow.fit(data, seed=0, progress=False)
+    flow.fit(data, seed=0, progress=False, workdir=folder, resume=folder is not None)
     synchronize(device)
     return flow, time.perf_counter() - begin
+
+
+def planned_steps(method, data, device, quick, folder):
+    "Optimiser steps that the seconds allow; kept in the folder for a run that goes on."
+    plan = folder / "plan.json"
+    if plan.exists():
+        return json.loads(plan.read_text())
+    if device.type == "cuda":
+        fit_seconds(image_methods(1)[method], data, device, quick)  # compiles
+    few = 2 if quick else 220
+    flow, took = fit_seconds(image_methods(few)[method], data, device, quick)
+    first, *_, last = getattr(flow, "straight", flow).history
+    step = (last["seconds"] - first["seconds"]) / (last["step"] - first["step"])
+    steps = few if quick else few + max(0, int((_image_seconds - took) / step))
+    folder.mkdir(parents=True, exist_ok=True)
+    write(plan, dict(steps=steps, steps_a_second=1 / step))
+    return json.loads(plan.read_text())
 
 
 def images(device, quick):
     """MNIST: each method gets the same seconds, pool included.
 
     A short fit tells its steps a second, and the learning rate's schedule is laid out for the steps
-    that the seconds allow. Scores: FID-LeNet of 10 000 samples against the test images.
+    that the seconds allow. A checkpoint is written each minute, and a run that was stopped goes on.
+    Scores: FID-LeNet of 10 000 samples against the test images.
     """
     import mnist
 
@@ -603,44 +623,41 @@ def images(device, quick):
     from nsgf_nb.evaluation.classifier import lenet_features
     from nsgf_nb.evaluation.frechet import frechet
 
+    def seen(x):
+        "Features of images; small ones get a margin."
+        margin = (28 - x.shape[-1]) // 2
+        return lenet_features(torch.nn.functional.pad(x, 4 * [margin], value=-1.0))
+
     if quick:
-        digits = get_sampler("digits")(1797, make_generator(0, "split"))[0]
-        data = test = torch.nn.functional.pad(digits, (10, 10, 10, 10), value=-1.0)
+        data, _ = get_sampler("digits")(1797, make_generator(0, "split"))
+        n, test, others = 100, data[:200], data[200:400]
     else:
-        data, test = mnist.mnist(), mnist.mnist(train=False)(10_000, make_generator(1, "real"))[0]
-    seconds, n = (2.0, 100) if quick else (_image_seconds, 10_000)
-    features = lenet_features(test)
-    floor = frechet(
-        lenet_features(data[:500] if quick else data(10_000, make_generator(2, "real"))[0]),
-        features,
-    )
+        data, n = mnist.mnist(), 10_000
+        test, _ = mnist.mnist(train=False)(n, make_generator(1, "real"))
+        others, _ = data(n, make_generator(2, "real"))
+    features = seen(test)
+    floor = frechet(seen(others), features)
     yield dict(method="floor", scores={"FID-LeNet": float(floor)}, n=n)
     for method in image_methods(1):
-        many = 4 if quick else 220
-        if not quick:
-            fit_seconds(image_methods(1)[method], data, device)  # compiles
-        flow, took = fit_seconds(image_methods(many)[method], data, device)
-        first, *_, last = getattr(flow, "straight", flow).history
-        step = (last["seconds"] - first["seconds"]) / (last["step"] - first["step"])
-        iterations = many + max(0, int((seconds - took) / step))
-        if quick:
-            iterations = many
-        flow, took = fit_seconds(image_methods(iterations)[method], data, device)
+        folder = _out.parent / "gpu-images" / method
+        plan = planned_steps(method, data, device, quick, folder)
+        arguments = image_methods(plan["steps"])[method]
+        flow, took = fit_seconds(arguments, data, device, quick, folder)
         scores = {}
         for calls in IMAGE_CALLS[:1] if quick else IMAGE_CALLS:
             x = flow.sample(n, seed=1, batch_size=1000, **mnist.calls(flow, calls, "euler"))
             x = x.float().cpu().clamp(-1, 1)
-            fid = float(frechet(lenet_features(x), features))
+            fid = float(frechet(seen(x), features))
             scores[str(calls)] = {"FID-LeNet": fid, "variance": x.flatten(1).var(0).sum().item()}
         yield dict(
             method=method,
             seconds=took,
-            steps=iterations,
-            steps_a_second=1 / step,
+            **plan,
             n=n,
             scores=scores,
             data_variance=test.flatten(1).var(0).sum().item(),
         )
+        shutil.rmtree(folder)
 
 
 # --- the run ----------------------------------------------------------------------------------
@@ -731,6 +748,7 @@ def main():
     )
     p.add_argument("--out", type=Path, default=OUT)
     a = p.parse_args()
+    a.out.parent.mkdir(parents=True, exist_ok=True)
     device, _out, _image_seconds = torch.device(a.device), a.out, a.image_seconds
     if _out.exists():
         _result.update(json.loads(_out.read_text()))
