@@ -122,43 +122,38 @@ def clouds(n, m, d, seed, device, shift=1.0):
     return x.to(device), y.to(device)
 
 
-def agreement(device, quick):
+def agreement(device, quick, backends=None):
     "The true error of each backend, against plain float64 on the CPU, beside the stated one."
     from nsgf_nb.estimator import SinkhornVelocity
     from nsgf_nb.transport.scale import inner_scale
     from nsgf_nb.velocity import sinkhorn_velocity
 
     sizes = ((200, 200, 2), (300, 170, 2), (256, 256, 64), (200, 256, 784))
-    rivals = ["geomloss"] if find_spec("geomloss") else []
-    if device.type == "cuda" and find_spec("flash_sinkhorn"):
-        rivals.append("flash")
-    # the rivals last: flash-sinkhorn tunes itself for half a minute a shape
-    for backends in (our_backends(device), rivals):
-        for n, m, d in sizes[:2] if quick else sizes:
-            x, y = clouds(n, m, d, seed=n + d, device=device)
-            for r in (0.5, 0.2):
-                blur = r * math.sqrt(inner_scale(x.cpu(), y.cpu()))
-                exact = sinkhorn_velocity(x.cpu().double(), y.cpu().double(), blur)
-                unit = exact.square().sum(1).mean().sqrt()
-                for backend in backends:
-                    for dtype in (torch.float32, torch.float64):
-                        if backend == "flash" and dtype == torch.float64:
-                            continue
-                        velocity = SinkhornVelocity(blur, backend=backend)
-                        v, info = velocity(x.to(dtype), y.to(dtype), return_info=True)
-                        off = (v.cpu().double() - exact).square().sum(1).mean().sqrt()
-                        yield dict(
-                            n=n,
-                            m=m,
-                            d=d,
-                            relative_blur=r,
-                            backend=backend,
-                            dtype=str(dtype)[6:],
-                            error=(off / unit).item(),
-                            stated=info.err_v / unit.item(),
-                            converged=info.converged,
-                            passes=info.n_iter,
-                        )
+    for n, m, d in sizes[:2] if quick else sizes:
+        x, y = clouds(n, m, d, seed=n + d, device=device)
+        for r in (0.5, 0.2):
+            blur = r * math.sqrt(inner_scale(x.cpu(), y.cpu()))
+            exact = sinkhorn_velocity(x.cpu().double(), y.cpu().double(), blur)
+            unit = exact.square().sum(1).mean().sqrt()
+            kinds = itertools.product(backends or our_backends(device), ("float32", "float64"))
+            for backend, dtype in kinds:
+                if backend == "flash" and dtype == "float64":
+                    continue
+                velocity, number = SinkhornVelocity(blur, backend=backend), getattr(torch, dtype)
+                v, info = velocity(x.to(number), y.to(number), return_info=True)
+                off = (v.cpu().double() - exact).square().sum(1).mean().sqrt()
+                yield dict(
+                    n=n,
+                    m=m,
+                    d=d,
+                    relative_blur=r,
+                    backend=backend,
+                    dtype=dtype,
+                    error=(off / unit).item(),
+                    stated=info.err_v / unit.item(),
+                    converged=info.converged,
+                    passes=info.n_iter,
+                )
 
 
 def judged(numbers, device):
@@ -270,49 +265,34 @@ def flash_seconds(x, y, eps, tf32, device, few=5, many=25):
     return (long - short) / (2 * (many - few))
 
 
+def wide_problem(n, d, device):
+    "Two clouds and a temperature at which entries are neither all alike nor mostly zero."
+    return *clouds(n, n, d, seed=d, device=device), 0.25 * d / 2
+
+
+def rate_row(n, d, method, seconds, peaks):
+    "What one half iteration's seconds mean."
+    rate = n * n / seconds
+    limit, binds = limit_of(d, peaks)
+    share = None if limit is None else rate / limit
+    return dict(
+        n=n, d=d, method=method, seconds=seconds, pairs=rate, limit=limit, binds=binds, share=share
+    )
+
+
 def pairs(device, quick):
-    "Pairs a second of a half iteration: our kernels and flash-sinkhorn's, beside the limit."
-    bounds = list(machine(device, True)) if quick else _rows_of("machine")
-
-    def row(n, d, method, seconds):
-        rate = n * n / seconds
-        limit, binds = limit_of(d, bounds)
-        share = None if limit is None else rate / limit
-        return dict(
-            n=n,
-            d=d,
-            method=method,
-            seconds=seconds,
-            pairs=rate,
-            limit=limit,
-            binds=binds,
-            share=share,
-        )
-
-    def problem(n, d):
-        return *clouds(n, n, d, seed=d, device=device), 0.25 * d / 2
-
+    "Pairs a second of a half iteration by each kernel, beside the limit."
+    peaks = list(machine(device, True)) if quick else _rows_of("machine")
     for d in (2, 64) if quick else (2, 8, 64, 784):
         for n in (300,) if quick else (1000, 10_000, 50_000):
-            x, y, eps = problem(n, d)
-            if 12 * n * n < 2**35:
-                stored = our_pass(x, y, eps, "dense")
-                yield row(n, d, "stored kernel", seconds_of(stored, device) / 2)
-            if "triton" in our_backends(device):
-                if d > 8:
-                    rounded = our_pass(x, y, eps, "triton", precision="tf32")
-                    yield row(n, d, "programs, TF32", seconds_of(rounded, device) / 2)
-                programs = our_pass(x, y, eps, "triton")
-                yield row(n, d, "programs", seconds_of(programs, device) / 2)
-            if n > 10_000:
-                continue
-            streamed = our_pass(x, y, eps, "stream")
-            yield row(n, d, "streamed kernel", seconds_of(streamed, device, repeats=3) / 2)
-    if device.type == "cuda" and find_spec("flash_sinkhorn"):
-        for tf32, n, d in itertools.product((True, False), (10_000, 50_000), (2, 64)):
-            x, y, eps = problem(n, d)
-            name = "flash-sinkhorn, TF32" if tf32 else "flash-sinkhorn, float32"
-            yield row(n, d, name, flash_seconds(x, y, eps, tf32, device))
+            x, y, eps = wide_problem(n, d, device)
+            kinds = ["dense"] * (12 * n * n < 2**35) + ["stream"] * (n <= 10_000)
+            for kind in kinds + ["triton"] * ("triton" in our_backends(device)):
+                took = seconds_of(our_pass(x, y, eps, kind), device) / 2
+                yield rate_row(n, d, kind, took, peaks)
+            if d > 8 and "triton" in our_backends(device):
+                rounded = our_pass(x, y, eps, "triton", precision="tf32")
+                yield rate_row(n, d, "triton, TF32", seconds_of(rounded, device) / 2, peaks)
 
 
 BLOCKS = {  # rows, columns, warps, stages of loading
@@ -407,13 +387,8 @@ def converged(device, quick):
             )
 
 
-def clustered(device, quick):
-    """Two clustered clouds in the plane, 400 points each, eps = .09.
-
-    What a fixed number of symmetric iterations leaves of the error of the debiased gradient, beside
-    a solution that states its own.
-    """
-    from nsgf_nb.estimator import SinkhornVelocity
+def two_clusters(device, quick):
+    "Two clustered clouds in the plane, 400 points each, eps = .09, and a function for rows."
     from nsgf_nb.velocity import sinkhorn_velocity
 
     n, eps = (80 if quick else 400), 0.09
@@ -422,22 +397,31 @@ def clustered(device, quick):
     pick = torch.randint(8, (2, n), generator=g)
     x, y = (middles[k][pick[k]] + 0.05 * torch.randn(n, 2, generator=g) for k in range(2))
     exact = sinkhorn_velocity(x.double(), y.double(), math.sqrt(eps))
-    unit = exact.norm()
-    x, y = x.to(device), y.to(device)
 
     def row(method, seconds, v, **more):
-        error = ((v.cpu().double() - exact).norm() / unit).item()
+        error = ((v.cpu().double() - exact).norm() / exact.norm()).item()
         return dict(n=n, eps=eps, method=method, seconds=seconds, error=error, **more)
 
+    return x.to(device), y.to(device), eps, row
+
+
+def clustered(device, quick):
+    "A solution that states its own error, where a fixed number of iterations leaves a large one."
+    from nsgf_nb.estimator import SinkhornVelocity
+
+    x, y, eps, row = two_clusters(device, quick)
     for tol in (1e-3, 1e-5):
         velocity = SinkhornVelocity(math.sqrt(eps), tol=tol)
         took = seconds_of(lambda: velocity(x, y), device, repeats=3)
         v, info = velocity(x, y, return_info=True)
         yield row(f"ours, tol {tol:g}", took, v, converged=info.converged, passes=info.n_iter)
-    if device.type != "cuda" or not find_spec("flash_sinkhorn"):
-        return
+
+
+def clustered_by_flash(device, quick):
+    "What a fixed number of symmetric iterations leaves of the error of the debiased gradient."
     from flash_sinkhorn import SamplesLoss
 
+    x, y, eps, row = two_clusters(device, quick)
     for iterations in (100, 1000, 10_000):
         loss = SamplesLoss(
             "sinkhorn",
@@ -451,10 +435,30 @@ def clustered(device, quick):
 
         def gradient():
             z = x.clone().requires_grad_(True)
-            return -n * torch.autograd.grad(loss(z, y), z)[0]
+            return -len(x) * torch.autograd.grad(loss(z, y), z)[0]
 
         took = seconds_of(gradient, device, repeats=1)
         yield row(f"flash-sinkhorn, {iterations} symmetric iterations", took, gradient())
+
+
+def pairs_by_flash(device, quick):
+    "Pairs a second of its half iterations; it tunes itself for half a minute a shape."
+    peaks = _rows_of("machine")
+    for tf32, n, d in itertools.product((True, False), (10_000, 50_000), (2, 64)):
+        x, y, eps = wide_problem(n, d, device)
+        name = "flash-sinkhorn, TF32" if tf32 else "flash-sinkhorn, float32"
+        yield rate_row(n, d, name, flash_seconds(x, y, eps, tf32, device), peaks)
+
+
+def rivals(device, quick):
+    "GeomLoss and flash-sinkhorn in the parts above; last, because the second tunes itself."
+    if find_spec("geomloss"):
+        yield from (dict(of="agreement", **r) for r in agreement(device, quick, ["geomloss"]))
+    if device.type != "cuda" or not find_spec("flash_sinkhorn"):
+        return
+    yield from (dict(of="pairs", **r) for r in pairs_by_flash(device, quick))
+    yield from (dict(of="clustered", **r) for r in clustered_by_flash(device, quick))
+    yield from (dict(of="agreement", **r) for r in agreement(device, quick, ["flash"]))
 
 
 def trajectories(device, quick):
@@ -674,6 +678,7 @@ PARTS = dict(
     converged=converged,
     trajectories=trajectories,
     training=training,
+    rivals=rivals,
     images=images,
 )
 SHARE = dict(
@@ -688,6 +693,7 @@ SHARE = dict(
     converged=45,
     trajectories=60,
     training=60,
+    rivals=120,
     images=480,
 )
 _result, _out = {}, OUT
