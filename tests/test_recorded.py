@@ -54,7 +54,7 @@ def trained(monkeypatch, repeat, device, **options):
         m.setattr(training, "may_be_recorded", lambda net, precision: repeat)
         torch.manual_seed(0)
         net = small_unet().to(device)
-        common = dict(iterations=60, batch_size=32, lr=2e-3, warmup=0, device=device)
+        common = dict(iterations=30, batch_size=32, lr=4e-3, warmup=0, device=device)
         history = train(net, Task(rows), TrainingOptions(**common, **options), show=False)
     return [row["loss"] for row in history], [p.detach().cpu() for p in net.parameters()]
 
