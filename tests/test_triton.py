@@ -8,10 +8,12 @@ import os
 import re
 import subprocess
 import sys
+import warnings
 from dataclasses import replace
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -180,6 +182,40 @@ def test_a_program_is_not_believed(monkeypatch):
     ((v, info),) = solve_group(velocity, group, "triton")
     assert programs == [1] and info.converged
     assert (v - right).norm() < 2 * velocity.tol * right.norm()
+
+
+class Refused:
+    "A program that does not compile"
+
+    def __getitem__(self, grid):
+        raise RuntimeError("at 3:30: this version knows no such thing\nand more")
+
+
+@needs_triton
+def test_a_program_that_does_not_compile(monkeypatch):
+    "It is said once for each form, and problems are solved launch by launch"
+    whole = one_launch.programs()
+    modified = SimpleNamespace(Form=whole.Form, ascend=Refused(), settle=Refused())
+    monkeypatch.setattr(one_launch, "programs", lambda: modified)
+    monkeypatch.setattr(one_launch, "_refused", set())
+    x, y, _, _, _ = clouds(30, 40, 2, count=1)
+    velocity = SinkhornVelocity(0.5)
+    group = [prepare(velocity, x[0], y[0])]
+    ((known, stored),) = solve_group(velocity, group, "dense")
+    said = (
+        r"solved launch by launch: Triton refuses the program '(ascend|settle)': at 3:30: [^\n]*$"
+    )
+    with pytest.warns(RuntimeWarning, match=said) as told:
+        ((v, info),) = solve_group(velocity, group, "triton")
+    assert (
+        len([w for w in told if w.category is RuntimeWarning and "refuses" in str(w.message)]) == 2
+    )
+    assert info.converged
+    assert (v - known).square().sum(1).mean().sqrt() <= info.err_v + stored.err_v
+    with warnings.catch_warnings(record=True) as again:
+        warnings.simplefilter("always")
+        solve_group(velocity, group, "triton")
+    assert not [w for w in again if "refuses" in str(w.message)]
 
 
 @needs_triton
