@@ -50,7 +50,12 @@ CASES = {
 WHOLE = dict(
     form=whole.Form(D=2, M=512, BN=8, masked=False, warm=False, least=2.9e-20, unit=1.2e-7)
 )
-SOLVES = {"ascent, 512 points": ("ascend", WHOLE), "half steps, 512 points": ("settle", WHOLE)}
+PROOF = dict(form=WHOLE["form"]._replace(BN=512))
+SOLVES = {
+    "ascent, 512 points": ("ascend", WHOLE),
+    "half steps, 512 points": ("settle", WHOLE),
+    "bounds, 512 points": ("prove", PROOF),
+}
 
 
 def compiled(name, constants, capability, number="fp32"):
@@ -101,7 +106,7 @@ def row(what, capability, number="fp32"):
     kernel = compiled(name, constants, capability, number)
     usage = read("cuobjdump", "--dump-resource-usage", kernel.asm["cubin"])
     said = re.search(r"REG:(\d+) STACK:(\d+) .*?LOCAL:(\d+)", usage)
-    longest = max(loops(read("nvdisasm", "-c", kernel.asm["cubin"])), key=len)
+    longest = max(loops(read("nvdisasm", "-c", kernel.asm["cubin"])), key=len, default=[])
     passes = what in CASES  # a solve has several loops
     pairs = sum("MUFU.EX2" in instruction for instruction in longest) if passes else 0
     return dict(

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from .dual import State
 from .kernel import Kernel
+from .one_launch import proved
 
 # %% ../../nbs/3_solver/03_bound.ipynb #bnd-len
 def extent(
@@ -171,7 +172,7 @@ def bounds(
     K: Kernel,  # B problems
     st: State,  # with exact rows
 ) -> Bounds:
-    """From one pass.
+    """From one pass; on a GPU by one program, where there is one.
 
     Parameters
     ----------
@@ -184,6 +185,11 @@ def bounds(
     -------
     Bounds
     """
+    found = proved(K, st)
+    return Bounds(*found) if found else _bounds(K, st)
+
+
+def _bounds(K, st):
     x, y = _radii(K)
     cost = _cost(K, x, y)
     rounded = rounding(K, cost)
