@@ -22,7 +22,9 @@ from launches import Launches
 from nsgf_nb.estimator import SinkhornVelocity
 from nsgf_nb.solver import bound, one_launch, problem
 from nsgf_nb.solver import triton as kernels
+from nsgf_nb.solver.annealing import cold_start
 from nsgf_nb.solver.dual import State
+from nsgf_nb.solver.kernel import Kernel
 from nsgf_nb.solver.problem import prepare, solve_group
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -359,6 +361,20 @@ def test_launches_of_the_programs(monkeypatch):
     found = counted("triton", 64, monkeypatch)
     operations, reads, programs = MOST["one launch"]
     assert found.operations <= operations and found.reads <= reads and found.programs <= programs
+
+
+@needs_triton
+def test_a_pilot_is_one_launch(monkeypatch):
+    "A large cloud begins with the potentials of few of its points, found by one program"
+    x, y, a, b, eps = clouds(300, 200, 2)
+    b = torch.ones_like(b) / 200
+    states, launches = {}, Launches()
+    monkeypatch.setattr(one_launch, "run", launches.counting(one_launch.run))
+    for kind in (Kernel, kernels.TritonKernel):
+        states[kind] = cold_start(kind(x, y, a, b), eps, pilot=64)
+    assert launches.programs == 1
+    stored, ours = (states[kind].marginal for kind in (Kernel, kernels.TritonKernel))
+    assert (ours < 1.2 * stored + 0.02).all() and (ours < 0.5).all()
 
 
 @needs_triton

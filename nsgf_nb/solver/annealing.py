@@ -21,6 +21,16 @@ from nsgf_nb.solver.dual import (
     sweep_direction,
 )
 from .kernel import Kernel
+from .one_launch import fits, potentials
+from .triton import TritonKernel
+
+# %% ../../nbs/3_solver/04_annealing.ipynb #sol-anneal-program
+def _in_one_launch(K, eps, top):
+    "Potentials by one program, to 3 % of the move of the map; None where there is none."
+    if not fits(K):
+        return None
+    found = potentials(K, eps, 0.03, torch.zeros_like(eps), top.sqrt(), 300)
+    return found.g if found and found.g.isfinite().all() else None
 
 # %% ../../nbs/3_solver/04_annealing.ipynb #sol-anneal-plumb
 def _unsettled(K, st):
@@ -68,6 +78,9 @@ def anneal(
         g, (B, m)
     """
     top = (K.half_x.amax(-1).sqrt() + K.half_y.amax(-1).sqrt()).square()
+    found = _in_one_launch(K, eps, top)
+    if found is not None:
+        return found
     g = torch.zeros_like(K.b)
     stages = ((top / eps).log2() / 2).clamp(min=0).ceil()  # none where all points coincide
     for k in range(int(stages.max().item())):
@@ -107,7 +120,7 @@ def cold_start(
     if max(K.a.shape[1], K.b.shape[1]) <= pilot:
         return start(K, eps, anneal(K, eps))
     (x, a), (y, b) = _thinned(K.x, K.a, pilot), _thinned(K.y, K.b, pilot)
-    few = Kernel(x, y, a, b)
+    few = (TritonKernel if isinstance(K, TritonKernel) else Kernel)(x, y, a, b)
     st = start(few, eps, anneal(few, eps))
     f = (few.phi0 + st.phi) * eps[:, None]
     st = start(K, eps, other_side(K, eps, x, a, f))
