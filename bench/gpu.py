@@ -26,6 +26,7 @@ from concurrent.futures import ProcessPoolExecutor
 from importlib.util import find_spec
 from multiprocessing import get_context
 from pathlib import Path
+from types import SimpleNamespace
 
 import make_reference as reference
 import torch
@@ -304,18 +305,20 @@ BLOCKS = {  # rows, columns, warps, stages of loading
 
 def blocks(device, quick):
     "Pairs a second of row sums with blocks of several sizes; `nsgf_nb.solver.triton` has the best."
-    from nsgf_nb.solver import triton as kernels
+    from nsgf_nb.solver.triton import TritonKernel
 
     if "triton" not in our_backends(device):
         return
+    names = "rows", "columns", "num_warps", "num_stages"
     for d, sizes in BLOCKS.items():
         n = 300 if quick else 10_000
         x, y = clouds(n, n, d, seed=d, device=device)
         a, eps = x.new_full((1, n), 1 / n), x.new_tensor([0.25 * d / 2])
         for precision in ("tf32x3",) if d == 2 else ("tf32x3", "tf32"):
             for size in sizes:
-                kernel = kernels.TritonKernel(x[None], y[None], a, a, precision=precision)
-                kernel._block = lambda program, size=size: kernels._Block(*size)
+                kernel = TritonKernel(x[None], y[None], a, a, precision=precision)
+                block = SimpleNamespace(**dict(zip(names, size)))
+                kernel._block = lambda program, block=block: block
                 kernel.absorb(torch.zeros_like(a), eps)
                 took = seconds_of(lambda: kernel.rows(a), device)
                 yield dict(n=n, d=d, precision=precision, block=size, pairs=n * n / took)

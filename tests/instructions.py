@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 
 os.environ.pop("TRITON_INTERPRET", None)
 
@@ -21,14 +22,15 @@ from triton.backends.compiler import GPUTarget  # noqa: E402
 from triton.compiler import ASTSource  # noqa: E402
 
 from nsgf_nb.solver import programs, whole  # noqa: E402
-from nsgf_nb.solver import triton as kernels  # noqa: E402
+from nsgf_nb.solver.triton import TritonKernel  # noqa: E402
 
 TOOLS = Path(triton.__file__).parent / "backends/nvidia/bin"
 
 
 def blocks(program, d, capability):
     "What a program in d dimensions is compiled for"
-    block = kernels._block_of(program, d, capability >= 90)
+    there = SimpleNamespace(constants=dict(D=d), hopper=capability >= 90)
+    block = TritonKernel._block(there, program)
     how = dict(num_warps=block.num_warps, num_stages=block.num_stages)
     return dict(BN=block.rows, BM=block.columns), how
 

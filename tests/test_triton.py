@@ -152,8 +152,8 @@ def test_the_problems_that_are_kept():
 
 @needs_triton
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("n, m, d", [(1, 3, 1), (70, 150, 2), (33, 65, 3), (200, 20, 2)])
-def test_what_a_program_proves(n, m, d, dtype):
+@pytest.mark.parametrize("n, m, d", [(1, 3, 1), (70, 50, 2), (33, 65, 3)])
+def test_what_a_program_proves(n, m, d, dtype, monkeypatch):
     "At the start of an ascent and at its end: what torch proves, or a little less"
     x, y, a, b, eps = clouds(n, m, d, count=3, dtype=dtype)
     y = torch.where((b > 0)[..., None], y, 1e4)  # padding, far away
@@ -162,7 +162,10 @@ def test_what_a_program_proves(n, m, d, dtype):
         K.absorb(psi, eps)
         for move in (torch.zeros_like(b), 0.3 * torch.randn_like(b)):
             st = State(K, move)
-            known, found = bound._bounds(K, st), bound.bounds(K, st)
+            found = bound.bounds(K, st)
+            with monkeypatch.context() as by_torch:
+                by_torch.setattr(bound, "proved", lambda K, st: None)
+                known = bound.bounds(K, st)
             for name in ("gap", "error", "rounding"):
                 ours, theirs = getattr(found, name), getattr(known, name)
                 assert ((ours >= theirs) & (ours <= theirs * (1 + 1e-4))).all(), name
@@ -219,20 +222,19 @@ class Refused:
 def test_a_program_that_does_not_compile(monkeypatch):
     "It is said once for each form, and problems are solved launch by launch"
     whole = one_launch.programs()
-    modified = SimpleNamespace(Form=whole.Form, ascend=Refused(), settle=Refused())
+    names = "ascend", "settle", "prove"
+    modified = SimpleNamespace(Form=whole.Form, **{name: Refused() for name in names})
     monkeypatch.setattr(one_launch, "programs", lambda: modified)
     monkeypatch.setattr(one_launch, "_refused", set())
     x, y, _, _, _ = clouds(30, 40, 2, count=1)
     velocity = SinkhornVelocity(0.5)
     group = [prepare(velocity, x[0], y[0])]
     ((known, stored),) = solve_group(velocity, group, "dense")
-    said = (
-        r"solved launch by launch: Triton refuses the program '(ascend|settle)': at 3:30: [^\n]*$"
-    )
+    said = r"solved launch by launch: Triton refuses the program '[a-z]+': at 3:30: [^\n]*$"
     with pytest.warns(RuntimeWarning, match=said) as told:
         ((v, info),) = solve_group(velocity, group, "triton")
     assert (
-        len([w for w in told if w.category is RuntimeWarning and "refuses" in str(w.message)]) == 2
+        len([w for w in told if w.category is RuntimeWarning and "refuses" in str(w.message)]) == 3
     )
     assert info.converged
     assert (v - known).square().sum(1).mean().sqrt() <= info.err_v + stored.err_v
@@ -259,14 +261,14 @@ def test_a_program_starts_from_potentials(start):
 
 @needs_triton
 def test_problems_together(monkeypatch):
-    "Two launches of whole solves for all, and each problem gets to its own tolerance in float32"
+    "Two solves and their bounds for all, and each problem gets to its own tolerance in float32"
     velocity, launches = SinkhornVelocity(0.5), Launches()
     monkeypatch.setattr(one_launch, "run", launches.counting(one_launch.run))
     x, y, _, _, _ = clouds(30, 40, 2, count=6)
     x = x * torch.linspace(0.3, 2.0, 6)[:, None, None].to(x)
     group = [prepare(velocity, p, q) for p, q in zip(x, y)]
     found = solve_group(velocity, group, "triton")
-    assert launches.programs == 2
+    assert launches.programs == 4
     for (v, info), (known, stored) in zip(found, solve_group(velocity, group, "dense")):
         assert info.converged
         assert (v - known).square().sum(1).mean().sqrt() <= info.err_v + stored.err_v
