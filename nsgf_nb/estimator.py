@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from types import ModuleType
 
 import torch
@@ -189,8 +189,9 @@ def __call__(
 def _near(vel, *clouds):
     "Small clouds of a GPU on the CPU, where small operations cost less."
     given = [z for z in clouds if isinstance(z, Tensor)]
-    small = sum(z.numel() for z in given) <= 2**20
-    if vel.backend in _RIVALS or not small or not all(z.is_cuda for z in given):
+    if vel.backend in _RIVALS or not all(z.is_cuda for z in given):
+        return clouds
+    if sum(z.numel() for z in given) > 2**20:
         return clouds
     return [z.cpu() if isinstance(z, Tensor) else z for z in clouds]
 
@@ -223,6 +224,17 @@ def listed(
     fields = VelocityInfo.__dataclass_fields__
     return VelocityInfo(*([getattr(i, k) for i in infos] for k in fields))
 
+# %% ../nbs/3_solver/07_estimator.ipynb #est-kernel
+def _kernel(backend, n, m, d, dtype, device):
+    "The kind of kernel for problems of one size; a GPU is asked how much room it has."
+    if backend == "auto":
+        fits, gpu = fits_in_memory(n * m, dtype, device), device.type == "cuda"
+        runs = gpu and triton_runs(device)
+        backend = kernel_kind("auto", d, on_gpu=gpu, fits=fits, triton=runs)
+    if backend == "triton":
+        programs_for(device)
+    return backend
+
 # %% ../nbs/3_solver/07_estimator.ipynb #est-groups
 @dataclass(frozen=True)
 class _Kind:
@@ -237,16 +249,10 @@ class _Kind:
     number: int | None  # of a problem that is solved alone
 
 
-def _kind(vel, i, p):
+def _kind(vel, i, p, kernel_of):
     "Of problem i."
-    n, m = len(p.x), len(p.y)
-    kernel = vel.backend
-    if kernel == "auto":
-        fits, gpu = fits_in_memory(n * m, p.x.dtype, p.device), p.device.type == "cuda"
-        runs = gpu and triton_runs(p.device)
-        kernel = kernel_kind("auto", p.x.shape[1], on_gpu=gpu, fits=fits, triton=runs)
-    if kernel == "triton":
-        programs_for(p.device)
+    n, m, d = len(p.x), len(p.y), p.x.shape[1]
+    kernel = kernel_of(vel.backend, n, m, d, p.x.dtype, p.device)
     alone = p.device.type == "cpu" or vel.backend in _RIVALS or kernel == "stream"
     warm = p.init is not None
     return _Kind(n, m, p.x.shape[1:], p.x.dtype, kernel, warm, i if alone else None)
@@ -254,9 +260,9 @@ def _kind(vel, i, p):
 
 def _groups(vel, problems):
     "Numbers of problems that are solved at once, and the kind of their kernels."
-    kinds = {}
+    kinds, kernel_of = {}, cache(_kernel)  # asked once for each size
     for i, p in enumerate(problems):
-        kinds.setdefault(_kind(vel, i, p), []).append(i)
+        kinds.setdefault(_kind(vel, i, p, kernel_of), []).append(i)
     for kind, index in kinds.items():
         size = max(1, 2**27 // (kind.n * kind.m))
         for k in range(0, len(index), size):

@@ -11,6 +11,7 @@ from nsgf_nb.learning import recorded, training
 from nsgf_nb.learning.nets import MLP
 from nsgf_nb.learning.training import Task, TrainingOptions, train
 from nsgf_nb.learning.unet import UNet
+from nsgf_nb.processes import batch_part
 from nsgf_nb.straight import StraightFlow
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -43,7 +44,7 @@ def rows(step, part, net):
     g = torch.Generator().manual_seed(step)
     x, t = torch.randn(32, 1, 8, 8, generator=g), torch.rand(32, generator=g)
     label = torch.randint(3, (32,), generator=g)
-    here = slice(part[0], None, part[1])
+    here = batch_part(32, part)
     device = next(net.parameters()).device
     return tuple(recorded.sent(z[here], device) for z in (x, t, 0.5 * x, label))
 

@@ -525,8 +525,8 @@ class _Run:
         self.state = State(net, options, task.memory)
         self.call = autocast(net, options.precision)
         self.first = world()[0] == 0
-        self.learn, usual = self._learn, task.loss is matching_loss
-        if usual and may_be_recorded(net, options.precision):
+        self.learn = self._learn
+        if task.loss is matching_loss and may_be_recorded(net, options.precision):
             self.learn = Recorded(self._learn, list(net.parameters()))
 
     def _learn(self, *batch):

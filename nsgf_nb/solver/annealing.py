@@ -25,7 +25,7 @@ from .one_launch import fits, potentials
 from .triton import TritonKernel
 
 # %% ../../nbs/3_solver/04_annealing.ipynb #sol-anneal-program
-def _in_one_launch(K, eps, top):
+def _path_in_one_launch(K, eps, top):
     "Potentials by one program, to 3 % of the move of the map; None where there is none."
     if not fits(K):
         return None
@@ -78,7 +78,7 @@ def anneal(
         g, (B, m)
     """
     top = (K.half_x.amax(-1).sqrt() + K.half_y.amax(-1).sqrt()).square()
-    found = _in_one_launch(K, eps, top)
+    found = _path_in_one_launch(K, eps, top)
     if found is not None:
         return found
     g = torch.zeros_like(K.b)
@@ -120,7 +120,8 @@ def cold_start(
     if max(K.a.shape[1], K.b.shape[1]) <= pilot:
         return start(K, eps, anneal(K, eps))
     (x, a), (y, b) = _thinned(K.x, K.a, pilot), _thinned(K.y, K.b, pilot)
-    few = (TritonKernel if isinstance(K, TritonKernel) else Kernel)(x, y, a, b)
+    kind = TritonKernel if isinstance(K, TritonKernel) else Kernel
+    few = kind(x, y, a, b)
     st = start(few, eps, anneal(few, eps))
     f = (few.phi0 + st.phi) * eps[:, None]
     st = start(K, eps, other_side(K, eps, x, a, f))

@@ -53,9 +53,6 @@ def programs_for(
     return importlib.import_module("nsgf_nb.solver.programs")
 
 # %% ../../nbs/3_solver/20_triton.ipynb #tri-block
-_WHOLE = 128  # sizes are padded to multiples of it, as in solver.programs
-
-
 class _Block(NamedTuple):
     "What a program takes at a time."
 
@@ -67,7 +64,7 @@ class _Block(NamedTuple):
 
 def _block_of(program, d, hopper):
     "The fastest in d dimensions that keeps its numbers in registers."
-    if d <= 8:
+    if d <= DIFFERENCES:
         return _Block(16, 128, 4, 3)
     if not hopper:
         return _Block(32, 64, 4, 2)
@@ -151,9 +148,17 @@ def _block(self: TritonKernel, program: str) -> _Block:
     return _block_of(program, self.constants["D"], self.hopper)
 
 
-def _padded(z, value):
-    "Up to a whole number of blocks on the last axis."
-    return torch.nn.functional.pad(z, (0, -z.shape[-1] % _WHOLE), value=value).contiguous()
+@patch
+def _missing(self: TritonKernel, size: int) -> int:
+    "Up to a whole number of the largest blocks."
+    return -size % self.programs.WHOLE.value
+
+
+@patch
+def _padded(self: TritonKernel, z: Tensor, value: float) -> Tensor:
+    "With whole blocks on the last axis."
+    more = 0, self._missing(z.shape[-1])
+    return torch.nn.functional.pad(z, more, value=value).contiguous()
 
 # %% ../../nbs/3_solver/20_triton.ipynb #tri-launch
 @patch
@@ -161,7 +166,7 @@ def _base(self: TritonKernel, potential: Tensor, half: Tensor) -> Tensor:
     "What a side adds to exponents in base 2; squares are in it where products are taken."
     if self.constants["STEP"]:
         potential = potential - half / self.eps[:, None]
-    return _padded(potential * LOG2E, -math.inf)
+    return self._padded(potential * LOG2E, -math.inf)
 
 
 @patch
@@ -226,7 +231,7 @@ def _scale(self: TritonKernel):
     "Points in the unit and the order that programs want."
     differences = self.constants["STEP"] == 0
     unit = (LOG2E / ((2 if differences else 1) * self.eps)).sqrt()[:, None, None]
-    left, right = (_padded((z * unit).mT, 0.0) for z in (self.x, self.y))
+    left, right = (self._padded((z * unit).mT, 0.0) for z in (self.x, self.y))
     if not differences:
         left, right = left.mT.contiguous(), right.mT.contiguous()
     self.left, self.right = left, right
@@ -253,7 +258,7 @@ def absorb(
     self.psi0 = psi
     self.beta = self._base(psi + self.log_b, self.half_y)
     B, n = self.a.shape
-    size, m = n + -n % _WHOLE, self.beta.shape[1]
+    size, m = n + self._missing(n), self.beta.shape[1]
     block = self._block("soft_rows")
     grid = self._shares(block, size, m)
     out = psi.new_empty(grid[1], B, size)
