@@ -1,14 +1,15 @@
-"""The shortest way to the gate in the plane: networks, learning rates, numbers of steps.
+"""The shortest way to the gate: networks, learning rates, numbers of steps.
 
-    python bench/shortest.py                            NSGF on 8gaussians, all candidates
-    python bench/shortest.py --method generator bridge --set moons --only "64 × 6"
-    python bench/shortest.py --show                     the table of what is there
+    python bench/shortest.py                      NSGF on 8gaussians, all candidates of the plane
+    python bench/shortest.py --methods generator bridge --problems moons --only "64 × 6"
+    python bench/shortest.py --problems digits    variance and energy distance, where no gate is
+    python bench/shortest.py --show               the table of what is there
 
 A candidate is a network of some width and some layers, a largest learning rate, and the share of
 the method's own number of optimiser steps; "today" leaves all as it is. All candidates of a seed
 have the same pool, whose seconds are told apart. Seeds from 100 on are for choosing, 0 to 4 for
-the figure. CPU seconds of one thread. Rows that are in bench/results/shortest.json already are
-kept.
+the figure. CPU seconds of one thread. Problems and distances are those of bench/equal_seconds.py.
+Rows that are in bench/results/shortest.json already are kept.
 """
 
 import argparse
@@ -16,15 +17,24 @@ import statistics
 import time
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from itertools import product
 from multiprocessing import get_context
 from pathlib import Path
 
 import torch
+from equal_seconds import CALLS, PROBLEMS, judged
 from record import locked
 
 OUT = Path(__file__).parent / "results/shortest.json"
-CANDIDATES = {  # width, layers, learning rate, share of the steps
+DIGITS = {  # width, layers, learning rate, share of the steps
+    "today": None,
+    "512 × 4, 2e-3, .5": (512, 4, 2e-3, 0.5),
+    "512 × 4, 1e-3, .5": (512, 4, 1e-3, 0.5),
+    "256 × 6, 2e-3, .5": (256, 6, 2e-3, 0.5),
+    "256 × 4, 2e-3, .5": (256, 4, 2e-3, 0.5),
+}
+PLANE = {
     "today": None,
     "256 × 3, 4e-3, .5": (256, 3, 4e-3, 0.5),
     "128 × 3, 1e-2, .62": (128, 3, 1e-2, 0.625),
@@ -50,15 +60,15 @@ def methods():
     return {
         "NSGF": NSGF,
         "FM": StraightFlow,
-        "OT-CFM": lambda **options: StraightFlow("ot", **options),
-        "SD-CFM": lambda **options: StraightFlow("semidiscrete", **options),
+        "OT-CFM": partial(StraightFlow, "ot"),
+        "SD-CFM": partial(StraightFlow, "semidiscrete"),
         "generator": SinkhornGenerator,
         "bridge": SchrodingerBridge,
-        "mmd": lambda **options: EnergyFlow("mmd", **options),
+        "mmd": partial(EnergyFlow, "mmd"),
     }
 
 
-def model_of(method, candidate):
+def model_of(method, candidate, shape):
     "A model that is not fitted"
     from nsgf_nb.learning.nets import MLP
 
@@ -66,7 +76,7 @@ def model_of(method, candidate):
     if candidate is None:
         return make(device="cpu")
     width, layers, lr, share = candidate
-    network, own = MLP((2,), hidden=width, layers=layers), make().iterations
+    network, own = MLP(shape, hidden=width, layers=layers), make().iterations
     return make(network=network, lr=lr, iterations=round(share * own), device="cpu")
 
 
@@ -95,63 +105,63 @@ def kept_pool(key):
         pooled.build_pool = original
 
 
-def fitted(method, words, name, seed):
-    "One fit and its gate"
-    from nsgf_nb.data import get_sampler
-    from nsgf_nb.distances import gate
-    from nsgf_nb.runs.report import endless
-
+def fitted(method, words, problem, seed):
+    "One fit, its seconds and how good its samples are"
     torch.set_num_threads(1)
-    model, begin = model_of(method, CANDIDATES[words]), time.process_time()
-    with kept_pool((method, name, seed)) as pool:
-        model.fit(name, seed=seed, progress=False)
+    target, source = PROBLEMS[problem]
+    shape, candidates = ((1, 8, 8), DIGITS) if problem == "digits" else ((2,), PLANE)
+    model, begin = model_of(method, candidates[words], shape), time.process_time()
+    with kept_pool((method, problem, seed)) as pool:
+        model.fit(target, source, seed=seed, progress=False)
     seconds = time.process_time() - begin - (0 if pool["again"] else pool["seconds"])
-    found = gate(get_sampler(name), endless(model), seed=seed)
-    return dict(
-        method=method,
-        candidate=words,
-        set=name,
-        seed=seed,
-        pool_seconds=pool["seconds"],
-        seconds=seconds,
-        ratio=found.ratio,
-        high=found.high,
-        verdict=found.verdict,
-    )
+    told = dict(method=method, problem=problem, candidate=words, seed=seed)
+    told |= dict(seconds=seconds, pool_seconds=pool["seconds"])
+    return told | judged(model, problem, CALLS.get(method, (10,))[-1], seed)
 
 
-def several(method, name, seed, candidates):
+def several(method, problem, seed, only):
     "All candidates of a seed, each noted when it is there"
-    for words in candidates:
+    for words in DIGITS if problem == "digits" else PLANE:
+        key = dict(method=method, problem=problem, candidate=words, seed=seed)
         with locked(OUT, rows=[]) as result:
-            done = {(r["method"], r["candidate"], r["set"], r["seed"]) for r in result["rows"]}
-        if (method, words, name, seed) in done:
+            if any(key.items() <= row.items() for row in result["rows"]):
+                continue
+        if only and not any(word in words for word in only):
             continue
-        row = fitted(method, words, name, seed)
+        row = fitted(method, words, problem, seed)
         with locked(OUT, rows=[]) as result:
             result["rows"].append(row)
-        said = f"{row['ratio']:.3f} up to {row['high']:.3f}, {row['seconds']:.0f} s"
-        print(f"{method}, {name}, seed {seed}, {words}: {said}", flush=True)
+        said = {k: round(row[k], 4) for k in ("ratio", "high", "variance", "mmd") if k in row}
+        print(method, problem, seed, f"[{words}] {row['seconds']:.0f} s", said, flush=True)
+
+
+def mean_of(rows, name):
+    "Mean and standard deviation of a number, as text; nothing where it is not known"
+    known = [row[name] for row in rows if name in row]
+    if not known:
+        return ""
+    spread = f" ± {statistics.stdev(known):.3f}" if len(known) > 1 else ""
+    return f"{name} {statistics.mean(known):.3f}{spread}"
 
 
 def show():
-    "Mean ratio, its spread and the seconds of each candidate, by method and set"
+    "What is there, by method, problem and candidate"
     with locked(OUT, rows=[]) as result:
         rows = result["rows"]
-    for key in sorted({(r["method"], r["set"], r["candidate"]) for r in rows}):
-        those = [r for r in rows if (r["method"], r["set"], r["candidate"]) == key]
-        ratios, seconds = ([r[k] for r in those] for k in ("ratio", "seconds"))
-        spread = statistics.stdev(ratios) if len(ratios) > 1 else 0
-        numbers = f"{statistics.mean(ratios):.3f} ± {spread:.3f}, {statistics.mean(seconds):.0f} s"
-        print(f"{key[0]:<10} {key[1]:<13} {key[2]:<20} {numbers}, {len(those)} seeds")
+    names = "method", "problem", "candidate"
+    for key in sorted({tuple(row[k] for k in names) for row in rows}):
+        those = [row for row in rows if tuple(row[k] for k in names) == key]
+        means = (mean_of(those, k) for k in ("ratio", "variance", "mmd", "mmd_floor"))
+        seconds = statistics.mean(row["seconds"] for row in those)
+        print(*key, f"{seconds:.0f} s", *filter(None, means), f"{len(those)} seeds", sep=", ")
 
 
 def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--method", nargs="+", default=["NSGF"], help="names of methods")
-    parser.add_argument("--set", nargs="+", default=["8gaussians"], help="targets in the plane")
+    parser.add_argument("--methods", nargs="+", default=["NSGF"], choices=methods())
+    parser.add_argument("--problems", nargs="+", default=["8gaussians"], choices=PROBLEMS)
     parser.add_argument("--seeds", type=int, nargs="+", default=[100, 101, 102])
     parser.add_argument("--only", nargs="+", help="candidates that have one of these words")
     parser.add_argument("--jobs", type=int, default=2)
@@ -159,10 +169,9 @@ def main():
     a = parser.parse_args()
     if a.show:
         return show()
-    chosen = [c for c in CANDIDATES if not a.only or any(word in c for word in a.only)]
     with ProcessPoolExecutor(a.jobs, get_context("spawn")) as pool:
-        todo = product(a.method, a.set, a.seeds)
-        for run in [pool.submit(several, *what, chosen) for what in todo]:
+        todo = product(a.methods, a.problems, a.seeds)
+        for run in [pool.submit(several, *what, a.only) for what in todo]:
             run.result()
 
 
