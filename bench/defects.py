@@ -1,0 +1,230 @@
+"""What each defect of the published code costs: switched on one by one, in the plane.
+
+    python bench/defects.py                        all that is not in the file yet (40 minutes)
+    python bench/defects.py --problems moons --only pairs --seeds 0
+    python bench/defects.py --show                 the table of what is there
+
+All fits have the same network, optimiser and number of steps, and pools of the same size. Each
+defect is a few lines that break a method of this package in the way in which the published code
+does it (its public repository, read in 2024). A fit is a row of bench/results/defects.json,
+written when it is done; rows that are there are kept, so a stopped run goes on. Samples of 10
+network calls are judged by the gate, and by variance and energy distance with its floor.
+"""
+
+import argparse
+import statistics
+import warnings
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
+from itertools import product
+from multiprocessing import get_context
+from unittest import mock
+
+import torch
+from equal_seconds import PROBLEMS, judged
+from record import ROOT, facts, locked
+from torch import nn
+
+RESULT = ROOT / "bench" / "results" / "defects.json"
+TRAINING = dict(iterations=4000, lr=8e-3, ema=0.998, device="cpu")
+POOL = dict(pool_size=12288, group=512)
+CALLS = 10
+
+
+def network():
+    "Of every fit"
+    from nsgf_nb.learning.nets import MLP
+
+    return MLP((2,), hidden=64, layers=6)
+
+
+def nsgf(net=None):
+    "NSGF as it should be"
+    from nsgf_nb import NSGF
+
+    return NSGF(CALLS, network=net or network(), **TRAINING, **POOL)
+
+
+def ot_cfm(net=None):
+    "OT-CFM as it should be"
+    from nsgf_nb import StraightFlow
+
+    return StraightFlow("ot", network=net or network(), **TRAINING)
+
+
+def fm():
+    "Flow matching: pairs by chance"
+    from nsgf_nb import StraightFlow
+
+    return StraightFlow(network=network(), **TRAINING)
+
+
+# --- the defects -----------------------------------------------------------------------------
+
+
+@contextmanager
+def reversed_sign():
+    "The recorded velocity is the gradient of S, while the particles go against it."
+    from nsgf_nb import NSGF
+
+    own = NSGF.task
+
+    def task(self, ends, run):
+        made = own(self, ends, run)
+
+        def rows(*batch):
+            x, t, goal, label = made.rows(*batch)
+            return x, t, -goal, label
+
+        return replace(made, rows=rows)
+
+    with mock.patch.object(NSGF, "task", task):
+        yield
+
+
+class Slow(nn.Module):
+    "Trained on times from 0 to 10, and asked from 0 to 2."
+
+    def __init__(self, net):
+        super().__init__()
+        self.net = net
+
+    def forward(self, x, t):
+        return self.net(x, t if self.training else t / 5)
+
+
+class Timeless(nn.Module):
+    "Every time is 0."
+
+    def __init__(self, net):
+        super().__init__()
+        self.net = net
+
+    def forward(self, x, t):
+        return self.net(x, torch.zeros_like(t))
+
+
+@contextmanager
+def accumulated(steps=20):
+    "Gradients are set to zero at every twentieth step only."
+    own, count = torch.optim.AdamW.zero_grad, [0]
+
+    def zero_grad(self, set_to_none=True):
+        count[0] += 1
+        if count[0] % steps == 0:
+            own(self, set_to_none)
+
+    with mock.patch.object(torch.optim.AdamW, "zero_grad", zero_grad):
+        yield
+
+
+class OnePass:
+    "The gradient of GeomLoss, one pass with scaling .8, in place of a converged velocity"
+
+    def __init__(self, blur, self_term="same", tol=1e-2):
+        from geomloss import SamplesLoss
+
+        self.blur = blur
+        self.loss = SamplesLoss("sinkhorn", blur=blur, scaling=0.8, backend="tensorized")
+
+    @torch.enable_grad()
+    def __call__(self, x, y):
+        x = x.detach().requires_grad_()
+        (slope,) = torch.autograd.grad(self.loss(x, y).sum(), x)
+        return -x.shape[-2] * slope
+
+
+def one_pass():
+    "Velocities of one pass"
+    return mock.patch("nsgf_nb.flow.SinkhornVelocity", OnePass)
+
+
+@contextmanager
+def astray():
+    "Pairs are drawn from the plan with replacement, and only their second ends are taken."
+    from nsgf_nb import straight
+
+    own = straight.assign
+
+    def assign(x0, y):
+        p = own(x0, y)
+        return p[torch.randint(len(p), (len(p),), device=p.device)]
+
+    with mock.patch.object(straight, "assign", assign):
+        yield
+
+
+VARIANTS = {  # words: a model that is not fitted, and the defect
+    "NSGF": (nsgf, nullcontext),
+    "NSGF, sign": (nsgf, reversed_sign),
+    "NSGF, time scale": (lambda: nsgf(Slow(network())), nullcontext),
+    "NSGF, fixed time": (lambda: nsgf(Timeless(network())), nullcontext),
+    "NSGF, accumulated gradients": (nsgf, accumulated),
+    "NSGF, one pass": (nsgf, one_pass),
+    "OT-CFM": (ot_cfm, nullcontext),
+    "OT-CFM, pairs": (ot_cfm, astray),
+    "OT-CFM, time scale": (lambda: ot_cfm(Slow(network())), nullcontext),
+    "OT-CFM, fixed time": (lambda: ot_cfm(Timeless(network())), nullcontext),
+    "OT-CFM, accumulated gradients": (ot_cfm, accumulated),
+    "FM": (fm, nullcontext),
+}
+
+
+# --- the runs --------------------------------------------------------------------------------
+
+
+def one(words, problem, seed):
+    "A fit with its defect, judged and written"
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    key = dict(variant=words, problem=problem, seed=seed)
+    with locked(RESULT, rows=[]) as result:
+        if any(key.items() <= row.items() for row in result["rows"]):
+            return
+    make, defect = VARIANTS[words]
+    with defect():
+        model = make().fit(*PROBLEMS[problem], seed=seed, progress=False)
+    row = key | judged(model, problem, CALLS, seed)
+    with locked(RESULT, rows=[]) as result:
+        result["rows"].append(row)
+        result.update(facts(), training=TRAINING | POOL, calls=CALLS)
+    said = {k: round(row[k], 4) for k in ("ratio", "variance", "mmd", "mmd_floor")}
+    print(f"{problem}, seed {seed}, {words}: {said}", flush=True)
+
+
+def show():
+    "Mean and spread of the ratio, variance and energy distance"
+    with locked(RESULT, rows=[]) as result:
+        rows = result["rows"]
+    for problem, words in product(PROBLEMS, VARIANTS):
+        those = [r for r in rows if (r["problem"], r["variant"]) == (problem, words)]
+        if not those:
+            continue
+        ratios = [r["ratio"] for r in those]
+        spread = statistics.stdev(ratios) if len(ratios) > 1 else 0
+        rest = [f"{k} {statistics.mean(r[k] for r in those):.3f}" for k in ("variance", "mmd")]
+        print(f"{problem:<13} {words:<30} {statistics.mean(ratios):.2f} ± {spread:.2f}", *rest)
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    plane = ["8gaussians", "moons", "checkerboard"]
+    parser.add_argument("--problems", nargs="+", default=plane, choices=PROBLEMS)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    parser.add_argument("--only", nargs="+", help="variants that have one of these words")
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--show", action="store_true", help="the table of what is there")
+    a = parser.parse_args()
+    if a.show:
+        return show()
+    chosen = [v for v in VARIANTS if not a.only or any(word in v for word in a.only)]
+    with ProcessPoolExecutor(a.jobs, get_context("spawn")) as pool:
+        for run in [pool.submit(one, v, p, s) for s, p, v in product(a.seeds, a.problems, chosen)]:
+            run.result()
+
+
+if __name__ == "__main__":
+    main()
