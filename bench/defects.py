@@ -1,8 +1,11 @@
 """What each defect of the published code costs: switched on one by one, in the plane.
 
-    python bench/defects.py                        all that is not in the file yet (40 minutes)
+    python bench/defects.py                        all that is not in the file yet (an hour)
     python bench/defects.py --problems moons --only pairs --seeds 0
     python bench/defects.py --show                 the table of what is there
+
+The last two variants have two phases: NSGF++ as it is published, and as it is here. Of these the
+law at the transition is compared with that of the straight flow at the same times.
 
 All fits have the same network, optimiser and number of steps, and pools of the same size. Each
 defect is a few lines that break a method of this package in the way in which the published code
@@ -58,6 +61,24 @@ def fm():
     from nsgf_nb import StraightFlow
 
     return StraightFlow(network=network(), **TRAINING)
+
+
+def two_phases(**options):
+    "NSGF++, with half of the steps for each phase"
+    from nsgf_nb import NSGFPlusPlus
+
+    half = TRAINING | dict(iterations=TRAINING["iterations"] // 2)
+    del half["device"]
+    first = dict(network=network(), **half, **POOL) | options.pop("sinkhorn", {})
+    second = dict(network=network(), **half) | options.pop("straight", {})
+    return NSGFPlusPlus(first, second, device="cpu", **options)
+
+
+def published():
+    "Five steps of .2 at a blur of .5, lines from the source, and a predicted time"
+    steps = dict(num_steps=5, step_size=0.2, blur=0.5)
+    lines = dict(coupling="independent")
+    return two_phases(sinkhorn=steps, straight=lines, start="source", predictor="network")
 
 
 # --- the defects -----------------------------------------------------------------------------
@@ -168,10 +189,37 @@ VARIANTS = {  # words: a model that is not fitted, and the defect
     "OT-CFM, fixed time": (lambda: ot_cfm(Timeless(network())), nullcontext),
     "OT-CFM, accumulated gradients": (ot_cfm, accumulated),
     "FM": (fm, nullcontext),
+    "NSGF++, published": (published, nullcontext),
+    "NSGF++": (two_phases, nullcontext),
 }
 
 
 # --- the runs --------------------------------------------------------------------------------
+
+
+def transition(model, problem, seed, n=2000):
+    "Distance of what enters the straight flow to that flow's own law at these times; its floor"
+    from nsgf_nb.core import make_generator
+    from nsgf_nb.data import get_sampler
+    from nsgf_nb.distances import mmd
+
+    begun = model.starts(n, None, seed)
+    _, info = model.sample(x0=begun, return_info=True)
+    entered, t = model.sinkhorn.sample(x0=begun), info.tau[:, None]
+    target = get_sampler(PROBLEMS[problem][0])
+    source = model.sinkhorn if model.start == "sinkhorn" else model.source
+
+    def law(r):
+        "Points on lines of fresh pairs"
+        gen = make_generator(seed, "transition", r)
+        drawn = source.sample(n, seed=seed + 50 + r) if source is model.sinkhorn else source(n, gen)
+        return torch.lerp(drawn, target(n, gen), t[torch.randperm(n, generator=gen)])
+
+    own, other = law(0), law(1)
+    row = dict(transition=mmd(entered, own), transition_floor=mmd(other, own))
+    return row | dict(
+        tau=t.mean().item(), tau_sd=t.std().item(), calls=info.nfe.float().mean().item()
+    )
 
 
 def one(words, problem, seed):
@@ -185,7 +233,10 @@ def one(words, problem, seed):
     make, defect = VARIANTS[words]
     with defect():
         model = make().fit(*PROBLEMS[problem], seed=seed, progress=False)
-    row = key | judged(model, problem, CALLS, seed)
+    phases = words.startswith("NSGF++")
+    row = key | judged(model, problem, None if phases else CALLS, seed)
+    if phases:
+        row |= transition(model, problem, seed)
     with locked(RESULT, rows=[]) as result:
         result["rows"].append(row)
         result.update(facts(), training=TRAINING | POOL, calls=CALLS)

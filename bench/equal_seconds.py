@@ -73,8 +73,9 @@ def fit_for(make, problem, seed, seconds):
 
 
 def drawing(model, calls):
-    "A function of a number and a seed: samples of a model; a model of one call knows its steps."
-    steps = dict(num_steps=calls) if model.grid(None, "euler")[1] < 1 else {}
+    "A function of a number and a seed: samples of a model; calls=None: as many as it likes."
+    many = calls is not None and model.grid(None, "euler")[1] < 1  # a model of one call knows
+    steps = dict(num_steps=calls) if many else {}
     return lambda n, seed: model.sample(n, seed=seed, **steps).flatten(1)
 
 
