@@ -8,8 +8,10 @@ trials
     short runs of the settings in TRIALS, as many for each method (two hours and a half on one core)
 finalists [--folder runs/mnist]
     the best of them at full length (an hour on one core)
-final [--folder runs/mnist] [--methods FM OT-CFM NSGF++] [--seed 0]
-    equal CPU time, scores, samples
+final [--folder runs/mnist] [--methods FM OT-CFM NSGF++] [--seed 0] [--set mnist]
+    equal CPU time, scores, samples; --set fashionmnist: with the same settings
+long [--folder runs/mnist] [--methods FM OT-CFM NSGF++] [--seed 0]
+    the same settings with seven times the steps (an hour of one core for each method)
 transport [--folder runs/mnist]
     digits of MNIST carried to FashionMNIST: scores, and what the transport costs
 extras [--folder runs/mnist]
@@ -42,6 +44,7 @@ from record import ROOT, locked, modules, revision, write
 
 RESULTS = ROOT / "bench" / "results"
 NFES = (5, 10, 20)
+LONGER = 7  # times the steps of a final run
 
 
 def read(path):
@@ -383,22 +386,23 @@ def make(arguments):
     return (NSGFPlusPlus if "sinkhorn" in arguments else StraightFlow)(**arguments, device="cpu")
 
 
-def scored(flow, real, nfes, n, seed, full=False):
-    "Scores by number of calls and solver"
+def scored(flow, real, nfes, n, seed, full=False, name="mnist"):
+    "Scores by number of calls and solver, by the features of the classifier of a set"
     from nsgf_nb.evaluation.classifier import lenet_features
     from nsgf_nb.evaluation.frechet import frechet
     from nsgf_nb.fid import image_scores
 
-    out, features = {}, lenet_features(real)
+    net = f"lenet-{name}"
+    out, features = {}, lenet_features(real, net)
     for nfe in nfes:
         for solver in ("euler", "midpoint"):
             x, seconds = cpu(
                 lambda: flow.sample(n, seed=seed, batch_size=250, **calls(flow, nfe, solver))
             )
             out[f"{nfe} {solver}"] = (
-                image_scores(x, real)
+                image_scores(x, real, net)
                 if full
-                else {"FID-LeNet": float(frechet(lenet_features(x), features))}
+                else {"FID-LeNet": float(frechet(lenet_features(x, net), features))}
             ) | dict(n=n, seconds=seconds)
     return out
 
@@ -477,36 +481,59 @@ def finalists(methods, folder):
             validated("finalists", method, name, arguments, flow, seconds)
 
 
-def final(methods, folder, seed):
+def final(methods, folder, seed, name):
+    "Fits with the settings in FINAL, which MNIST chose"
+    for method in methods:
+        what = seed if name == "mnist" else f"{name}-{seed}"
+        at, kind = place(folder, method, what), "final" if name == "mnist" else f"final {name}"
+        run_of(kind, at, method, FINAL[method], seed, name, NFES)
+
+
+def longer(arguments):
+    "The same setting with more steps, averaged over as large a share of them"
+    part = arguments["straight"] if "sinkhorn" in arguments else arguments
+    steps, ema = LONGER * part["iterations"], 1 - (1 - part["ema"]) / LONGER
+    part = part | dict(iterations=steps, ema=ema)
+    return arguments | dict(straight=part) if "sinkhorn" in arguments else part
+
+
+def long(methods, folder, seed):
+    "An hour for each"
+    for method in methods:
+        at = place(folder, method, f"long-{seed}")
+        run_of("long", at, method, longer(FINAL[method]), seed, "mnist", (*NFES, 60))
+
+
+def run_of(kind, at, method, arguments, seed, name, nfes):
+    "A fit, and what 2000 samples of it score against the test set"
     from nsgf_nb.core import make_generator
 
-    for method in methods:
-        flow, seconds = fitted(place(folder, method, seed), FINAL[method], seed, mnist())
-        real = mnist(train=False)(10_000, make_generator(0, "test"))[0]
-        scores = scored(flow, real[:2000], NFES, 2000, seed, full=True)
-        rows = [
-            {k: round(v, 5) if isinstance(v, float) else v for k, v in r.items() if k != "rate"}
-            for r in flow.history
-        ]
-        note(
-            RESULTS / "mnist.json",
-            dict(
-                arguments=FINAL[method],
-                seconds=seconds,
-                scores=scores,
-                history=rows,
-                revision=revision(),
-                modules=modules("plusplus", "fid", "evaluation.copies"),
-            ),
-            "final",
-            method,
-            str(seed),
-        )
-        print(
-            f"{method:8} seed {seed} {seconds:4.0f} s   FID-LeNet "
-            + ", ".join(f"{v['FID-LeNet']:.1f} at {k}" for k, v in scores.items()),
-            flush=True,
-        )
+    flow, seconds = fitted(at, arguments, seed, mnist(name=name))
+    real = mnist(False, name)(10_000, make_generator(0, "test"))[0]
+    scores = scored(flow, real[:2000], nfes, 2000, seed, full=True, name=name)
+    rows = [
+        {k: round(v, 5) if isinstance(v, float) else v for k, v in r.items() if k != "rate"}
+        for r in flow.history
+    ]
+    note(
+        RESULTS / "mnist.json",
+        dict(
+            arguments=arguments,
+            seconds=seconds,
+            scores=scores,
+            history=rows,
+            revision=revision(),
+            modules=modules("plusplus", "fid", "evaluation.copies"),
+        ),
+        kind,
+        method,
+        str(seed),
+    )
+    print(
+        f"{kind}: {method:8} seed {seed} {seconds:4.0f} s   FID-LeNet "
+        + ", ".join(f"{v['FID-LeNet']:.1f} at {k}" for k, v in scores.items()),
+        flush=True,
+    )
 
 
 def transport(folder):
@@ -697,7 +724,17 @@ def main():
     )
     p.add_argument(
         "--part",
-        choices=("digits", "trials", "finalists", "final", "transport", "extras", "model", "ship"),
+        choices=(
+            "digits",
+            "trials",
+            "finalists",
+            "final",
+            "long",
+            "transport",
+            "extras",
+            "model",
+            "ship",
+        ),
         required=True,
     )
     p.add_argument("--seeds", type=int, default=3)
@@ -705,6 +742,7 @@ def main():
     p.add_argument("--run", type=Path, default=Path("runs/nsgfpp-mnist"))
     p.add_argument("--methods", nargs="+", default=["FM", "OT-CFM", "NSGF++"])
     p.add_argument("--seed", type=int, default=0, help="of a final run")
+    p.add_argument("--set", default="mnist", choices=("mnist", "fashionmnist"))
     p.add_argument("--only", default="", help="trials, or rows of digits, whose name holds this")
     a = p.parse_args()
     torch.set_num_threads(1)
@@ -724,7 +762,9 @@ def main():
     if a.part == "finalists":
         finalists(a.methods, a.folder)
     if a.part == "final":
-        final(a.methods, a.folder, a.seed)
+        final(a.methods, a.folder, a.seed, a.set)
+    if a.part == "long":
+        long(a.methods, a.folder, a.seed)
 
 
 if __name__ == "__main__":
