@@ -27,7 +27,7 @@ from equal_seconds import CALLS, PROBLEMS, judged
 from record import locked
 
 OUT = Path(__file__).parent / "results/shortest.json"
-DIGITS = {  # width, layers, learning rate, share of the steps
+DIGITS = {  # width, layers, learning rate, share of the steps; and what else differs
     "today": None,
     "512 × 4, 2e-3, .5": (512, 4, 2e-3, 0.5),
     "512 × 4, 1e-3, .5": (512, 4, 1e-3, 0.5),
@@ -50,6 +50,9 @@ PLANE = {
     "64 × 6, 1e-2, .31": (64, 6, 1e-2, 0.3125),
     "64 × 8, 8e-3, .31": (64, 8, 8e-3, 0.3125),
     "48 × 8, 1e-2, .5": (48, 8, 1e-2, 0.5),
+    # NSGF alone has a pool
+    "64 × 6, 8e-3, .5, half the pool": (64, 6, 8e-3, 0.5, dict(pool_size=24576)),
+    "64 × 6, 8e-3, .38, half the pool": (64, 6, 8e-3, 0.375, dict(pool_size=24576)),
 }
 
 
@@ -75,9 +78,10 @@ def model_of(method, candidate, shape):
     make = methods()[method]
     if candidate is None:
         return make(device="cpu")
-    width, layers, lr, share = candidate
+    width, layers, lr, share, *rest = candidate
     network, own = MLP(shape, hidden=width, layers=layers), make().iterations
-    return make(network=network, lr=lr, iterations=round(share * own), device="cpu")
+    options = dict(network=network, lr=lr, iterations=round(share * own), device="cpu")
+    return make(**options, **dict(*rest))
 
 
 _pools = {}  # of a process: pool and CPU seconds by method, set and seed
@@ -111,7 +115,7 @@ def fitted(method, words, problem, seed):
     target, source = PROBLEMS[problem]
     shape, candidates = ((1, 8, 8), DIGITS) if problem == "digits" else ((2,), PLANE)
     model, begin = model_of(method, candidates[words], shape), time.process_time()
-    with kept_pool((method, problem, seed)) as pool:
+    with kept_pool((method, problem, seed, getattr(model, "pool_size", None))) as pool:
         model.fit(target, source, seed=seed, progress=False)
     seconds = time.process_time() - begin - (0 if pool["again"] else pool["seconds"])
     told = dict(method=method, problem=problem, candidate=words, seed=seed)
