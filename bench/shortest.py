@@ -53,6 +53,8 @@ PLANE = {
     # NSGF alone has a pool
     "64 × 6, 8e-3, .5, half the pool": (64, 6, 8e-3, 0.5, dict(pool_size=24576)),
     "64 × 6, 8e-3, .38, half the pool": (64, 6, 8e-3, 0.375, dict(pool_size=24576)),
+    "64 × 6, 8e-3, .5, groups of 1024": (64, 6, 8e-3, 0.5, dict(group=1024)),
+    "64 × 6, 8e-3, .5, both": (64, 6, 8e-3, 0.5, dict(group=1024, pool_size=24576)),
 }
 
 
@@ -82,6 +84,11 @@ def model_of(method, candidate, shape):
     network, own = MLP(shape, hidden=width, layers=layers), make().iterations
     options = dict(network=network, lr=lr, iterations=round(share * own), device="cpu")
     return make(**options, **dict(*rest))
+
+
+def pool_of(model):
+    "What pools differ in"
+    return getattr(model, "pool_size", None), getattr(model, "group", None)
 
 
 _pools = {}  # of a process: pool and CPU seconds by method, set and seed
@@ -115,7 +122,7 @@ def fitted(method, words, problem, seed):
     target, source = PROBLEMS[problem]
     shape, candidates = ((1, 8, 8), DIGITS) if problem == "digits" else ((2,), PLANE)
     model, begin = model_of(method, candidates[words], shape), time.process_time()
-    with kept_pool((method, problem, seed, getattr(model, "pool_size", None))) as pool:
+    with kept_pool((method, problem, seed, *pool_of(model))) as pool:
         model.fit(target, source, seed=seed, progress=False)
     seconds = time.process_time() - begin - (0 if pool["again"] else pool["seconds"])
     told = dict(method=method, problem=problem, candidate=words, seed=seed)
