@@ -43,6 +43,7 @@ PUBLIC = {
     "family.stochastic": ("Coupling", "LangevinLayer", "MetropolisLayer"),
     "family.dominance": ("Dominance",),
     "family.gebm": ("GEBM",),
+    "family.indm": ("INDM", "diffusion_bound"),
     "family.symmetry": ("orbit", "symmetrised"),
     "family.jko_maps": ("Convex", "DualKL", "ODEBlock", "folded"),
     "family.jko_flow": ("JKOFlow",),

@@ -41,6 +41,10 @@ class Coupling(nn.Module):
         self.cut, self.flip = (d - half, flip) if flip else (half, flip)
         self.body = zero_net(self.cut, width, 2 * (d - self.cut))
 
+    def _say(self, kept):
+        scale, shift = self.body(kept).chunk(2, 1)
+        return 2 * torch.tanh(scale / 2), shift  # so that no layer scales by more than e²
+
     def forward(
         self,
         x: Tensor,  # points, (n, d)
@@ -59,8 +63,7 @@ class Coupling(nn.Module):
         """
         x = x.flip(1) if self.flip else x
         kept, moved = x[:, : self.cut], x[:, self.cut :]
-        scale, shift = self.body(kept).chunk(2, 1)
-        scale = 2 * torch.tanh(scale / 2)  # so that no layer scales by more than e²
+        scale, shift = self._say(kept)
         z = torch.cat([kept, moved * scale.exp() + shift], 1)
         return z.flip(1) if self.flip else z, scale.sum(1)
 
@@ -159,3 +162,30 @@ class MetropolisLayer(nn.Module):
         with usual_torch():
             z = mala(x, lambda x: -self.u(x), self.step, self.num_steps)[0]
             return z, self.u(z) - self.u(x)
+
+# %% ../../nbs/7_family/34_indm.ipynb #ind-stochastic
+from ..core import patch  # noqa: F811
+
+# %% ../../nbs/7_family/34_indm.ipynb #ind-back
+@patch
+def back(
+    self: Coupling,
+    z: Tensor,  # T(x), (n, d)
+) -> Tensor:  # x, (n, d)
+    """The inverse of the map.
+
+    Parameters
+    ----------
+    z : Tensor
+        T(x), (n, d)
+
+    Returns
+    -------
+    Tensor
+        x, (n, d)
+    """
+    z = z.flip(1) if self.flip else z
+    kept, moved = z[:, : self.cut], z[:, self.cut :]
+    scale, shift = self._say(kept)
+    x = torch.cat([kept, (moved - shift) * (-scale).exp()], 1)
+    return x.flip(1) if self.flip else x
