@@ -15,6 +15,7 @@ network calls are judged by the gate, and by variance and energy distance with i
 """
 
 import argparse
+import math
 import statistics
 import warnings
 from concurrent.futures import ProcessPoolExecutor
@@ -235,12 +236,14 @@ def one(words, problem, seed):
         model = make().fit(*PROBLEMS[problem], seed=seed, progress=False)
     phases = words.startswith("NSGF++")
     row = key | judged(model, problem, None if phases else CALLS, seed)
+    row["ratio"] = row["ratio"] if math.isfinite(row["ratio"]) else None  # a cloud stays empty
     if phases:
         row |= transition(model, problem, seed)
     with locked(RESULT, rows=[]) as result:
         result["rows"].append(row)
         result.update(facts(), training=TRAINING | POOL, calls=CALLS)
-    said = {k: round(row[k], 4) for k in ("ratio", "variance", "mmd", "mmd_floor")}
+    names = "ratio", "variance", "mmd", "mmd_floor"
+    said = {k: round(row[k] or math.nan, 4) for k in names}
     print(f"{problem}, seed {seed}, {words}: {said}", flush=True)
 
 
@@ -252,7 +255,7 @@ def show():
         those = [r for r in rows if (r["problem"], r["variant"]) == (problem, words)]
         if not those:
             continue
-        ratios = [r["ratio"] for r in those]
+        ratios = [r["ratio"] or math.nan for r in those]
         spread = statistics.stdev(ratios) if len(ratios) > 1 else 0
         rest = [f"{k} {statistics.mean(r[k] for r in those):.3f}" for k in ("variance", "mmd")]
         print(f"{problem:<13} {words:<30} {statistics.mean(ratios):.2f} ± {spread:.2f}", *rest)
