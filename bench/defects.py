@@ -236,9 +236,11 @@ def one(words, problem, seed):
         model = make().fit(*PROBLEMS[problem], seed=seed, progress=False)
     phases = words.startswith("NSGF++")
     row = key | judged(model, problem, None if phases else CALLS, seed)
-    row["ratio"] = row["ratio"] if math.isfinite(row["ratio"]) else None  # a cloud stays empty
     if phases:
         row |= transition(model, problem, seed)
+    # a ratio is infinite where a cloud stays empty, and JSON knows no infinity
+    known = lambda v: not isinstance(v, float) or math.isfinite(v)
+    row = {k: v if known(v) else None for k, v in row.items()}
     with locked(RESULT, rows=[]) as result:
         result["rows"].append(row)
         result.update(facts(), training=TRAINING | POOL, calls=CALLS)
