@@ -171,7 +171,7 @@ class Header:
         JSON values
     start : int
         where the numbers begin
-    aliases : dict, default field(default_factory=dict)
+    aliases : dict, default dict()
         name → the name under which it is stored
     sha256 : str | None, default None
         of the numbers; None: written by version 0.1

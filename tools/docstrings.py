@@ -42,10 +42,22 @@ def arguments_of(node):
     return [(arg, default) for arg, default in pairs if arg.arg not in ("self", "cls")]
 
 
+def usual_value(default):
+    "A default as it is written; a field with a factory has what the factory makes"
+    if isinstance(default, ast.Call) and ast.unparse(default.func) == "field":
+        for part in default.keywords:
+            if part.arg == "default_factory":
+                made = part.value
+                return ast.unparse(
+                    made.body if isinstance(made, ast.Lambda) else ast.Call(made, [], [])
+                )
+    return ast.unparse(default).replace("lambda :", "lambda:")  # Python 3.10 writes the blank
+
+
 def described(name, annotation, default, text):
     "One parameter as two lines, like numpydoc's"
     kind = ast.unparse(annotation) if annotation else "object"
-    usual = f", default {ast.unparse(default)}" if default is not None else ""
+    usual = f", default {usual_value(default)}" if default is not None else ""
     return [f"{name} : {kind}{usual}", f"    {text}"]
 
 

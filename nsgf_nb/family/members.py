@@ -28,7 +28,7 @@ class Member:
         network calls that a sample usually takes
     when : str
         what it is good for
-    settled : dict, default field(default_factory=dict)
+    settled : dict, default dict()
         arguments of the class that the method settles
     """
 

@@ -300,9 +300,9 @@ class Task:
     ----------
     rows : Callable
         rows(step, part, net) -> (x, t, goal, label or None), on the device of net
-    knots : Tensor, default field(default_factory=lambda: torch.zeros(1))
+    knots : Tensor, default torch.zeros(1)
         times, (K,)
-    units : Tensor, default field(default_factory=lambda: torch.ones(1))
+    units : Tensor, default torch.ones(1)
         unit of the goals there, in σ, (K,)
     loss : Callable, default matching_loss
         loss(net, x, t, goal, label) -> scalar
@@ -310,7 +310,7 @@ class Task:
         validate(net) -> loss on held-out rows
     floor : float | None, default None
         of the loss, noted beside it
-    memory : dict[str, Tensor], default field(default_factory=dict)
+    memory : dict[str, Tensor], default dict()
         what rows keep, written in place
     close : Callable, default lambda: None
         called when training has ended, however
