@@ -45,7 +45,7 @@ TASKS = {
         " Model.to NSGFPlusPlus.from_pretrained list_pretrained SampleInfo PairFlow.log_prob"
         " JKOFlow.log_prob"
     ),
-    "Compare with other methods": "Interpolant DDIM DDPM",
+    "Compare with other methods": "Interpolant DDIM DDPM INDM diffusion_bound",
     "Transport without learning": (
         "EntropicPlan SemidiscretePlan particle_flow step_sizes natural_time per_step"
         " UnbalancedPlan unbalanced_plan unbalanced_velocity growth"
