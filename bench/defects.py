@@ -14,20 +14,17 @@ written when it is done; rows that are there are kept, so a stopped run goes on.
 network calls are judged by the gate, and by variance and energy distance with its floor.
 """
 
-import argparse
 import math
 import statistics
 import warnings
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from itertools import product
-from multiprocessing import get_context
 from unittest import mock
 
 import torch
 from equal_seconds import PROBLEMS, judged
-from record import ROOT, facts, locked
+from record import ROOT, add_rows, has_row, rows_of, run_all, table_options, with_words
 from torch import nn
 
 RESULT = ROOT / "bench" / "results" / "defects.json"
@@ -105,26 +102,25 @@ def reversed_sign():
         yield
 
 
-class Slow(nn.Module):
+class Clocked(nn.Module):
+    "A network with another clock"
+
+    def __init__(self, net, clock):
+        super().__init__()
+        self.net, self.clock = net, clock
+
+    def forward(self, x, t):
+        return self.net(x, self.clock(t, self.training))
+
+
+def slow(t, training):
     "Trained on times from 0 to 10, and asked from 0 to 2."
-
-    def __init__(self, net):
-        super().__init__()
-        self.net = net
-
-    def forward(self, x, t):
-        return self.net(x, t if self.training else t / 5)
+    return t if training else t / 5
 
 
-class Timeless(nn.Module):
+def stopped(t, training):
     "Every time is 0."
-
-    def __init__(self, net):
-        super().__init__()
-        self.net = net
-
-    def forward(self, x, t):
-        return self.net(x, torch.zeros_like(t))
+    return torch.zeros_like(t)
 
 
 @contextmanager
@@ -180,14 +176,14 @@ def astray():
 VARIANTS = {  # words: a model that is not fitted, and the defect
     "NSGF": (nsgf, nullcontext),
     "NSGF, sign": (nsgf, reversed_sign),
-    "NSGF, time scale": (lambda: nsgf(Slow(network())), nullcontext),
-    "NSGF, fixed time": (lambda: nsgf(Timeless(network())), nullcontext),
+    "NSGF, time scale": (lambda: nsgf(Clocked(network(), slow)), nullcontext),
+    "NSGF, fixed time": (lambda: nsgf(Clocked(network(), stopped)), nullcontext),
     "NSGF, accumulated gradients": (nsgf, accumulated),
     "NSGF, one pass": (nsgf, one_pass),
     "OT-CFM": (ot_cfm, nullcontext),
     "OT-CFM, pairs": (ot_cfm, astray),
-    "OT-CFM, time scale": (lambda: ot_cfm(Slow(network())), nullcontext),
-    "OT-CFM, fixed time": (lambda: ot_cfm(Timeless(network())), nullcontext),
+    "OT-CFM, time scale": (lambda: ot_cfm(Clocked(network(), slow)), nullcontext),
+    "OT-CFM, fixed time": (lambda: ot_cfm(Clocked(network(), stopped)), nullcontext),
     "OT-CFM, accumulated gradients": (ot_cfm, accumulated),
     "FM": (fm, nullcontext),
     "NSGF++, published": (published, nullcontext),
@@ -228,9 +224,8 @@ def one(words, problem, seed):
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     key = dict(variant=words, problem=problem, seed=seed)
-    with locked(RESULT, rows=[]) as result:
-        if any(key.items() <= row.items() for row in result["rows"]):
-            return
+    if has_row(RESULT, key):
+        return
     make, defect = VARIANTS[words]
     with defect():
         model = make().fit(*PROBLEMS[problem], seed=seed, progress=False)
@@ -241,9 +236,7 @@ def one(words, problem, seed):
     # a ratio is infinite where a cloud stays empty, and JSON knows no infinity
     known = lambda v: not isinstance(v, float) or math.isfinite(v)
     row = {k: v if known(v) else None for k, v in row.items()}
-    with locked(RESULT, rows=[]) as result:
-        result["rows"].append(row)
-        result.update(facts(), training=TRAINING | POOL, calls=CALLS)
+    add_rows(RESULT, row, training=TRAINING | POOL, calls=CALLS)
     names = "ratio", "variance", "mmd", "mmd_floor"
     said = {k: round(row[k] or math.nan, 4) for k in names}
     print(f"{problem}, seed {seed}, {words}: {said}", flush=True)
@@ -251,8 +244,7 @@ def one(words, problem, seed):
 
 def show():
     "Mean and spread of the ratio, variance and energy distance"
-    with locked(RESULT, rows=[]) as result:
-        rows = result["rows"]
+    rows = rows_of(RESULT)
     for problem, words in product(PROBLEMS, VARIANTS):
         those = [r for r in rows if (r["problem"], r["variant"]) == (problem, words)]
         if not those:
@@ -264,22 +256,15 @@ def show():
 
 
 def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = table_options(__doc__, [0, 1, 2, 3, 4])
     plane = ["8gaussians", "moons", "checkerboard"]
     parser.add_argument("--problems", nargs="+", default=plane, choices=PROBLEMS)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--only", nargs="+", help="variants that have one of these words")
-    parser.add_argument("--jobs", type=int, default=2)
-    parser.add_argument("--show", action="store_true", help="the table of what is there")
     a = parser.parse_args()
     if a.show:
         return show()
-    chosen = [v for v in VARIANTS if not a.only or any(word in v for word in a.only)]
-    with ProcessPoolExecutor(a.jobs, get_context("spawn")) as pool:
-        for run in [pool.submit(one, v, p, s) for s, p, v in product(a.seeds, a.problems, chosen)]:
-            run.result()
+    todo = product(a.seeds, a.problems, with_words(VARIANTS, a.only))
+    run_all(one, [(words, problem, seed) for seed, problem, words in todo], a.jobs)
 
 
 if __name__ == "__main__":

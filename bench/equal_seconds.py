@@ -20,7 +20,7 @@ import warnings
 from pathlib import Path
 
 import torch
-from record import ROOT, facts, locked, modules
+from record import ROOT, add_rows, facts, has_row, modules
 from toy2d import PROBLEMS as PLANE
 
 RESULT = ROOT / "bench" / "results" / "equal_seconds.json"
@@ -131,14 +131,12 @@ def main():
         for problem in args.problems:
             for method in args.methods:
                 key = dict(method=method, problem=problem, seed=seed, asked=args.seconds)
-                with locked(args.out, rows=[]) as result:
-                    if any(key.items() <= row.items() for row in result["rows"]):
-                        continue
+                if has_row(args.out, key):
+                    continue
                 rows = one(method, problem, seed, args.seconds)
                 made = dict(asked=args.seconds, revision=facts()["revision"])
-                with locked(args.out, rows=[]) as result:
-                    result["rows"] += [row | made for row in rows]
-                    result["modules"] = modules("family.generator", "family.bridge", "flow")
+                of = modules("family.generator", "family.bridge", "flow")
+                add_rows(args.out, *[row | made for row in rows], modules=of)
                 for row in rows:
                     said = {k: row[k] for k in ("calls", "ratio", "variance", "mmd") if k in row}
                     print(problem, method, seed, f"{row['seconds']:.0f} s", said, flush=True)

@@ -14,20 +14,17 @@ bench/results/family.json, written when it is done; rows that are there are kept
 goes on.
 """
 
-import argparse
 import math
 import statistics
 import time
 import warnings
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import product
-from multiprocessing import get_context
 
 import torch
-from record import ROOT, facts, locked
+from record import ROOT, add_rows, has_row, rows_of, run_all, table_options
 from torch import Tensor
 
 RESULT = ROOT / "bench" / "results" / "family.json"
@@ -48,11 +45,15 @@ class Law:
         "Log-density, up to a constant."
         return -self.V(x)
 
+    def log_start(self, x):
+        "Log-density of the normal law."
+        size = self.d * math.log(self.scale * math.sqrt(2 * math.pi))
+        return -(x / self.scale).square().sum(1) / 2 - size
+
     def starts(self, n, gen):
         "Points of the normal law, and their log-density."
-        z = torch.randn(n, self.d, generator=gen)
-        size = self.d * math.log(self.scale * math.sqrt(2 * math.pi))
-        return self.scale * z, -z.square().sum(1) / 2 - size
+        x = self.scale * torch.randn(n, self.d, generator=gen)
+        return x, self.log_start(x)
 
 
 # --- the problems ----------------------------------------------------------------------------
@@ -138,13 +139,13 @@ class Clock:
         return (time.process_time() - self.begun) / self.seconds
 
 
-def chains(law, clock, gen, round):
+def chains(law, clock, gen, jump=None):
     "Chains from the normal law, rounds until the time is up; the step is tuned in the first third."
     from nsgf_nb.family.mcmc import mala
 
     x, step, rounds = law.starts(COUNT, gen)[0], 0.1 * law.scale**2 / law.d ** (1 / 3), 0
     while (gone := clock.gone()) < 1:
-        x = round(x, gone)
+        x = jump(x, gone) if jump else x
         x, rate = mala(x, law.logp, step, 4, gen)
         if gone < 1 / 3:  # the best rate in many dimensions is .57 (Roberts and Rosenthal, 1998)
             step *= math.exp(0.5 * (rate - 0.57))
@@ -154,7 +155,7 @@ def chains(law, clock, gen, round):
 
 def by_mala(law, clock, gen, seed):
     "Steps of the Metropolis-adjusted Langevin algorithm alone"
-    return chains(law, clock, gen, lambda x, gone: x)
+    return chains(law, clock, gen)
 
 
 def by_ex2(law, clock, gen, seed):
@@ -162,29 +163,27 @@ def by_ex2(law, clock, gen, seed):
     from nsgf_nb.family.mcmc import isir
 
     draw = lambda n, g: law.starts(n, g)[0]
-    log_q = lambda x: -x.square().sum(1) / (2 * law.scale**2)
-    return chains(law, clock, gen, lambda x, gone: isir(x, law.logp, draw, log_q, 10, gen)[0])
+    jump = lambda x, gone: isir(x, law.logp, draw, law.log_start, 10, gen)[0]
+    return chains(law, clock, gen, jump)
 
 
 def by_flex2(law, clock, gen, seed):
     "Candidates of a mixture that is fitted to the chains, until three quarters of the time"
     from nsgf_nb.family.mcmc import FlexProposal, NormalMixture, isir
 
-    flex = None
+    first = law.starts(8, gen)[0]
+    flex = FlexProposal(law.d, law.scale, NormalMixture(first))
 
-    def round(x, gone):
-        nonlocal flex
-        if flex is None:
-            flex = FlexProposal(law.d, law.scale, NormalMixture(x[:8]))
+    def jump(x, gone):
         if gone < 3 / 4:
             flex.fit(x)
         return isir(x, law.logp, flex.draw, flex.log_q, 10, gen)[0]
 
-    return chains(law, clock, gen, round)
+    return chains(law, clock, gen, jump)
 
 
 def couplings(law, clock, gen, seed):
-    "Eight couplings that minimise E W until the time is up"
+    "Eight couplings that minimise E W until the time is up: ends of paths, their W, and the steps"
     from nsgf_nb.family.energies import KL
     from nsgf_nb.family.jko import Composition
     from nsgf_nb.family.stochastic import Coupling
@@ -199,40 +198,36 @@ def couplings(law, clock, gen, seed):
         KL(law.V).value(x, logp=path).backward()
         search.step()
         steps += 1
-    return flow, steps
+    with torch.no_grad():
+        x, path = flow.along(*law.starts(10 * COUNT, gen))
+    return x, path + law.V(x), steps
 
 
-@torch.no_grad()
 def by_couplings(law, clock, gen, seed):
     "Samples of the couplings as they are"
-    with torch.enable_grad():
-        flow, steps = couplings(law, clock, gen, seed)
-    x, path = flow.along(*law.starts(10 * COUNT, gen))
-    kl = (path + law.V(x)).mean().item() + law.log_norm
-    return x[:COUNT], dict(steps=steps, kl=kl)
+    x, W, steps = couplings(law, clock, gen, seed)
+    return x[:COUNT], dict(steps=steps, kl=W.mean().item() + law.log_norm)
 
 
-@torch.no_grad()
 def by_weights(law, clock, gen, seed):
     "Samples of the couplings, ten times as many, drawn by the weights of their paths"
-    with torch.enable_grad():
-        flow, steps = couplings(law, clock, gen, seed)
-    x, path = flow.along(*law.starts(10 * COUNT, gen))
-    w = (-path - law.V(x)).softmax(0)
+    x, W, steps = couplings(law, clock, gen, seed)
+    w = (-W).softmax(0)
     rows = torch.multinomial(w, COUNT, replacement=True, generator=gen)
     return x[rows], dict(steps=steps, share=(1 / w.square().sum() / len(w)).item())
 
 
-def by_maps(block, lr):
+def by_maps(name, lr):
     "Maps of implicit steps, as many as there is time for"
 
     def sample(law, clock, gen, seed):
+        import nsgf_nb
         from nsgf_nb.family.energies import KL
         from nsgf_nb.family.jko import jko
         from nsgf_nb.family.jko_maps import folded
 
         bank = law.starts(8192, gen)
-        options = dict(block=block(), lr=lr, seed=seed, iterations=200)
+        options = dict(block=getattr(nsgf_nb, name), lr=lr, seed=seed, iterations=200)
         jko(*bank, KL(law.V), [0.25], **options)
         num = max(1, int((1 - clock.gone()) / clock.gone()))
         maps = jko(*bank, KL(law.V), [0.25] * num, **options)
@@ -244,26 +239,15 @@ def by_maps(block, lr):
     return sample
 
 
-def block(name):
-    "A kind of map, imported when it is wanted"
-
-    def found():
-        from nsgf_nb.family import jko, jko_maps
-
-        return getattr(jko, name, None) or getattr(jko_maps, name)
-
-    return found
-
-
 METHODS = {
     "mala": by_mala,
     "Ex²": by_ex2,
     "FlEx²": by_flex2,
     "couplings": by_couplings,
     "couplings, weighted": by_weights,
-    "JKO, residual": by_maps(block("Residual"), 5e-3),
-    "JKO, convex": by_maps(block("Convex"), 2e-2),
-    "JKO, ODE": by_maps(block("ODEBlock"), 5e-3),
+    "JKO, residual": by_maps("Residual", 5e-3),
+    "JKO, convex": by_maps("Convex", 2e-2),
+    "JKO, ODE": by_maps("ODEBlock", 5e-3),
 }
 
 # --- how good the points are -----------------------------------------------------------------
@@ -295,24 +279,20 @@ def one(name, method, seed, seconds):
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     key = dict(problem=name, method=method, seed=seed, asked=seconds)
-    with locked(RESULT, rows=[]) as result:
-        if any(key.items() <= row.items() for row in result["rows"]):
-            return
+    if has_row(RESULT, key):
+        return
     law, gen = PROBLEMS[name](), make_generator(seed, f"family {method}")
     clock = Clock(seconds)
     x, told = METHODS[method](law, clock, gen, seed)
     row = key | dict(seconds=clock.gone() * seconds) | told | judged(name, law, x.detach())
-    with locked(RESULT, rows=[]) as result:
-        result["rows"].append(row)
-        result.update(facts())
+    add_rows(RESULT, row)
     said = {k: round(row[k], 3) for k in ("kl", "masses", "mean", "variance", "mmd") if k in row}
     print(f"{name}, {method}, seed {seed}: {row['seconds']:.0f} s, {said}", flush=True)
 
 
 def show():
     "Means over the seeds"
-    with locked(RESULT, rows=[]) as result:
-        rows = result["rows"]
+    rows = rows_of(RESULT)
     names = "kl", "folded", "masses", "masses_floor", "mean", "variance", "mmd", "mmd_floor"
     for problem, method in product(PROBLEMS, METHODS):
         those = [r for r in rows if (r["problem"], r["method"]) == (problem, method)]
@@ -323,22 +303,14 @@ def show():
 
 
 def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = table_options(__doc__, [0, 1, 2])
     parser.add_argument("--problems", nargs="+", default=list(PROBLEMS), choices=PROBLEMS)
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--seconds", type=float, default=40.0)
-    parser.add_argument("--jobs", type=int, default=2)
-    parser.add_argument("--show", action="store_true", help="the table of what is there")
     a = parser.parse_args()
     if a.show:
         return show()
-    with ProcessPoolExecutor(a.jobs, get_context("spawn")) as pool:
-        todo = product(a.problems, a.methods, a.seeds)
-        for run in [pool.submit(one, *what, a.seconds) for what in todo]:
-            run.result()
+    run_all(one, product(a.problems, a.methods, a.seeds, [a.seconds]), a.jobs)
 
 
 if __name__ == "__main__":

@@ -10,17 +10,14 @@ that are there are kept. Seconds are those of one thread. The images are read fr
 ./data).
 """
 
-import argparse
 import statistics
 import time
 import warnings
-from concurrent.futures import ProcessPoolExecutor
 from itertools import product
-from multiprocessing import get_context
 
 import torch
 from mnist import mnist
-from record import ROOT, facts, locked
+from record import ROOT, add_rows, has_row, rows_of, run_all, table_options, with_words
 
 RESULT = ROOT / "bench" / "results" / "image_nets.json"
 CALLS = (5, 10, 20)
@@ -64,9 +61,8 @@ def one(name, lr, seed, seconds):
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     key = dict(network=name, lr=lr, seed=seed, asked=seconds)
-    with locked(RESULT, rows=[]) as result:
-        if any(key.items() <= row.items() for row in result["rows"]):
-            return
+    if has_row(RESULT, key):
+        return
     few, many = (fit(name, lr, n, seed)[1] for n in (20, 120))
     step = (many - few) / 100
     iterations = max(20, int((seconds - few) / step))
@@ -77,9 +73,7 @@ def one(name, lr, seed, seconds):
         x = flow.sample(1000, seed=90, num_steps=calls)
         row[f"FID-LeNet at {calls}"] = float(frechet(lenet_features(x), real))
     row["least_class"] = class_shares(x).min().item()
-    with locked(RESULT, rows=[]) as result:
-        result["rows"].append(row)
-        result.update(facts())
+    add_rows(RESULT, row)
     scores = ", ".join(f"{row[f'FID-LeNet at {c}']:.1f}" for c in CALLS)
     said = f"loss {row['loss']:.4f}, FID-LeNet {scores}; {iterations} steps, {spent:.0f} s"
     print(f"{name}, lr {lr:g}, seed {seed}: {said}", flush=True)
@@ -87,8 +81,7 @@ def one(name, lr, seed, seconds):
 
 def show():
     "Means over the seeds"
-    with locked(RESULT, rows=[]) as result:
-        rows = result["rows"]
+    rows = rows_of(RESULT)
     for name, lr in product(NETWORKS, RATES):
         those = [r for r in rows if (r["network"], r["lr"]) == (name, lr)]
         if those:
@@ -98,23 +91,14 @@ def show():
 
 
 def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = table_options(__doc__, [7])
     parser.add_argument("--seconds", type=float, default=200.0)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[7])
     parser.add_argument("--rates", type=float, nargs="+", default=RATES)
     parser.add_argument("--only", nargs="+", help="networks that have one of these words")
-    parser.add_argument("--jobs", type=int, default=2)
-    parser.add_argument("--show", action="store_true", help="the table of what is there")
     a = parser.parse_args()
     if a.show:
         return show()
-    chosen = [n for n in NETWORKS if not a.only or any(word in n for word in a.only)]
-    with ProcessPoolExecutor(a.jobs, get_context("spawn")) as pool:
-        todo = product(chosen, a.rates, a.seeds)
-        for run in [pool.submit(one, *what, a.seconds) for what in todo]:
-            run.result()
+    run_all(one, product(with_words(NETWORKS, a.only), a.rates, a.seeds, [a.seconds]), a.jobs)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from pathlib import Path
 
 import torch
 from mnist import byte, mnist
-from record import ROOT, facts, locked
+from record import ROOT, add_rows, has_row, locked
 from torch import nn
 
 RESULT = ROOT / "bench" / "results" / "latent.json"
@@ -197,15 +197,12 @@ def one(method, d, seed, folder):
 # --- the runs --------------------------------------------------------------------------------
 
 
-def note(rows, shown):
-    "Rows and pictures into their files"
+def keep_pictures(shown):
+    "Samples to look at, beside those that are there"
     from nsgf_nb.files import load_tensors, save_tensors
 
-    with locked(RESULT, rows=[], floors={}) as result:
-        result["rows"] += rows
-        result.update(facts())
-        known = load_tensors(SAMPLES, "samples")[0] if SAMPLES.exists() else {}
-        save_tensors(SAMPLES, known | shown, dict(kind="samples"))
+    known = load_tensors(SAMPLES, "samples")[0] if SAMPLES.exists() else {}
+    save_tensors(SAMPLES, known | shown, dict(kind="samples"))
 
 
 def run(methods, numbers, seeds, folder):
@@ -219,12 +216,12 @@ def run(methods, numbers, seeds, folder):
                 result["floors"][str(d)] = row
             print(f"{d} numbers, decoded test images: FID-LeNet {row['FID-LeNet']:.2f}", flush=True)
     for seed, d, method in product(seeds, numbers, methods):
-        key = dict(method=method, numbers=d, seed=seed)
-        with locked(RESULT, rows=[], floors={}) as result:
-            if any(key.items() <= row.items() for row in result["rows"]):
-                continue
+        if has_row(RESULT, dict(method=method, numbers=d, seed=seed)):
+            continue
         rows, shown = one(method, d, seed, folder)
-        note(rows, shown if seed == seeds[0] else {})
+        if seed == seeds[0]:
+            keep_pictures(shown)
+        add_rows(RESULT, *rows)
         for row in rows:
             said = f"FID-LeNet {row['FID-LeNet']:.2f}, accuracy {row['accuracy']:.3f}"
             said += f", variance {row['variance']:.3f}, {row['seconds']:.0f} s"

@@ -12,20 +12,17 @@ which rewards shrinking. A fit is a row of bench/results/pools.json, written whe
 that are there are kept. Seconds are those of one thread.
 """
 
-import argparse
 import statistics
 import time
 import warnings
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import nullcontext
 from functools import cache
 from itertools import product
-from multiprocessing import get_context
 from unittest import mock
 
 import torch
 from mnist import digits_split, energy
-from record import ROOT, facts, locked
+from record import ROOT, add_rows, has_row, rows_of, run_all, table_options, with_words
 from torch import nn
 
 RESULT = ROOT / "bench" / "results" / "pools.json"
@@ -131,7 +128,7 @@ def model_of(change):
         return NSGFPlusPlus(first, lines, device="cpu"), patched
 
 
-def judged(x, real, seed):
+def judged(x, real):
     "Means over five draws"
     from nsgf_nb.distances import w2
 
@@ -144,24 +141,26 @@ def judged(x, real, seed):
     )
 
 
+@cache
 def floor():
     "The same of five draws of the images to learn from"
     x, _, real = parts()
     gen = torch.Generator().manual_seed(0)
     rows = [torch.randperm(len(x), generator=gen)[: len(real)] for _ in range(5)]
-    return judged(torch.cat([x[i] for i in rows]), real, 0)
+    return judged(torch.cat([x[i] for i in rows]), real)
 
 
 def one(words, seed):
     "A fit, judged and written"
     from torch.utils.data import TensorDataset
 
+    from nsgf_nb.core import make_generator
+
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     key = dict(variant=words, seed=seed)
-    with locked(RESULT, rows=[]) as result:
-        if any(key.items() <= row.items() for row in result["rows"]):
-            return
+    if has_row(RESULT, key):
+        return
     x, label, real = parts()
     model, patched = model_of(VARIANTS[words])
     begun, by_class = time.process_time(), "num_classes" in VARIANTS[words]
@@ -170,12 +169,11 @@ def one(words, seed):
     seconds = time.process_time() - begun
     asked = dict(label=torch.arange(5 * len(real)) % 10) if by_class else {}
     first, scores = model.sinkhorn.num_steps, {}
+    order = torch.randperm(5 * len(real), generator=make_generator(seed, "order"))
     for calls in CALLS:
         drawn = model.sample(5 * len(real), seed=1000 + seed, num_steps=calls - first, **asked)
-        scores[str(calls)] = judged(drawn[torch.randperm(len(drawn))], real, seed)
-    with locked(RESULT, rows=[]) as result:
-        result["rows"].append(key | dict(seconds=seconds, scores=scores))
-        result.update(facts(), base=BASE, floor=floor())
+        scores[str(calls)] = judged(drawn[order], real)
+    add_rows(RESULT, key | dict(seconds=seconds, scores=scores), base=BASE, floor=floor())
     said = ", ".join(
         f"{s['energy']:.4f} at {k} (variance {s['variance']:.2f})" for k, s in scores.items()
     )
@@ -184,9 +182,8 @@ def one(words, seed):
 
 def show():
     "Means over the seeds"
-    with locked(RESULT, rows=[]) as result:
-        rows = result["rows"]
-        print("floor", result.get("floor"))
+    print("floor", floor())
+    rows = rows_of(RESULT)
     for words in VARIANTS:
         those = [r for r in rows if r["variant"] == words]
         if those:
@@ -200,20 +197,12 @@ def show():
 
 
 def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--seeds", type=int, nargs="+", default=[100, 101, 102])
+    parser = table_options(__doc__, [100, 101, 102])
     parser.add_argument("--only", nargs="+", help="variants that have one of these words")
-    parser.add_argument("--jobs", type=int, default=2)
-    parser.add_argument("--show", action="store_true", help="the table of what is there")
     a = parser.parse_args()
     if a.show:
         return show()
-    chosen = [v for v in VARIANTS if not a.only or any(word in v for word in a.only)]
-    with ProcessPoolExecutor(a.jobs, get_context("spawn")) as pool:
-        for run in [pool.submit(one, v, s) for v, s in product(chosen, a.seeds)]:
-            run.result()
+    run_all(one, product(with_words(VARIANTS, a.only), a.seeds), a.jobs)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 "What every result says about how it was made, and how it is written."
 
+import argparse
 import ast
 import fcntl
 import hashlib
@@ -8,9 +9,11 @@ import os
 import platform
 import subprocess
 import sys
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager, suppress
 from datetime import date
 from importlib.metadata import PackageNotFoundError, version
+from multiprocessing import get_context
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -84,6 +87,50 @@ def locked(path, **empty):
         yield result
         if json.dumps(result) != before:
             write(path, result | facts())
+
+
+# --- tables that grow, a row for each run ---------------------------------------------------------
+
+
+def rows_of(path):
+    "All rows; none, where there is no file yet"
+    with locked(path, rows=[]) as result:
+        return result["rows"]
+
+
+def has_row(path, key):
+    "Is there a row with these values?"
+    return any(key.items() <= row.items() for row in rows_of(path))
+
+
+def add_rows(path, *rows, **about):
+    "More rows, and what is said of all of them"
+    with locked(path, rows=[]) as result:
+        result["rows"] += rows
+        result.update(about)
+
+
+def run_all(call, todo, jobs):
+    "Calls with these arguments, each in a process of its own; one that fails is heard of"
+    with ProcessPoolExecutor(jobs, get_context("spawn")) as pool:
+        for run in [pool.submit(call, *arguments) for arguments in todo]:
+            run.result()
+
+
+def table_options(doc, seeds):
+    "The options of a script that fills a table"
+    parser = argparse.ArgumentParser(
+        description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--seeds", type=int, nargs="+", default=seeds)
+    parser.add_argument("--jobs", type=int, default=2, help="processes")
+    parser.add_argument("--show", action="store_true", help="the table of what is there")
+    return parser
+
+
+def with_words(names, only):
+    "The names that have one of some words; all, where none is asked for"
+    return [name for name in names if not only or any(word in name for word in only)]
 
 
 # --- stamps: what a recorded tutorial was made with -----------------------------------------------

@@ -12,19 +12,16 @@ the figure. CPU seconds of one thread. Problems and distances are those of bench
 Rows that are in bench/results/shortest.json already are kept.
 """
 
-import argparse
 import statistics
 import time
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from itertools import product
-from multiprocessing import get_context
 from pathlib import Path
 
 import torch
 from equal_seconds import CALLS, PROBLEMS, judged
-from record import locked
+from record import add_rows, has_row, rows_of, run_all, table_options, with_words
 
 OUT = Path(__file__).parent / "results/shortest.json"
 DIGITS = {  # width, layers, learning rate, share of the steps; and what else differs
@@ -132,16 +129,11 @@ def fitted(method, words, problem, seed):
 
 def several(method, problem, seed, only):
     "All candidates of a seed, each noted when it is there"
-    for words in DIGITS if problem == "digits" else PLANE:
-        key = dict(method=method, problem=problem, candidate=words, seed=seed)
-        with locked(OUT, rows=[]) as result:
-            if any(key.items() <= row.items() for row in result["rows"]):
-                continue
-        if only and not any(word in words for word in only):
+    for words in with_words(DIGITS if problem == "digits" else PLANE, only):
+        if has_row(OUT, dict(method=method, problem=problem, candidate=words, seed=seed)):
             continue
         row = fitted(method, words, problem, seed)
-        with locked(OUT, rows=[]) as result:
-            result["rows"].append(row)
+        add_rows(OUT, row)
         said = {k: round(row[k], 4) for k in ("ratio", "high", "variance", "mmd") if k in row}
         print(method, problem, seed, f"[{words}] {row['seconds']:.0f} s", said, flush=True)
 
@@ -157,8 +149,7 @@ def mean_of(rows, name):
 
 def show():
     "What is there, by method, problem and candidate"
-    with locked(OUT, rows=[]) as result:
-        rows = result["rows"]
+    rows = rows_of(OUT)
     names = "method", "problem", "candidate"
     for key in sorted({tuple(row[k] for k in names) for row in rows}):
         those = [row for row in rows if tuple(row[k] for k in names) == key]
@@ -168,22 +159,14 @@ def show():
 
 
 def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = table_options(__doc__, [100, 101, 102])
     parser.add_argument("--methods", nargs="+", default=["NSGF"], choices=methods())
     parser.add_argument("--problems", nargs="+", default=["8gaussians"], choices=PROBLEMS)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[100, 101, 102])
     parser.add_argument("--only", nargs="+", help="candidates that have one of these words")
-    parser.add_argument("--jobs", type=int, default=2)
-    parser.add_argument("--show", action="store_true", help="the table of what is there")
     a = parser.parse_args()
     if a.show:
         return show()
-    with ProcessPoolExecutor(a.jobs, get_context("spawn")) as pool:
-        todo = product(a.methods, a.problems, a.seeds)
-        for run in [pool.submit(several, *what, a.only) for what in todo]:
-            run.result()
+    run_all(several, product(a.methods, a.problems, a.seeds, [a.only]), a.jobs)
 
 
 if __name__ == "__main__":

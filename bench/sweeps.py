@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch
 from equal_seconds import PROBLEMS, fit_for, judged
-from record import ROOT, facts, locked, modules
+from record import ROOT, add_rows, facts, has_row, modules
 
 from nsgf_nb.family.generator import SinkhornGenerator
 
@@ -93,13 +93,10 @@ def main():
     ]
     for case in grid:
         key = case | dict(asked=args.seconds)
-        with locked(args.out, rows=[]) as result:
-            if any(key.items() <= row.items() for row in result["rows"]):
-                continue
+        if has_row(args.out, key):
+            continue
         row = key | one(**case, seconds=args.seconds) | dict(revision=facts()["revision"])
-        with locked(args.out, rows=[]) as result:
-            result["rows"].append(row)
-            result["modules"] = modules("family.generator")
+        add_rows(args.out, row, modules=modules("family.generator"))
         said = {k: round(row[k], 3) for k in ("ratio", "variance", "mmd", "mmd_floor") if k in row}
         print(case, f"{row['seconds']:.0f} s, {row['iterations']} steps", said, flush=True)
 

@@ -42,15 +42,16 @@ def arguments_of(node):
     return [(arg, default) for arg, default in pairs if arg.arg not in ("self", "cls")]
 
 
+def made_by(factory):
+    "What the factory of a field makes, as it is written"
+    return factory.body if isinstance(factory, ast.Lambda) else ast.Call(factory, [], [])
+
+
 def usual_value(default):
-    "A default as it is written; a field with a factory has what the factory makes"
+    "A default as it is written; of a field with a factory what that makes"
     if isinstance(default, ast.Call) and ast.unparse(default.func) == "field":
-        for part in default.keywords:
-            if part.arg == "default_factory":
-                made = part.value
-                return ast.unparse(
-                    made.body if isinstance(made, ast.Lambda) else ast.Call(made, [], [])
-                )
+        made = [made_by(k.value) for k in default.keywords if k.arg == "default_factory"]
+        default = made[0] if made else default
     return ast.unparse(default).replace("lambda :", "lambda:")  # Python 3.10 writes the blank
 
 

@@ -22,6 +22,11 @@ from ..learning.nets import MLP
 FIRST, LAST = -9.0, 6.0  # levels ℓ: nearly no noise, and nearly nothing else
 
 
+def _alpha_sigma(level):
+    "α and σ."
+    return (-level).sigmoid().sqrt(), level.sigmoid().sqrt()
+
+
 def with_noise(
     z: Tensor,  # points, (n, d)
     level: Tensor,  # ℓ of each, (n,)
@@ -43,7 +48,7 @@ def with_noise(
     Tensor
         (n, d)
     """
-    alpha, sigma = ((s * level).sigmoid().sqrt()[:, None] for s in (-1, 1))
+    alpha, sigma = _alpha_sigma(level[:, None])
     return alpha * z + sigma * noise
 
 # %% ../../nbs/7_family/34_indm.ipynb #ind-bound
@@ -146,6 +151,11 @@ class INDM:
         return self
 
 # %% ../../nbs/7_family/34_indm.ipynb #ind-methods
+def _check_fitted(model):
+    if model.guess is None:
+        raise RuntimeError("INDM: expected a fitted model, call fit(data) first")
+
+
 @patch
 def bound(
     self: INDM,
@@ -166,8 +176,7 @@ def bound(
     Tensor
         (n,)
     """
-    if self.guess is None:
-        raise RuntimeError("INDM: expected a fitted model, call fit(data) first")
+    _check_fitted(self)
     log_size = self.deviation.log().sum()
     z, minus = self.maps.along((x - self.mean) / self.deviation, log_size.expand(len(x)))
     return diffusion_bound(self.guess, z, generator) + minus
@@ -197,16 +206,16 @@ def sample(
     Tensor
         (n, d)
     """
-    if self.guess is None:
-        raise RuntimeError("INDM: expected a fitted model, call fit(data) first")
+    _check_fitted(self)
     z = torch.randn(n, len(self.mean), generator=make_generator(seed, "indm sample"))
     levels = torch.linspace(LAST, FIRST, check_count(num_steps, "num_steps") + 1)
     with usual_torch():
         for level, lower in zip(levels, levels[1:]):
             noise = self.guess(z, ((level - FIRST) / (LAST - FIRST)).expand(n))
-            point = (z - level.sigmoid().sqrt() * noise) / (-level).sigmoid().sqrt()
+            alpha, sigma = _alpha_sigma(level)
+            point = (z - sigma * noise) / alpha
             z = with_noise(point, lower.expand(n), noise)
-        z = z / (-levels[-1]).sigmoid().sqrt()
+        z = z / _alpha_sigma(levels[-1])[0]
         for layer in reversed(self.maps):
             z = layer.back(z)
     return self.mean + self.deviation * z
