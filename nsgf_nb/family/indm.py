@@ -13,7 +13,14 @@ import torch
 from torch import Tensor, nn
 
 from ..caller import usual_torch
-from ..core import check_count, check_points, keep_random_state, make_generator, patch
+from nsgf_nb.core import (
+    check_count,
+    check_points,
+    check_positive,
+    keep_random_state,
+    make_generator,
+    patch,
+)
 from .jko import Composition
 from .stochastic import Coupling
 from ..learning.nets import MLP
@@ -115,6 +122,7 @@ class INDM:
         check_count(self.num_couplings, "num_couplings", 0)
         for name in ("iterations", "batch_size", "hidden"):
             check_count(getattr(self, name), name)
+        check_positive(self.lr, "lr")
         self.guess = None
 
     def fit(
@@ -133,7 +141,7 @@ class INDM:
         'INDM'
             itself
         """
-        data = check_points(data, "data").detach().float()
+        data = _check_spread(check_points(data, "data", 2)).detach().float()
         d, gen = data.shape[1], make_generator(self.seed, "indm")
         self.mean, self.deviation = data.mean(0), data.std(0)
         with usual_torch(grad=True), keep_random_state(self.seed):
@@ -145,15 +153,30 @@ class INDM:
             for _ in range(self.iterations):
                 rows = torch.randint(len(data), (self.batch_size,), generator=gen)
                 search.zero_grad()
-                self.bound(data[rows], gen).mean().backward()
+                _bound_of(self, data[rows], gen).mean().backward()
                 search.step()
                 slower.step()
         return self
 
-# %% ../../nbs/7_family/34_indm.ipynb #ind-methods
+# %% ../../nbs/7_family/34_indm.ipynb #ind-checks
 def _check_fitted(model):
     if model.guess is None:
         raise RuntimeError("INDM: expected a fitted model, call fit(data) first")
+
+
+def _check_spread(data):
+    "Coordinates that do not vary have no density."
+    still = (data.amax(0) == data.amin(0)).nonzero().flatten().tolist()
+    if still:
+        raise ValueError(f"data: expected coordinates that vary, number {still[0]} does not")
+    return data
+
+# %% ../../nbs/7_family/34_indm.ipynb #ind-methods
+def _bound_of(model, x, generator):
+    "The bound for points that are known to be sound."
+    z = (x - model.mean) / model.deviation
+    z, minus = model.maps.along(z, model.deviation.log().sum().expand(len(x)))
+    return diffusion_bound(model.guess, z, generator) + minus
 
 
 @patch
@@ -177,9 +200,10 @@ def bound(
         (n,)
     """
     _check_fitted(self)
-    log_size = self.deviation.log().sum()
-    z, minus = self.maps.along((x - self.mean) / self.deviation, log_size.expand(len(x)))
-    return diffusion_bound(self.guess, z, generator) + minus
+    if check_points(x, "x").shape[1:] != self.mean.shape:
+        shape = tuple(self.mean.shape)
+        raise ValueError(f"x: expected points of shape {shape}, got {tuple(x.shape[1:])}")
+    return _bound_of(self, x.to(self.mean), generator)
 
 # %% ../../nbs/7_family/34_indm.ipynb #ind-sample
 @patch
@@ -207,7 +231,8 @@ def sample(
         (n, d)
     """
     _check_fitted(self)
-    z = torch.randn(n, len(self.mean), generator=make_generator(seed, "indm sample"))
+    n, gen = check_count(n, "n"), make_generator(seed, "indm sample")
+    z = torch.randn(n, len(self.mean), generator=gen)
     levels = torch.linspace(LAST, FIRST, check_count(num_steps, "num_steps") + 1)
     with usual_torch():
         for level, lower in zip(levels, levels[1:]):
