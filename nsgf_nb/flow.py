@@ -62,12 +62,12 @@ class NSGF(Flow):
         simulated particles, in whole groups
     group : int | None, default None
         particles simulated together; None: 2048, or half of the points
-    iterations : int, default 16000
+    iterations : int, default 8000
         optimiser steps
     batch_size : int, default 256
         rows per step
-    lr : float, default 0.002
-        largest learning rate
+    lr : float | None, default None
+        largest learning rate; None: largest_rate of the network
     ema : float, default 0.999
         decay of the average of the weights
     precision : str, default 'float32'
@@ -107,9 +107,9 @@ class NSGF(Flow):
     network: nn.Module | str | None = None  # net(x, t, label=None), copied, or a name
     pool_size: int = 49152  # simulated particles, in whole groups
     group: int | None = None  # particles simulated together; None: 2048, or half of the points
-    iterations: int = 16000  # optimiser steps
+    iterations: int = 8000  # optimiser steps
     batch_size: int = 256  # rows per step
-    lr: float = 2e-3  # largest learning rate
+    lr: float | None = None  # largest learning rate; None: largest_rate of the network
     ema: float = 0.999  # decay of the average of the weights
     precision: str = "float32"  # of the network in training: or "bfloat16", "float16" on CUDA
     accumulate: int = 1  # parts of a batch that are taken one after the other

@@ -186,12 +186,12 @@ class PairFlow(Flow):
         steps when sampling, unless told otherwise
     network : nn.Module | str | None, default None
         net(x, t, label=None), copied, or a name
-    iterations : int, default 16000
+    iterations : int, default 8000
         optimiser steps
     batch_size : int, default 256
         pairs per step
-    lr : float, default 0.002
-        largest learning rate
+    lr : float | None, default None
+        largest learning rate; None: largest_rate of the network
     ema : float, default 0.999
         decay of the average of the weights
     precision : str, default 'float32'
@@ -218,9 +218,9 @@ class PairFlow(Flow):
     start: str | Model = "source"  # where lines begin; or at what a fitted model makes of it
     num_steps: int = 10  # steps when sampling, unless told otherwise
     network: nn.Module | str | None = None  # net(x, t, label=None), copied, or a name
-    iterations: int = 16000  # optimiser steps
+    iterations: int = 8000  # optimiser steps
     batch_size: int = 256  # pairs per step
-    lr: float = 2e-3  # largest learning rate
+    lr: float | None = None  # largest learning rate; None: largest_rate of the network
     ema: float = 0.999  # decay of the average of the weights
     precision: str = "float32"  # of the network in training: or "bfloat16", "float16" on CUDA
     accumulate: int = 1  # parts of a batch that are taken one after the other
@@ -365,12 +365,12 @@ class StraightFlow(PairFlow):
         steps when sampling, unless told otherwise
     network : nn.Module | str | None, default None
         net(x, t, label=None), copied, or a name
-    iterations : int, default 16000
+    iterations : int, default 8000
         optimiser steps
     batch_size : int, default 256
         pairs per step
-    lr : float, default 0.002
-        largest learning rate
+    lr : float | None, default None
+        largest learning rate; None: largest_rate of the network
     ema : float, default 0.999
         decay of the average of the weights
     precision : str, default 'float32'

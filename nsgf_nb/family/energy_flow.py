@@ -108,8 +108,8 @@ class EnergyFlow(Flow):
         optimiser steps
     batch_size : int, default 256
         rows per step
-    lr : float, default 0.002
-        largest learning rate
+    lr : float | None, default None
+        largest learning rate; None: largest_rate of the network
     ema : float, default 0.999
         decay of the average of the weights
     precision : str, default 'float32'
@@ -137,7 +137,7 @@ class EnergyFlow(Flow):
     group: int | None = None  # particles simulated together; None: 256, or half of the points
     iterations: int = 4000  # optimiser steps
     batch_size: int = 256  # rows per step
-    lr: float = 2e-3  # largest learning rate
+    lr: float | None = None  # largest learning rate; None: largest_rate of the network
     ema: float = 0.999  # decay of the average of the weights
     precision: str = "float32"  # of the network in training: or "bfloat16", "float16" on CUDA
     accumulate: int = 1  # parts of a batch that are taken one after the other

@@ -62,6 +62,15 @@ def preset_unet(
 NETWORKS = (*PRESETS, "mlp", "potentials")
 
 
+def _mlp_size(d):
+    "Width and layers for points of d coordinates."
+    if d <= 3:
+        return dict(hidden=64, layers=6)
+    if d <= 16:
+        return dict(hidden=256, layers=3)
+    return dict(hidden=512, layers=4)
+
+
 def make_network(
     network: nn.Module | str | None,  # yours, one of NETWORKS, or None: what fits the shape
     shape: tuple[int, ...],  # of one point
@@ -87,8 +96,7 @@ def make_network(
     if network is None:
         network = "mnist" if len(shape) == 3 and min(shape[1:]) >= 16 else "mlp"
     if network == "mlp":
-        size = dict() if math.prod(shape) <= 16 else dict(hidden=512, layers=4)
-        return _network_class("MLP")(shape, **size, num_classes=num_classes)
+        return _network_class("MLP")(shape, **_mlp_size(math.prod(shape)), num_classes=num_classes)
     if network == "potentials":
         return _network_class("PotentialPair")(shape)
     patch = PRESETS[check_name(network, NETWORKS, "network")].get("patch_size", 1)

@@ -55,12 +55,12 @@ class OneStep(PairFlow):
         steps when sampling, unless told otherwise
     network : nn.Module | str | None, default None
         net(x, t, label=None), copied, or a name
-    iterations : int, default 16000
+    iterations : int, default 8000
         optimiser steps
     batch_size : int, default 256
         pairs per step
-    lr : float, default 0.002
-        largest learning rate
+    lr : float | None, default None
+        largest learning rate; None: largest_rate of the network
     ema : float, default 0.999
         decay of the average of the weights
     precision : str, default 'float32'
@@ -222,12 +222,12 @@ class Interpolant(PairFlow):
         steps when sampling, unless told otherwise
     network : nn.Module | str | None, default None
         net(x, t, label=None), copied, or a name
-    iterations : int, default 16000
+    iterations : int, default 8000
         optimiser steps
     batch_size : int, default 256
         pairs per step
-    lr : float, default 0.002
-        largest learning rate
+    lr : float | None, default None
+        largest learning rate; None: largest_rate of the network
     ema : float, default 0.999
         decay of the average of the weights
     precision : str, default 'float32'
@@ -296,12 +296,12 @@ class DDIM(PairFlow):
         steps when sampling, unless told otherwise
     network : nn.Module | str | None, default None
         net(x, t, label=None), copied, or a name
-    iterations : int, default 16000
+    iterations : int, default 8000
         optimiser steps
     batch_size : int, default 256
         pairs per step
-    lr : float, default 0.002
-        largest learning rate
+    lr : float | None, default None
+        largest learning rate; None: largest_rate of the network
     ema : float, default 0.999
         decay of the average of the weights
     precision : str, default 'float32'
@@ -339,12 +339,12 @@ class DDPM(PairFlow):
         steps when sampling, unless told otherwise
     network : nn.Module | str | None, default None
         net(x, t, label=None), copied, or a name
-    iterations : int, default 16000
+    iterations : int, default 8000
         optimiser steps
     batch_size : int, default 256
         pairs per step
-    lr : float, default 0.002
-        largest learning rate
+    lr : float | None, default None
+        largest learning rate; None: largest_rate of the network
     ema : float, default 0.999
         decay of the average of the weights
     precision : str, default 'float32'
