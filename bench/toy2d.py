@@ -41,18 +41,25 @@ RATES = (1e-3, 3e-3, 9e-3, 2.7e-2)
 TRIED_ON, TRIAL_SEED = ("8gaussians", "checkerboard"), 90
 EMPTY = dict(rows=[], trials=[])
 # the second are made from the first
-TRIED = (("FM", "NSGF", "OT-CFM", "interpolant"), ("2-RF", "one step"))
+TRIED = (
+    ("FM", "NSGF", "OT-CFM", "SD-CFM", "interpolant", "bridge", "generator"),
+    ("2-RF", "one step"),
+)
+ONE_CALL = ("one step", "generator")
 ORDER = [
     "NSGF",
     "NSGF, any steps",
     "OT-CFM",
+    "SD-CFM",
     "FM",
+    "bridge",
     "interpolant",
     "DDIM",
     "DDPM",
     "2-RF",
     "3-RF",
     "one step",
+    "generator",
     "OT-CFM, same time",
     "FM, same time",
     "Sinkhorn particles",
@@ -114,6 +121,8 @@ class Judge:
 
 def fitted(method, problem, seed, rate, steps, folder):
     "A flow, and the CPU seconds of its fit; from the folder where it is there"
+    from nsgf_nb.family.bridge import SchrodingerBridge
+    from nsgf_nb.family.generator import SinkhornGenerator
     from nsgf_nb.flow import NSGF
     from nsgf_nb.learning.model import Flow
     from nsgf_nb.matching.interpolants import Interpolant, OneStep
@@ -133,6 +142,9 @@ def fitted(method, problem, seed, rate, steps, folder):
         "NSGF, any steps": lambda: NSGF(10, jitter=True, **shared, **pool),
         "FM": lambda: StraightFlow(**shared),
         "OT-CFM": lambda: StraightFlow("ot", **shared),
+        "SD-CFM": lambda: StraightFlow("semidiscrete", **shared),
+        "bridge": lambda: SchrodingerBridge(**shared),
+        "generator": lambda: SinkhornGenerator(**shared),
         "interpolant": lambda: Interpolant(**shared),
         "2-RF": lambda: StraightFlow(of("FM"), **shared),
         "3-RF": lambda: StraightFlow(of("2-RF"), **shared),
@@ -201,9 +213,11 @@ def networks(problem, seed, steps, folder, chosen, put):
         )
 
     row("NSGF", nsgf)
-    for method in ("NSGF, any steps", "FM", "OT-CFM", "interpolant", "2-RF", "3-RF"):
+    for method in ("NSGF, any steps", "FM", "OT-CFM", "SD-CFM", "interpolant", "2-RF", "3-RF"):
         row(method, lambda: plain(method))
-    row("one step", lambda: plain("one step", nfes=(1,)))
+    row("bridge", lambda: plain("bridge", nfes=NFES[2:]))
+    for method in ONE_CALL:
+        row(method, lambda: plain(method, nfes=(1,)))
 
     def diffusion(kind):  # the interpolant's network with another sampler
         known, seconds = fitted(
@@ -283,7 +297,7 @@ def particles(problem, seed, judge, row):
 
 def trial(problem, method, rate, steps, folder, chosen):
     "One short look at a learning rate: the ratio to the floor at 10 calls, or at the one there is"
-    nfe, name = (1 if method == "one step" else 10), "NSGF 10" if method == "NSGF" else method
+    nfe, name = (1 if method in ONE_CALL else 10), "NSGF 10" if method == "NSGF" else method
     flow, seconds = fitted(
         name,
         problem,
