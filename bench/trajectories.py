@@ -60,13 +60,18 @@ def flows(seed, d, iterations):
     with keep_random_state(seed):
         nets = {m: MLP((d,), hidden=128) for m in METHODS}
     sinkhorn = dict(
-        num_steps=STEPS, group=500, pool_size=3000, iterations=iterations, batch_size=128
+        num_steps=STEPS, group=500, pool_size=3000, iterations=iterations, batch_size=128, lr=2e-3
     )
     return {
         # down to .05, the default, takes a thousand passes and more a step at d = 5
         "NSGF": NSGF(network=nets["NSGF"], relative_blur=(0.5, 0.2), **sinkhorn),
         "OT-CFM": StraightFlow(
-            "ot", num_steps=STEPS, network=nets["OT-CFM"], iterations=iterations, batch_size=128
+            "ot",
+            num_steps=STEPS,
+            network=nets["OT-CFM"],
+            iterations=iterations,
+            batch_size=128,
+            lr=2e-3,
         ),
     }
 
