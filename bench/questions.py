@@ -24,7 +24,7 @@ from pathlib import Path
 import torch
 from record import facts, modules, revision, write
 
-SMALL = dict(pool_size=8192, group=256, iterations=2000)
+SMALL = dict(pool_size=8192, group=256, iterations=2000, lr=2e-3)
 PARTS = {
     "steps": {
         f"{name} × {T}": dict(num_steps=T, step_size=eta)
