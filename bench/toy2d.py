@@ -8,9 +8,10 @@
     python bench/toy2d.py --quick          the table of the networks, small and without a record:
                                            300 gradient steps, one seed (10 minutes on two cores)
 
-All methods have the same network and the same number of gradient steps. Each fit is a row of
-bench/results/toy2d.json, written when it is done; rows that are there are kept, so a stopped run
-goes on. Flows that others are made from stay in --folder. Times are CPU seconds of one thread.
+All methods have the paper's network, three layers of 256, and the same number of gradient steps.
+Each fit is a row of bench/results/toy2d.json, written when it is done; rows that are there are
+kept, so a stopped run goes on. Flows that others are made from stay in --folder. Times are CPU
+seconds of one thread.
 Trials draw from seed 90, final runs from --seeds; samples are judged against draws that no fit has
 seen.
 """
@@ -121,20 +122,22 @@ class Judge:
 
 def fitted(method, problem, seed, rate, steps, folder):
     "A flow, and the CPU seconds of its fit; from the folder where it is there"
+    from nsgf_nb.core import keep_random_state
     from nsgf_nb.family.bridge import SchrodingerBridge
     from nsgf_nb.family.generator import SinkhornGenerator
     from nsgf_nb.flow import NSGF
     from nsgf_nb.learning.model import Flow
+    from nsgf_nb.learning.nets import MLP
     from nsgf_nb.matching.interpolants import Interpolant, OneStep
     from nsgf_nb.straight import StraightFlow
 
     file = folder / f"{method} {problem} {seed} {rate} {steps}.safetensors"
     if file.exists():
         return Flow.load(file), json.loads(file.with_suffix(".json").read_text())
-    shared, of = (
-        dict(iterations=steps, lr=rate[0], ema=1 - 2.5 / steps),
-        (lambda name: fitted(name, problem, seed, rate[1:], steps, folder)[0]),
-    )
+    with keep_random_state(seed):
+        net = MLP((2,), hidden=256, layers=3)
+    shared = dict(network=net, iterations=steps, lr=rate[0], ema=1 - 2.5 / steps)
+    of = lambda name: fitted(name, problem, seed, rate[1:], steps, folder)[0]
     pool = dict(pool_size=24576) if steps > 1000 else dict(pool_size=6144, group=1024)
     flow = {
         "NSGF 5": lambda: NSGF(5, **shared, **pool),

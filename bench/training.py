@@ -45,6 +45,7 @@ def speed():
     from nsgf_nb.data import get_sampler
     from nsgf_nb.estimator import SinkhornVelocity
     from nsgf_nb.flow import NSGF
+    from nsgf_nb.learning.nets import MLP
     from nsgf_nb.motion.simulation import Simulation
 
     out = []
@@ -66,7 +67,8 @@ def speed():
         out.append(
             dict(what=f"pool rows/s, {name}", value=sim.group * sim.num_steps / sorted(took)[2])
         )
-    flow = NSGF(num_steps=10, iterations=600, pool_size=8192)
+    net = MLP((2,), hidden=256, layers=3)
+    flow = NSGF(num_steps=10, iterations=600, pool_size=8192, network=net)
     t = time.perf_counter()
     flow.fit("8gaussians", seed=0, progress=False)
     took = time.perf_counter() - t

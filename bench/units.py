@@ -1,25 +1,25 @@
 """Variants of NSGF at equal cost, held against the gates.
 
-    python bench/units.py [--out FILE] [--seeds 50 51 52 53 54] [--problems 8gaussians checkerboard]
-                          [--iterations 6000] [--jobs 1]
+    python bench/units.py                            all that is not in the file yet
+    python bench/units.py --problems 8gaussians --seeds 55
+    python bench/units.py --show                     the table of what is there
 
-They differ in what the network says, how steps are weighed, step sizes and blurs. The variants of
-a problem and seed train with the same number of steps on groups of 1024; those with the same step
-sizes and blurs on the same pool. Rows that are in the file already (bench/results/units.json) are
-kept, so a stopped run goes on. The seeds are not those of any other figure of this repository.
+They differ in what the network says, how steps are weighed, step sizes and blurs; all else is the
+default. The variants of a problem and seed with the same step sizes and blurs train on the same
+pool. Rows that are in bench/results/units.json already are kept, so a stopped run goes on. The
+seeds are not those of any other figure of this repository.
 """
 
-import argparse
-import json
-import sys
+import statistics
 import tempfile
-import time
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from itertools import product
 from pathlib import Path
 
-from record import facts, revision, write
+from record import add_rows, has_row, revision, rows_of, run_all, table_options
 
-POOLS = {
+OUT = Path(__file__).parent / "results/units.json"
+PROBLEMS = "8gaussians", "checkerboard"
+POOLS = {  # step sizes and blurs, and the variants that train on such a pool
     "annealed": {},
     "η = .4": dict(step_size=0.4),
     "blur .1": dict(relative_blur=0.1),
@@ -35,78 +35,60 @@ VARIANTS = {
 }
 
 
-def one(problem, seed, iterations):
-    "All variants of a problem and a seed, one after the other"
-    import torch
-
+def fitted(problem, seed, variant, folder):
+    "One fit and its gate, as a row; the pool is that of the folder, where there is one"
     from nsgf_nb.data import get_sampler
     from nsgf_nb.distances import gate
     from nsgf_nb.flow import NSGF
     from nsgf_nb.runs.report import endless
 
+    pool, more = VARIANTS[variant]
+    target, code = get_sampler(problem), revision()
+    flow = NSGF(num_steps=10, device="cpu", **POOLS[pool], **more)
+    flow.fit(target, seed=seed, workdir=folder, progress=False)
+    found, last = gate(target, endless(flow), seed=seed + 2000), flow.history[-1]
+    told = dict(problem=problem, seed=seed, variant=variant, revision=code)
+    told |= dict(iterations=flow.iterations, seconds=last["seconds"])
+    told |= {name: last[name] for name in ("loss", "val", "floor")}
+    told["passes"] = flow.pool.passes.float().sum(1).mean().item()
+    return told | dict(gate=vars(found) | dict(passed=found.passed))
+
+
+def several(problem, seed, pool):
+    "All variants of a pool, one after the other"
+    import torch
+
     torch.set_num_threads(1)
-    code, target, out = dict(revision=revision()), get_sampler(problem), []
-    for pool, settings in POOLS.items():
-        with tempfile.TemporaryDirectory() as folder:
-            for variant, (of, more) in VARIANTS.items():
-                if of != pool:
-                    continue
-                flow, start = (
-                    NSGF(num_steps=10, group=1024, iterations=iterations, **settings, **more),
-                    time.perf_counter(),
-                )
-                # the pool in the folder is made once
-                flow.fit(target, seed=seed, workdir=folder, progress=False)
-                g, last = gate(target, endless(flow), seed=seed + 2000), flow.history[-1]
-                out.append(
-                    dict(
-                        problem=problem,
-                        seed=seed,
-                        variant=variant,
-                        **code,
-                        iterations=iterations,
-                        seconds=last["seconds"],
-                        passes=flow.pool.passes.float().sum(1).mean().item(),
-                        loss=last["loss"],
-                        val=last["val"],
-                        floor=last["floor"],
-                        gate=vars(g) | dict(passed=g.passed),
-                    )
-                )
-                print(
-                    f"{problem:13} seed {seed:3} {variant:9} {time.perf_counter() - start:4.0f} "
-                    f"s  {g.ratio:.3f} [{g.low:.3f}, {g.high:.3f}] tv {g.tv}",
-                    flush=True,
-                )
-    return out
+    key = dict(problem=problem, seed=seed)
+    with tempfile.TemporaryDirectory() as folder:
+        for variant, (of, _) in VARIANTS.items():
+            if of != pool or has_row(OUT, key | dict(variant=variant)):
+                continue
+            row = fitted(problem, seed, variant, folder)
+            add_rows(OUT, row, threads_per_fit=1)
+            told = f"{row['gate']['verdict']} {row['gate']['ratio']:.3f}"
+            print(f"{problem:13} seed {seed:3} {variant:9} {told}", flush=True)
+
+
+def show():
+    "Ratios of all seeds, by problem and variant"
+    rows = rows_of(OUT)
+    for problem, variant in product(PROBLEMS, VARIANTS):
+        mine = [r for r in rows if (r["problem"], r["variant"]) == (problem, variant)]
+        if mine:
+            ratios = [r["gate"]["ratio"] for r in mine]
+            told = " ".join(f"{ratio:.3f}" for ratio in ratios)
+            print(f"{problem:13} {variant:9} mean {statistics.mean(ratios):.3f}  {told}")
 
 
 def main():
-    p = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    p.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "units.json")
-    p.add_argument("--seeds", type=int, nargs="+", default=[50, 51, 52, 53, 54])
-    p.add_argument("--problems", nargs="+", default=["8gaussians", "checkerboard"])
-    p.add_argument("--iterations", type=int, default=6000)
-    p.add_argument("--jobs", type=int, default=1)
-    a = p.parse_args()
-    rows = json.loads(a.out.read_text())["rows"] if a.out.exists() else []
-    done = {(r["problem"], r["seed"]) for r in rows if r["iterations"] == a.iterations}
-    todo = [(q, s) for s in a.seeds for q in a.problems if (q, s) not in done]
-    with ProcessPoolExecutor(a.jobs) as pool:
-        for future in as_completed([pool.submit(one, *t, a.iterations) for t in todo]):
-            rows += future.result()
-            write(
-                a.out,
-                dict(
-                    facts(),
-                    threads_per_fit=1,
-                    rows=sorted(
-                        rows,
-                        key=lambda r: (r["problem"], r["seed"], list(VARIANTS).index(r["variant"])),
-                    ),
-                ),
-            )
+    parser = table_options(__doc__, [50, 51, 52, 53, 54])
+    parser.add_argument("--problems", nargs="+", default=PROBLEMS, choices=PROBLEMS)
+    a = parser.parse_args()
+    if a.show:
+        return show()
+    run_all(several, product(a.problems, a.seeds, POOLS), a.jobs)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

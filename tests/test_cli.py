@@ -103,7 +103,7 @@ def test_config_is_enough_to_repeat_the_run(done):
     assert (c["target"], c["source"], c["method"], c["seed"]) == ("8gaussians", None, "nsgf", 0)
     assert (
         c["parameters"]["num_steps"] == 3
-        and c["parameters"]["lr"] == 0.002
+        and c["parameters"]["lr"] is None
         and c["parameters"]["relative_blur"] == [0.5, 0.05]
     )
     assert c["version"] and set(c["machine"]) == {"python", "torch", "system", "device", "threads"}
@@ -380,7 +380,7 @@ WRONG = [  # words after nsgf, exit code, what standard error says
     (
         "fit 8gaussians --resume --set lr=1",
         2,
-        "nsgf: runs/8gaussians-nsgf: cannot resume, lr was 0.002, is now 1",
+        "nsgf: runs/8gaussians-nsgf: cannot resume, lr was None, is now 1",
     ),
     ("fit moons --out . --resume", 2, "nsgf: .: no run here (no config.json)"),
     ("fit moons --out bad.json", 2, "nsgf: bad.json: expected a folder, this is a file"),
