@@ -7,8 +7,9 @@
 
 A candidate is a network of some width and some layers, a largest learning rate, and a share of
 STEPS, which are those of the paper's network of 3 × 256 ("before": that network, 2e-3, all steps).
-All candidates of a seed have the same pool, whose seconds are told apart. Seeds from 100 on are for choosing, 0 to 4 for
-the figure. CPU seconds of one thread. Problems and distances are those of bench/equal_seconds.py.
+All candidates of a seed have the same pool, whose seconds are told apart. Seeds from 100 on are
+for choosing, 0 to 4 for the figure. CPU seconds of one thread. Problems and distances are those of
+bench/equal_seconds.py.
 Rows that are in bench/results/shortest.json already are kept.
 """
 

@@ -56,10 +56,11 @@ def pool_settings(
     x0, y = sim.clouds(0)
     G, K = check_count(num_groups, "num_groups"), sim.num_steps
     size = x0[0].numel() * sim.group * (K + 1) * x0.element_size()  # bytes of a group, about
+    least = 4 if sim.group >= 1024 else 1  # a CPU solves large groups side by side
     settings = dict(
         num_groups=G,
         data=dict(target=witness(sim.target, sim.seed), source=witness(sim.source, sim.seed)),
-        per_shard=max(1, min(2**26 // size, G // 16)),
+        per_shard=max(1, min(2**26 // size, max(least, G // 16))),
         group=sim.group,
         num_steps=K,
         step_size=sim.step_size,
@@ -317,13 +318,13 @@ def _try_shard(sim, folder, j, settings):
 
 # %% ../../nbs/4_particles/08_building.ipynb #bld-agree
 def _same(folder, old, new):
-    "Refuse other settings by the name of one; the data come before what follows from them."
+    "Refuse other settings by the name of one; how many groups a shard holds is the folder's."
     known = old.get("data", new["data"])  # version 0.1 has no such witness
     for k in ("target", "source"):
         if old.get("seed") == new["seed"] and known[k] != new["data"][k]:
             raise ValueError(f"{folder}: holds another pool, the data of its {k} have changed")
     for k in new:
-        if k != "data" and old.get(k) != new[k]:
+        if k not in ("data", "per_shard") and old.get(k) != new[k]:
             raise ValueError(
                 f"{folder}: holds another pool, its {k} is {old.get(k)}, asked for was {new[k]}"
             )
