@@ -6,7 +6,7 @@
 
 All have the same network, gradient steps, learning rate and calls. Every row is a fit with the
 defaults of the class (NSGF(num_steps=10), StraightFlow(), StraightFlow("ot")); pairs are added
-until the half width of the interval is .04, and all methods of a problem and a seed take the same
+until the half width of the interval is .08, and all methods of a problem and a seed take the same
 starts and are held against the same targets. Times are CPU seconds of one thread. Rows that are in
 bench/results/gates.json already are kept, so a stopped run goes on.
 """
@@ -59,7 +59,7 @@ def fitted(method, problem, seed):
     target, flow, begin = get_sampler(name), model_of(method), time.process_time()
     flow.fit(target, source, seed=seed, progress=False)
     seconds, last = time.process_time() - begin, flow.history[-1]
-    found = gate(target, endless(flow), seed=seed + 2000, half_width=0.04)
+    found = gate(target, endless(flow), seed=seed + 2000, half_width=0.08)
     x = flow.sample(20_000, seed=seed + 1000)
     told = dict(problem=problem, method=method, seed=seed, **code)
     told |= dict(gradient_steps=flow.iterations, nfe=flow.nfe, seconds=seconds)

@@ -417,7 +417,7 @@ SENTENCES = {
         (
             other_settings,
             ValueError,
-            "training.safetensors: cannot resume, lr was 0.002, is now 0.0001",
+            "training.safetensors: cannot resume, lr was 0.0078125, is now 0.0001",
         ),
     ],
     "a full disk, a folder that is missing or may not be written": [

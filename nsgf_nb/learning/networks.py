@@ -64,7 +64,7 @@ NETWORKS = (*PRESETS, "mlp", "potentials")
 
 def _mlp_size(d):
     "Width and layers for points of d coordinates."
-    if d <= 3:
+    if d <= 2:
         return dict(hidden=64, layers=6)
     if d <= 16:
         return dict(hidden=256, layers=3)
