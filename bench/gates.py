@@ -91,7 +91,7 @@ def show():
 
 
 def main():
-    parser = table_options(__doc__, [0, 1, 2])
+    parser = table_options(__doc__, [0, 1])
     parser.add_argument("--problems", nargs="+", default=list(PROBLEMS), choices=PROBLEMS)
     parser.add_argument("--methods", nargs="+", default=METHODS, choices=METHODS)
     a = parser.parse_args()
