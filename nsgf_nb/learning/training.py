@@ -167,7 +167,7 @@ def few_threads(
     net: nn.Module,  # what is trained
     rows: int,  # of a part of a batch
 ) -> Iterator[None]:
-    """One thread where all products are small; convolutions are not.
+    """One thread on a CPU where all products are small; convolutions are not.
 
     Parameters
     ----------
@@ -181,8 +181,8 @@ def few_threads(
     Iterator[None]
     """
     before, params = torch.get_num_threads(), list(net.parameters())
-    points = all(p.ndim <= 2 for p in params)
-    small = points and rows * max(p.numel() for p in params) < 2**22
+    plain = all(p.ndim <= 2 and p.device.type == "cpu" for p in params)
+    small = plain and rows * max(p.numel() for p in params) < 2**22
     torch.set_num_threads(1 if small else before)
     try:
         yield
