@@ -16,7 +16,7 @@ from nsgf_nb.cli import FILES, main
 from nsgf_nb.core import make_generator
 from nsgf_nb.sets.snapshots import snapshots
 
-FEW = ["--set", "iterations=60", "batch_size=32", "num_steps=3", "lr=5e-3", "ema=0.9"]
+FEW = ["--set", "iterations=60", "batch_size=32", "num_steps=3", "lr=2e-2", "ema=0.9"]
 TIMES, ROWS = (2, 4, 6.5), 90
 SCALES = torch.tensor([1e4, 1.0])
 
@@ -253,7 +253,7 @@ WRONG = [  # words after nsgf, what standard error says
     ),
     (
         "fit cells.csv --out runs/cells-ot-cfm --resume --set lr=1",
-        "nsgf: runs/cells-ot-cfm: cannot resume, lr was 0.005, is now 1",
+        "nsgf: runs/cells-ot-cfm: cannot resume, lr was 0.02, is now 1",
     ),
     (
         "sample runs/cells-ot-cfm -n 5 --times 4 7",
