@@ -14,7 +14,8 @@ cfg = ini["DEFAULT"]
 names = [k for k in cfg if k.endswith("_requirements") and k != "dev_requirements"]
 extras = {k.removesuffix("_requirements"): cfg[k].split() for k in names}
 extras["all"] = sum((extras[k] for k in ("train", "images", "ode", "compare")), [])
-extras["dev"] = extras["all"] + extras["fast"] + extras["tables"] + cfg["dev_requirements"].split()
+extras["dev"] = sum((extras[k] for k in ("all", "fast", "tables", "flows")), [])
+extras["dev"] += cfg["dev_requirements"].split()
 
 
 def without_files(text):

@@ -108,7 +108,7 @@ def main():
     there = lambda: json.loads(a.out.read_text())["rows"] if a.out.exists() else []
     done = {(r["problem"], r["energy"], r["seed"]) for r in there()}
     keys = [(q, e, s) for s in a.seeds for q in a.problems for e in a.energies]
-    budget, half_width = (QUICK, 0.2) if a.quick else (BUDGET, 0.04)
+    budget, half_width = (QUICK, 0.2) if a.quick else (BUDGET, None)
     todo = [(a.out, key, budget, half_width) for key in keys if key not in done]
     if not a.show:
         with ProcessPoolExecutor(a.jobs) as pool:

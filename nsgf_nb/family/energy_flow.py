@@ -13,7 +13,8 @@ from functools import partial
 
 from torch import Tensor, nn
 
-from ..core import check_count, check_name, check_positive, patch
+from ..core import check_count, check_name, check_positive, make_generator, patch
+from ..data import points_and_labels
 from .energies import Energy, HalfMMD
 from .kale import KALE
 from .lipschitz import LipschitzDivergence
@@ -89,7 +90,7 @@ class EnergyFlow(Flow):
     energy : str, default 'mmd'
         a key of ENERGIES: "mmd", "kale" or "lipschitz"
     blur : float | Sequence[float], default (3.0, 0.3)
-        length, in σ; a pair: first, last call
+        length, in σ; a pair: first × reach, last call
     lam : float, default 0.1
         λ of "kale"
     L : float, default 3.0
@@ -127,7 +128,7 @@ class EnergyFlow(Flow):
     """
 
     energy: str = "mmd"  # a key of ENERGIES: "mmd", "kale" or "lipschitz"
-    blur: float | Sequence[float] = (3.0, 0.3)  # length, in σ; a pair: first, last call
+    blur: float | Sequence[float] = (3.0, 0.3)  # length, in σ; a pair: first × reach, last call
     lam: float = 0.1  # λ of "kale"
     L: float = 3.0  # largest slope of "lipschitz", in 1/σ
     num_steps: int = 10  # K, network calls per sample
@@ -159,14 +160,23 @@ class EnergyFlow(Flow):
             num_groups(self.pool_size, check_count(self.group, "group", 2))
 
 # %% ../../nbs/7_family/20_energy_flow.ipynb #efl-checks
-def _blurs(flow):
+def _blurs(flow, reach=1.0):
     "Of each step, in σ: geometric from the first to the last."
-    value = flow.blur if isinstance(flow.blur, (list, tuple)) else (flow.blur, flow.blur)
-    if len(value) != 2:
-        raise ValueError(f"blur: expected a number or a pair, first and last, got {flow.blur!r}")
-    first, last = (check_positive(v, "blur") for v in value)
-    K = flow.num_steps
+    K, pair = flow.num_steps, flow.blur
+    if not isinstance(pair, (list, tuple)):
+        return [check_positive(pair, "blur")] * K
+    if len(pair) != 2:
+        raise ValueError(f"blur: expected a number or a pair, first and last, got {pair!r}")
+    first, last = (check_positive(v, "blur") for v in pair)
+    first *= reach
     return [first * (last / first) ** (k / max(1, K - 1)) for k in range(K)]
+
+
+def _reach(ends, seed):
+    "The rms distance of the source to the mean of the target, in σ, at least 1."
+    n = min(2048, ends.source.num_points or 2048)
+    x, _ = points_and_labels(ends.source, n, make_generator(seed, "reach"))
+    return max(1.0, ((x - ends.mean).square().mean().sqrt() / ends.sigma).item())
 
 # %% ../../nbs/7_family/20_energy_flow.ipynb #efl-clock
 @patch
@@ -220,10 +230,10 @@ def _way(flow, blur, sigma, times, x, y):
     return times * sigma * several_steps(energy, step, flow.substeps, x / sigma, y / sigma)
 
 
-def _velocities(flow, sigma):
+def _velocities(flow, sigma, reach):
     "One a call."
-    K = flow.num_steps
-    return [partial(_way, flow, blur, sigma, K - k) for k, blur in enumerate(_blurs(flow))]
+    K, blurs = flow.num_steps, _blurs(flow, reach)
+    return [partial(_way, flow, blur, sigma, K - k) for k, blur in enumerate(blurs)]
 
 # %% ../../nbs/7_family/20_energy_flow.ipynb #efl-task
 @patch
@@ -266,7 +276,7 @@ def _simulated(flow, ends, run):
     sim = Simulation(
         ends.source,
         ends.target,
-        _velocities(flow, ends.sigma.item()),
+        _velocities(flow, ends.sigma.item(), _reach(ends, run.seed)),
         flow.num_steps,
         group=group,
         seed=run.seed,
