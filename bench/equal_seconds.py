@@ -6,7 +6,7 @@
     python bench/equal_seconds.py --seeds 0 1 2 --seconds 60
 
 Each fit takes about --seconds CPU seconds of one thread, what comes before its first step (a pool,
-a plan, another model) included: two short fits tell how long a step takes, and the iterations
+a plan, another model) included: a short fit tells how long a step takes, and the iterations
 follow. The distilled model and the flow that it is distilled from have half of it each. A fit is a
 row of bench/results/equal_seconds.json, written when it is done; rows that are there are kept, so a
 stopped run goes on. Samples are judged against draws that no fit has seen, with the floor of the
@@ -55,20 +55,21 @@ def model_of(method, problem, other=None):
 
 
 def timed(make, n, problem, seed):
-    "A fit of n iterations, and its CPU seconds."
+    "A fit of n iterations, its CPU seconds, and those until the first row of its history."
     target, source = PROBLEMS[problem]
-    begun = time.process_time()
-    model = make(n).fit(target, source, seed=seed, progress=False)
-    return model, time.process_time() - begun
+    first, begun = [], time.process_time()
+    told = lambda row: first or first.append(time.process_time() - begun)
+    model = make(n).fit(target, source, seed=seed, progress=False, callbacks=[told])
+    return model, time.process_time() - begun, first[0]
 
 
 def fit_for(make, problem, seed, seconds):
     "A fit that takes about so many seconds, what it took, and its iterations."
-    few, many = 48, 304
-    first = timed(make, few, problem, seed)[1]
-    step = max(1e-4, (timed(make, many, problem, seed)[1] - first) / (many - few))
-    n = max(many, int((seconds - first) / step) + few)
-    model, spent = timed(make, n, problem, seed)
+    few = 800
+    _, spent, before = timed(make, few, problem, seed)
+    step = (spent - before) / few
+    n = max(few, int((seconds - before) / step))
+    model, spent, _ = timed(make, n, problem, seed)
     return model, spent, n
 
 
@@ -122,7 +123,7 @@ def main():
     p.add_argument("--problems", nargs="+", choices=PROBLEMS, default=list(PROBLEMS))
     p.add_argument("--methods", nargs="+", choices=CALLS, default=list(CALLS))
     p.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    p.add_argument("--seconds", type=float, default=60.0)
+    p.add_argument("--seconds", type=float, default=30.0)
     p.add_argument("--out", type=Path, default=RESULT)
     args = p.parse_args()
     torch.set_num_threads(1)
