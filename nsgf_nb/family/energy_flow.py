@@ -90,7 +90,7 @@ class EnergyFlow(Flow):
     energy : str, default 'mmd'
         a key of ENERGIES: "mmd", "kale" or "lipschitz"
     blur : float | Sequence[float], default (3.0, 0.3)
-        length, in σ; a pair: first × reach, last call
+        length, in σ; a pair: first, last call
     lam : float, default 0.1
         λ of "kale"
     L : float, default 3.0
@@ -128,7 +128,7 @@ class EnergyFlow(Flow):
     """
 
     energy: str = "mmd"  # a key of ENERGIES: "mmd", "kale" or "lipschitz"
-    blur: float | Sequence[float] = (3.0, 0.3)  # length, in σ; a pair: first × reach, last call
+    blur: float | Sequence[float] = (3.0, 0.3)  # length, in σ; a pair: first, last call
     lam: float = 0.1  # λ of "kale"
     L: float = 3.0  # largest slope of "lipschitz", in 1/σ
     num_steps: int = 10  # K, network calls per sample
@@ -172,8 +172,10 @@ def _blurs(flow, reach=1.0):
     return [first * (last / first) ** (k / max(1, K - 1)) for k in range(K)]
 
 
-def _reach(ends, seed):
-    "The rms distance of the source to the mean of the target, in σ, at least 1."
+def _reach(flow, ends, seed):
+    "The rms distance of the source to the mean of the target, in σ, at least 1; 1 for a critic."
+    if flow.energy == "lipschitz":
+        return 1.0
     n = min(2048, ends.source.num_points or 2048)
     x, _ = points_and_labels(ends.source, n, make_generator(seed, "reach"))
     return max(1.0, ((x - ends.mean).square().mean().sqrt() / ends.sigma).item())
@@ -276,7 +278,7 @@ def _simulated(flow, ends, run):
     sim = Simulation(
         ends.source,
         ends.target,
-        _velocities(flow, ends.sigma.item(), _reach(ends, run.seed)),
+        _velocities(flow, ends.sigma.item(), _reach(flow, ends, run.seed)),
         flow.num_steps,
         group=group,
         seed=run.seed,
