@@ -130,9 +130,9 @@ def agreement(device, quick, backends=None):
     from nsgf_nb.velocity import sinkhorn_velocity
 
     sizes = ((200, 200, 2), (300, 170, 2), (256, 256, 64), (200, 256, 784))
-    for n, m, d in sizes[:2] if quick else sizes:
+    for n, m, d in ((40, 30, 2),) if quick else sizes:
         x, y = clouds(n, m, d, seed=n + d, device=device)
-        for r in (0.5, 0.2):
+        for r in (0.5,) if quick else (0.5, 0.2):
             blur = r * math.sqrt(inner_scale(x.cpu(), y.cpu()))
             exact = sinkhorn_velocity(x.cpu().double(), y.cpu().double(), blur)
             unit = exact.square().sum(1).mean().sqrt()
