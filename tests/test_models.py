@@ -449,3 +449,16 @@ def test_the_library_works_without_fcntl_and_says_once_that_it_has_no_locks(tmp_
     )
     assert out.returncode == 0, out.stderr
     assert out.stdout == "torch.Size([3, 2])\n"
+
+
+def test_a_network_that_replaces_its_point(tmp_path):
+    "skip=-1: what is added to x is f(x) - x; a file keeps it"
+    plain, replacing = MLP((2,), 8), MLP((2,), 8, skip=-1.0)
+    replacing.load_state_dict(plain.state_dict())
+    x, t = X[:4], torch.zeros(4)
+    assert torch.allclose(x + replacing(x, t), plain(x, t), atol=1e-6)
+    flow = fit(StraightFlow(network=replacing, **FAST))
+    flow.save(tmp_path / "flow.safetensors")
+    again = type(flow).load(tmp_path / "flow.safetensors")
+    assert again.net.config["skip"] == -1.0
+    assert torch.equal(again.sample(5, seed=0), flow.sample(5, seed=0))

@@ -239,6 +239,8 @@ class SinkhornGenerator(Flow):
     device: str | None = None  # None: CUDA where there is one
     num_classes: int | None = None  # K of a target with labels 0 … K-1; None: as the network says
 
+    is_map = True  # its network is asked once
+
     def __post_init__(self):
         super().__post_init__()
         check_count(self.reuse, "reuse")

@@ -168,6 +168,8 @@ class MLP(nn.Module):
         time features
     num_classes : int | None, default None
         labels are 0 … num_classes - 1; None: no labels
+    skip : float, default 0.0
+        times x, added to the answer
     """
 
     def __init__(
@@ -177,11 +179,12 @@ class MLP(nn.Module):
         layers: int = 3,  # number of hidden layers
         num_features: int = 32,  # time features
         num_classes: int | None = None,  # labels are 0 … num_classes - 1; None: no labels
+        skip: float = 0.0,  # times x, added to the answer
     ):
         super().__init__()
         shape = tuple(shape)
         self.config = dict(shape=shape, hidden=hidden, layers=layers)
-        self.config |= dict(num_features=num_features, num_classes=num_classes)
+        self.config |= dict(num_features=num_features, num_classes=num_classes, skip=skip)
         d = math.prod(shape)
         hidden = check_count(hidden, "hidden")
         inputs = d + num_features + (num_features if num_classes else 0)
@@ -221,7 +224,8 @@ class MLP(nn.Module):
         k = class_index(label, x, self.config["num_classes"])
         if k is not None:
             parts.append(self.label(k))
-        return self.body(torch.cat(parts, 1)).view_as(x)
+        v, skip = self.body(torch.cat(parts, 1)).view_as(x), self.config["skip"]
+        return v + skip * x if skip else v
 
 # %% ../../nbs/5_learning/01_nets.ipynb #net-field
 def unit_at(

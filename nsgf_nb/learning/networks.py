@@ -75,6 +75,7 @@ def make_network(
     network: nn.Module | str | None,  # yours, one of NETWORKS, or None: what fits the shape
     shape: tuple[int, ...],  # of one point
     num_classes: int | None = None,  # K of a network that is made; None: it knows none
+    is_map: bool = False,  # will it be asked once, for the way to the end?
 ) -> nn.Module:
     """The network for points of a shape.
 
@@ -86,6 +87,8 @@ def make_network(
         of one point
     num_classes : int | None, default None
         K of a network that is made; None: it knows none
+    is_map : bool, default False
+        will it be asked once, for the way to the end?
 
     Returns
     -------
@@ -96,7 +99,9 @@ def make_network(
     if network is None:
         network = "mnist" if len(shape) == 3 and min(shape[1:]) >= 16 else "mlp"
     if network == "mlp":
-        return _network_class("MLP")(shape, **_mlp_size(math.prod(shape)), num_classes=num_classes)
+        d = math.prod(shape)
+        skip = -1.0 if is_map and d > 16 else 0.0
+        return _network_class("MLP")(shape, **_mlp_size(d), num_classes=num_classes, skip=skip)
     if network == "potentials":
         return _network_class("PotentialPair")(shape)
     patch = PRESETS[check_name(network, NETWORKS, "network")].get("patch_size", 1)
