@@ -90,7 +90,7 @@ class EnergyFlow(Flow):
     energy : str, default 'mmd'
         a key of ENERGIES: "mmd", "kale" or "lipschitz"
     blur : float | Sequence[float], default (3.0, 0.3)
-        length, in σ; a pair: first, last call
+        length, in σ; a pair: first × reach, last call
     lam : float, default 0.1
         λ of "kale"
     L : float, default 3.0
@@ -128,7 +128,7 @@ class EnergyFlow(Flow):
     """
 
     energy: str = "mmd"  # a key of ENERGIES: "mmd", "kale" or "lipschitz"
-    blur: float | Sequence[float] = (3.0, 0.3)  # length, in σ; a pair: first, last call
+    blur: float | Sequence[float] = (3.0, 0.3)  # length, in σ; a pair: first × reach, last call
     lam: float = 0.1  # λ of "kale"
     L: float = 3.0  # largest slope of "lipschitz", in 1/σ
     num_steps: int = 10  # K, network calls per sample
@@ -162,12 +162,12 @@ class EnergyFlow(Flow):
 # %% ../../nbs/7_family/20_energy_flow.ipynb #efl-checks
 def _blurs(flow, reach=1.0):
     "Of each step, in σ: geometric from the first to the last."
-    K, pair = flow.num_steps, flow.blur
-    if not isinstance(pair, (list, tuple)):
-        return [check_positive(pair, "blur")] * K
-    if len(pair) != 2:
-        raise ValueError(f"blur: expected a number or a pair, first and last, got {pair!r}")
-    first, last = (check_positive(v, "blur") for v in pair)
+    K = flow.num_steps
+    if not isinstance(flow.blur, (list, tuple)):
+        return [check_positive(flow.blur, "blur")] * K
+    if len(flow.blur) != 2:
+        raise ValueError(f"blur: expected a number or a pair, first and last, got {flow.blur!r}")
+    first, last = (check_positive(v, "blur") for v in flow.blur)
     first *= reach
     return [first * (last / first) ** (k / max(1, K - 1)) for k in range(K)]
 
@@ -234,7 +234,8 @@ def _way(flow, blur, sigma, times, x, y):
 
 def _velocities(flow, sigma, reach):
     "One a call."
-    K, blurs = flow.num_steps, _blurs(flow, reach)
+    K = flow.num_steps
+    blurs = _blurs(flow, reach)
     return [partial(_way, flow, blur, sigma, K - k) for k, blur in enumerate(blurs)]
 
 # %% ../../nbs/7_family/20_energy_flow.ipynb #efl-task

@@ -239,7 +239,7 @@ class SinkhornGenerator(Flow):
     device: str | None = None  # None: CUDA where there is one
     num_classes: int | None = None  # K of a target with labels 0 … K-1; None: as the network says
 
-    is_map = True  # its network is asked once
+    gives_end = True  # noise in many coordinates need not be learned away
 
     def __post_init__(self):
         super().__post_init__()

@@ -494,7 +494,7 @@ MOST_STEPS = 10**5  # a grid is a list
 class Flow(Model):
     "A velocity field that is fitted to carry a source to a target. An abstract class."
 
-    is_map = False  # is the network asked once, for the way to the end?
+    gives_end = False  # shall its network give f(x) - x, where x has many coordinates?
 
     def __post_init__(self):
         super().__post_init__()
@@ -665,7 +665,7 @@ def fit_ends(
 def _network_for(flow, shape):
     "What a fit trains: a fresh network, or a copy of the user's, which stays as it is."
     number = getattr(flow, "num_classes", None)
-    net = make_network(deepcopy(flow.network), shape, number, flow.is_map).float()
+    net = make_network(deepcopy(flow.network), shape, number, flow.gives_end).float()
     params = list(net.parameters())
     if not params:
         raise ValueError("network: expected one with parameters, there is nothing to learn")

@@ -224,8 +224,8 @@ class MLP(nn.Module):
         k = class_index(label, x, self.config["num_classes"])
         if k is not None:
             parts.append(self.label(k))
-        v, skip = self.body(torch.cat(parts, 1)).view_as(x), self.config["skip"]
-        return v + skip * x if skip else v
+        v = self.body(torch.cat(parts, 1)).view_as(x)
+        return v + self.config["skip"] * x if self.config["skip"] else v
 
 # %% ../../nbs/5_learning/01_nets.ipynb #net-field
 def unit_at(

@@ -62,20 +62,20 @@ def preset_unet(
 NETWORKS = (*PRESETS, "mlp", "potentials")
 
 
-def _mlp_size(d):
-    "Width and layers for points of d coordinates."
+def _mlp_size(d, gives_end):
+    "Arguments of an MLP for points of d coordinates."
     if d <= 2:
         return dict(hidden=64, layers=6)
     if d <= 16:
         return dict(hidden=256, layers=3)
-    return dict(hidden=512, layers=4)
+    return dict(hidden=512, layers=4, skip=-1.0 if gives_end else 0.0)
 
 
 def make_network(
     network: nn.Module | str | None,  # yours, one of NETWORKS, or None: what fits the shape
     shape: tuple[int, ...],  # of one point
     num_classes: int | None = None,  # K of a network that is made; None: it knows none
-    is_map: bool = False,  # will it be asked once, for the way to the end?
+    gives_end: bool = False,  # shall it give f(x) - x, where x has many coordinates?
 ) -> nn.Module:
     """The network for points of a shape.
 
@@ -87,8 +87,8 @@ def make_network(
         of one point
     num_classes : int | None, default None
         K of a network that is made; None: it knows none
-    is_map : bool, default False
-        will it be asked once, for the way to the end?
+    gives_end : bool, default False
+        shall it give f(x) - x, where x has many coordinates?
 
     Returns
     -------
@@ -99,9 +99,8 @@ def make_network(
     if network is None:
         network = "mnist" if len(shape) == 3 and min(shape[1:]) >= 16 else "mlp"
     if network == "mlp":
-        d = math.prod(shape)
-        skip = -1.0 if is_map and d > 16 else 0.0
-        return _network_class("MLP")(shape, **_mlp_size(d), num_classes=num_classes, skip=skip)
+        size = _mlp_size(math.prod(shape), gives_end)
+        return _network_class("MLP")(shape, **size, num_classes=num_classes)
     if network == "potentials":
         return _network_class("PotentialPair")(shape)
     patch = PRESETS[check_name(network, NETWORKS, "network")].get("patch_size", 1)
