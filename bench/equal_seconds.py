@@ -63,6 +63,15 @@ def timed(make, n, problem, seed):
     return model, time.process_time() - begun, first[0]
 
 
+def compile_solver():
+    "A first solve compiles, where that has not been done yet; no fit shall pay for it."
+    from nsgf_nb import SinkhornVelocity
+
+    for d in (2, 64):
+        x, y = torch.randn(2, 256, d)
+        SinkhornVelocity(0.5)(x, y)
+
+
 def fit_for(make, problem, seed, seconds):
     "A fit that takes about so many seconds, what it took, and its iterations."
     few = 800
@@ -128,6 +137,7 @@ def main():
     args = p.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
+    compile_solver()
     for seed in args.seeds:
         for problem in args.problems:
             for method in args.methods:

@@ -18,7 +18,7 @@ import warnings
 from pathlib import Path
 
 import torch
-from equal_seconds import PROBLEMS, fit_for, judged
+from equal_seconds import PROBLEMS, compile_solver, fit_for, judged
 from record import ROOT, add_rows, facts, has_row, modules
 
 from nsgf_nb.family.generator import SinkhornGenerator
@@ -83,6 +83,7 @@ def main():
     args = p.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
+    compile_solver()
     grid = [
         dict(problem=problem, sweeps=k, blur=blur, cloud=cloud, seed=seed)
         for seed in args.seeds

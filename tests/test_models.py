@@ -168,6 +168,17 @@ def test_two_flows_share_a_network():
     assert torch.equal(samples(one), before)
 
 
+def test_a_compiled_network_is_trained_compiled(monkeypatch):
+    "A deep copy of a compiled module is not compiled"
+    asked, net = [], MLP((2,), 8)
+    net.compile(backend="eager")
+    monkeypatch.setattr(MLP, "compile", lambda net: asked.append(net))
+    flow = fit(StraightFlow(network=net, **FAST))
+    assert asked == [flow.net] and flow.net is not net
+    fit(StraightFlow(network=MLP((2,), 8), **FAST))
+    assert len(asked) == 1
+
+
 def test_fine_tuning_begins_at_the_network_of_a_fitted_flow():
     flow = fit(StraightFlow(network=MLP((2,), 8), **FAST))
     before = weights(flow)

@@ -671,7 +671,10 @@ def _network_for(flow, shape):
         raise ValueError("network: expected one with parameters, there is nothing to learn")
     if not any(p.requires_grad for p in params):
         net.requires_grad_(True)  # it comes from a fitted flow
-    return net.to(flow.device)
+    net.to(flow.device)
+    if getattr(flow.network, "_compiled_call_impl", None):
+        net.compile()  # a copy in Python is not
+    return net
 
 
 def _field(flow, ends, task, net):

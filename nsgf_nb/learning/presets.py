@@ -51,6 +51,7 @@ PRESETS["PairFlow"] |= {
 def _paper(network, pool, training):
     "Both phases with one network and one way of training."
     steps = dict(num_steps=5, step_size=0.2, relative_blur=0.15)
+    training = dict(training, precision="bfloat16")
     return dict(
         start="source",
         predictor="network",
