@@ -1,41 +1,46 @@
 """Does a converged field make a better model than a few Sinkhorn sweeps, at equal seconds?
 
     python bench/sweeps.py                     all that is not in the file yet
-    python bench/sweeps.py --problems moons --blurs 0.1 --clouds 256 --seeds 0
-    python bench/sweeps.py --seconds 30
+    python bench/sweeps.py --models NSGF --problems moons --blurs 0.2 --clouds 256 --seeds 0
+    python bench/sweeps.py --seconds 15
 
-The one-step generator is trained by the velocity of its clouds. Here that velocity comes from
-converged plans, or from plans after 1, 5 or 20 sweeps in the log domain that start from zero, in
-float32, as they are written in a few lines. All else is the same: network, cloud, blur, reuse of
-goals, seeds, CPU seconds of one thread. A fit is a row of bench/results/sweeps.json; rows that are
+The one-step generator is trained by the velocity of its clouds, NSGF by that of the groups of its
+pool. Here that velocity comes from converged plans, or from plans after 1, 5 or 20 sweeps in the
+log domain that start from zero, in float32, as they are written in a few lines. All else is the
+same: network, points of a cloud or group, blur, reuse of goals, seeds, CPU seconds of one thread,
+in which the pool of NSGF is made, too. A fit is a row of bench/results/sweeps.json; rows that are
 there are kept, so a stopped run goes on. Each is judged by the gate where there is one, and by the
-variance and the energy distance beside its floor.
+variance and the energy distance beside its floor: the generator with one call, NSGF with ten.
 """
 
 import argparse
 import math
 import warnings
+from contextlib import nullcontext
 from pathlib import Path
+from unittest import mock
 
 import torch
 from equal_seconds import PROBLEMS, compile_solver, fit_for, judged
 from record import ROOT, add_rows, facts, has_row, modules
 
+from nsgf_nb import NSGF
 from nsgf_nb.family.generator import SinkhornGenerator
 
 RESULT = ROOT / "bench" / "results" / "sweeps.json"
 SWEEPS = (0, 1, 5, 20)  # 0: converged
+CALLS = {"generator": 1, "NSGF": 10}
 
 
 def ends_after(x, y, eps, sweeps):
     "The mean end of each x in the plan after some sweeps: rows are exact, columns as they come."
     C = torch.cdist(x, y).square() / 2
-    log_a, log_b = -math.log(len(x)), -math.log(len(y))
-    g = torch.zeros(len(y))
+    log_a, log_b = -math.log(x.shape[-2]), -math.log(y.shape[-2])
+    g = torch.zeros_like(y[..., 0])
     for _ in range(sweeps):
-        f = -eps * torch.logsumexp((g - C) / eps + log_b, 1)
-        g = -eps * torch.logsumexp((f[:, None] - C) / eps + log_a, 0)
-    return torch.softmax((g - C) / eps, 1) @ y
+        f = -eps * torch.logsumexp((g[..., None, :] - C) / eps + log_b, -1)
+        g = -eps * torch.logsumexp((f[..., None] - C) / eps + log_a, -2)
+    return torch.softmax((g[..., None, :] - C) / eps, -1) @ y
 
 
 class Swept(SinkhornGenerator):
@@ -52,27 +57,53 @@ class Swept(SinkhornGenerator):
         return velocity
 
 
-def make(sweeps, blur, cloud):
+class SweptVelocity:
+    "The velocity of a group, after a few sweeps, in place of a converged one"
+
+    sweeps = 1
+
+    def __init__(self, blur, self_term="same", tol=1e-2):
+        self.eps = blur**2
+
+    def __call__(self, x, y):
+        towards = ends_after(x, y, self.eps, self.sweeps)
+        return towards - ends_after(x, x, self.eps, self.sweeps)
+
+
+def generator(sweeps, blur, cloud):
     "A function of the number of iterations: a generator that is not fitted."
-
-    def model(n):
-        cls = SinkhornGenerator
-        if sweeps:
-            cls = type(f"Swept{sweeps}", (Swept,), dict(sweeps=sweeps))
-        batch = min(256, cloud)
-        return cls(relative_blur=blur, cloud=cloud, batch_size=batch, reuse=8, iterations=n)
-
-    return model
+    cls = type(f"Swept{sweeps}", (Swept,), dict(sweeps=sweeps)) if sweeps else SinkhornGenerator
+    settings = dict(relative_blur=blur, cloud=cloud, batch_size=min(256, cloud), reuse=8)
+    return lambda n: cls(**settings, iterations=n)
 
 
-def one(problem, sweeps, blur, cloud, seed, seconds):
+def nsgf(sweeps, blur, group):
+    "The same of an NSGF."
+    return lambda n: NSGF(relative_blur=blur, group=group, pool_size=8192, iterations=n)
+
+
+MODELS = {"generator": generator, "NSGF": nsgf}
+
+
+def velocity_of_pools(sweeps):
+    "The pool of an NSGF that is fitted inside has such a velocity."
+    if not sweeps:
+        return nullcontext()
+    cls = type(f"Velocity{sweeps}", (SweptVelocity,), dict(sweeps=sweeps))
+    return mock.patch("nsgf_nb.flow.SinkhornVelocity", cls)
+
+
+def one(model, problem, sweeps, blur, cloud, seed, seconds):
     "The row of a fit."
-    model, spent, n = fit_for(make(sweeps, blur, cloud), problem, seed, seconds)
-    return dict(seconds=spent, iterations=n) | judged(model, problem, 1, seed)
+    with velocity_of_pools(sweeps):
+        make = MODELS[model](sweeps, blur, cloud)
+        fitted, spent, n = fit_for(make, problem, seed, seconds)
+    return dict(seconds=spent, iterations=n) | judged(fitted, problem, CALLS[model], seed)
 
 
 def main():
     p = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    p.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
     p.add_argument("--problems", nargs="+", choices=PROBLEMS, default=["moons", "digits"])
     p.add_argument("--sweeps", nargs="+", type=int, default=list(SWEEPS))
     p.add_argument("--blurs", nargs="+", type=float, default=[0.05, 0.2, 0.5])
@@ -85,8 +116,9 @@ def main():
     warnings.simplefilter("ignore")
     compile_solver()
     grid = [
-        dict(problem=problem, sweeps=k, blur=blur, cloud=cloud, seed=seed)
+        dict(model=model, problem=problem, sweeps=k, blur=blur, cloud=cloud, seed=seed)
         for seed in args.seeds
+        for model in args.models
         for problem in args.problems
         for blur in args.blurs
         for cloud in args.clouds
@@ -97,7 +129,7 @@ def main():
         if has_row(args.out, key):
             continue
         row = key | one(**case, seconds=args.seconds) | dict(revision=facts()["revision"])
-        add_rows(args.out, row, modules=modules("family.generator"))
+        add_rows(args.out, row, modules=modules("family.generator", "flow"))
         said = {k: round(row[k], 3) for k in ("ratio", "variance", "mmd", "mmd_floor") if k in row}
         print(case, f"{row['seconds']:.0f} s, {row['iterations']} steps", said, flush=True)
 
