@@ -31,7 +31,8 @@ test: $(INSTALLED)  ## gates, notebooks, tests, docs site; last line: N passed, 
 test-slow: $(INSTALLED)  ## what carries the flag slow: notebook cells and tests
 	$(BIN)/python tools/test_all.py slow
 
-test-gpu: $(INSTALLED)  ## what carries the flag cuda: notebook cells and tests
+test-gpu: $(INSTALLED)  ## the programs of the solver on a GPU, and what carries the flag cuda: notebook cells and tests
+	$(BIN)/python -m pytest -q tests/test_triton.py tests/test_recorded.py
 	$(BIN)/python tools/test_all.py cuda
 
 test-portable: $(INSTALLED)  ## the suite under six settings of processor, threads and versions; goes on where it was stopped; AGAIN=1: from the start
@@ -49,6 +50,7 @@ bench-cells: $(INSTALLED)  ## distances on blood cells, five seeds: 15 minutes o
 	OMP_NUM_THREADS=1 $(BIN)/python bench/cells.py $(if $(DATA),--data $(DATA))
 
 bench-gpu: $(INSTALLED)  ## what a GPU does: agreement, pairs a second, training, then MNIST: a quarter of an hour
+	$(BIN)/python -m pip install -q -e ".[gpu]"
 	$(BIN)/python bench/gpu.py --minutes 7
 	$(BIN)/python bench/gpu.py --part images --minutes 8
 

@@ -4,8 +4,9 @@
     python bench/gpu.py --part images --minutes 8   NSGF++, OT-CFM and FM on MNIST, equal seconds
     python bench/gpu.py --quick --device cpu        every part, small, on a CPU: tests the script
 
-A part gives rows, and each row is written to --out (bench/results/gpu.json) when it is there: a
-run that is cut off loses one row. A part that fails says so in the file, and the next one begins.
+A part gives rows, and each row is written to --out (bench/results/gpu.json; with --quick a file in
+runs/) when it is there: a run that is cut off loses one row, and a part without a row leaves the
+record of an earlier run. A part that fails says so in the file, and the next one begins.
 A part begins only while there is time, and it stops between two rows when its share is used up.
 Seconds are medians between synchronisations. The images are read from $NSGF_DATA (else ./data), as
 torchvision keeps them; `bench/gpu_pack.sh FOLDER` gathers what a machine without a network needs.
@@ -34,6 +35,7 @@ from estimator import methods, once, timed
 from record import ROOT, facts, write
 
 OUT = ROOT / "bench" / "results" / "gpu.json"
+QUICK_OUT = ROOT / "runs" / "gpu-quick.json"  # no figures: a check that all parts run
 PACKAGES = ("numpy", "triton", "POT", "geomloss", "flash-sinkhorn")
 
 
@@ -606,7 +608,7 @@ def planned_steps(method, data, device, quick, folder):
         return json.loads(plan.read_text())
     if device.type == "cuda":
         fit_seconds(image_methods(1)[method], data, device, quick)  # compiles
-    few = 2 if quick else 220
+    few = 2 if quick else 1000  # a hundred rows of the history, as in the fit itself
     flow, took = fit_seconds(image_methods(few)[method], data, device, quick)
     first, *_, last = getattr(flow, "straight", flow).history
     step = (last["seconds"] - first["seconds"]) / (last["step"] - first["step"])
@@ -620,7 +622,8 @@ def images(device, quick):
     """MNIST: each method gets the same seconds, pool included.
 
     A short fit tells its steps a second, and the learning rate's schedule is laid out for the steps
-    that the seconds allow. A checkpoint is written each minute, and a run that was stopped goes on.
+    that the seconds allow. A checkpoint is written each minute, and a run that was stopped goes on;
+    methods whose row is there with the same seconds are not fitted again.
     Scores: FID-LeNet of 10 000 samples against the test images.
     """
     import mnist
@@ -645,8 +648,13 @@ def images(device, quick):
     features = seen(test)
     floor = frechet(seen(others), features)
     yield dict(method="floor", scores={"FID-LeNet": float(floor)}, n=n)
+    known = {} if quick else {row["method"]: row for row in _earlier.get("images", [])}
     for method in image_methods(1):
-        folder = _out.parent / "gpu-images" / method
+        if known.get(method, {}).get("asked") == _image_seconds:
+            yield known[method]
+            continue
+        folder = _out.parent / "gpu-images" / f"{method}, {_image_seconds:g} s"
+        resumed = folder.exists()
         plan = planned_steps(method, data, device, quick, folder)
         arguments = image_methods(plan["steps"])[method]
         flow, took = fit_seconds(arguments, data, device, quick, folder)
@@ -658,7 +666,9 @@ def images(device, quick):
             scores[str(calls)] = {"FID-LeNet": fid, "variance": x.flatten(1).var(0).sum().item()}
         yield dict(
             method=method,
+            asked=_image_seconds,
             seconds=took,
+            resumed=resumed,  # then the seconds are those of the rest
             **plan,
             n=n,
             scores=scores,
@@ -699,7 +709,7 @@ SHARE = dict(
     rivals=120,
     images=480,
 )
-_result, _out = {}, OUT
+_result, _earlier, _out = {}, {}, OUT
 _image_seconds = IMAGE_SECONDS
 
 
@@ -709,6 +719,8 @@ def _rows_of(part):
 
 def run_part(name, device, quick, until):
     "All rows of a part, each written when it is there; True where it came to its end."
+    before = _result.get(name)
+    _earlier[name] = before["rows"] if before else []
     part = dict(facts(*PACKAGES, device=device), quick=quick, complete=False, rows=[])
     _result[name] = part
     part["stopped"] = "before its first row"
@@ -730,6 +742,8 @@ def run_part(name, device, quick, until):
         part["failed"] = f"{type(problem).__name__}: {problem}"[:500]
         traceback.print_exc()
     part["seconds"] = time.monotonic() - begin
+    if before and not part["rows"] and not part["complete"]:
+        _result[name] = before  # no row came: what was known stays
     write(_out, _result)
     return part["complete"]
 
@@ -755,8 +769,11 @@ def main():
     p.add_argument(
         "--image-seconds", type=float, default=IMAGE_SECONDS, help="of training a method"
     )
-    p.add_argument("--out", type=Path, default=OUT)
+    p.add_argument("--out", type=Path, help=f"default: {OUT.name}, with --quick one in runs/")
     a = p.parse_args()
+    if not (a.quick or a.device.startswith("cuda")):
+        p.error("device: expected one of CUDA, or --quick")
+    a.out = a.out or (QUICK_OUT if a.quick else OUT)
     a.out.parent.mkdir(parents=True, exist_ok=True)
     device, _out, _image_seconds = torch.device(a.device), a.out, a.image_seconds
     if _out.exists():
