@@ -17,6 +17,7 @@ import argparse
 import math
 import warnings
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from unittest import mock
 
@@ -43,38 +44,40 @@ def ends_after(x, y, eps, sweeps):
     return torch.softmax((g[..., None, :] - C) / eps, -1) @ y
 
 
+class SweptVelocity:
+    "A velocity after a few sweeps, in place of a converged one"
+
+    def __init__(self, blur, self_term="same", tol=1e-2, sweeps=1):
+        self.eps, self.sweeps = blur**2, sweeps
+
+    def __call__(self, x, y, x_self=None):
+        "The velocity of x, of any shape, to y; points of a second batch repel, or those of x."
+        flat, y, other = (z.flatten(1) for z in (x, y, x if x_self is None else x_self))
+        towards = ends_after(flat, y, self.eps, self.sweeps)
+        return (towards - ends_after(flat, other, self.eps, self.sweeps)).view_as(x)
+
+
 class Swept(SinkhornGenerator):
     "A generator whose plans stop after a few sweeps"
 
     sweeps = 1
 
     def velocity_at(self, blur):
-        def velocity(x, y, x_self=None):
-            x, y, other = (z.flatten(1) for z in (x, y, x_self))
-            towards = ends_after(x, y, blur**2, self.sweeps)
-            return (towards - ends_after(x, other, blur**2, self.sweeps)).view_as(x_self)
-
-        return velocity
-
-
-class SweptVelocity:
-    "The velocity of a group, after a few sweeps, in place of a converged one"
-
-    sweeps = 1
-
-    def __init__(self, blur, self_term="same", tol=1e-2):
-        self.eps = blur**2
-
-    def __call__(self, x, y):
-        towards = ends_after(x, y, self.eps, self.sweeps)
-        return towards - ends_after(x, x, self.eps, self.sweeps)
+        return SweptVelocity(blur, sweeps=self.sweeps)
 
 
 def generator(sweeps, blur, cloud):
     "A function of the number of iterations: a generator that is not fitted."
-    cls = type(f"Swept{sweeps}", (Swept,), dict(sweeps=sweeps)) if sweeps else SinkhornGenerator
     settings = dict(relative_blur=blur, cloud=cloud, batch_size=min(256, cloud), reuse=8)
-    return lambda n: cls(**settings, iterations=n)
+
+    def model(n):
+        if not sweeps:
+            return SinkhornGenerator(**settings, iterations=n)
+        swept = Swept(**settings, iterations=n)
+        swept.sweeps = sweeps
+        return swept
+
+    return model
 
 
 def nsgf(sweeps, blur, group):
@@ -89,8 +92,7 @@ def velocity_of_pools(sweeps):
     "The pool of an NSGF that is fitted inside has such a velocity."
     if not sweeps:
         return nullcontext()
-    cls = type(f"Velocity{sweeps}", (SweptVelocity,), dict(sweeps=sweeps))
-    return mock.patch("nsgf_nb.flow.SinkhornVelocity", cls)
+    return mock.patch("nsgf_nb.flow.SinkhornVelocity", partial(SweptVelocity, sweeps=sweeps))
 
 
 def one(model, problem, sweeps, blur, cloud, seed, seconds):
