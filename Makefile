@@ -32,7 +32,7 @@ test-slow: $(INSTALLED)  ## what carries the flag slow: notebook cells and tests
 	$(BIN)/python tools/test_all.py slow
 
 test-gpu: $(INSTALLED)  ## the programs of the solver on a GPU, and what carries the flag cuda: notebook cells and tests
-	$(BIN)/python -m pytest -q tests/test_triton.py tests/test_recorded.py
+	$(BIN)/python -m pytest -q tests/test_triton.py
 	$(BIN)/python tools/test_all.py cuda
 
 test-portable: $(INSTALLED)  ## the suite under six settings of processor, threads and versions; goes on where it was stopped; AGAIN=1: from the start

@@ -623,7 +623,7 @@ def images(device, quick):
 
     A short fit tells its steps a second, and the learning rate's schedule is laid out for the steps
     that the seconds allow. A checkpoint is written each minute, and a run that was stopped goes on;
-    methods whose row is there with the same seconds are not fitted again.
+    methods that it has finished are not fitted again.
     Scores: FID-LeNet of 10 000 samples against the test images.
     """
     import mnist
@@ -648,33 +648,43 @@ def images(device, quick):
     features = seen(test)
     floor = frechet(seen(others), features)
     yield dict(method="floor", scores={"FID-LeNet": float(floor)}, n=n)
-    known = {} if quick else {row["method"]: row for row in _earlier.get("images", [])}
+    root = _out.parent / "gpu-images-quick" if quick else ROOT / "runs" / "gpu-images"
+    if quick:
+        shutil.rmtree(root, ignore_errors=True)
     for method in image_methods(1):
-        if known.get(method, {}).get("asked") == _image_seconds:
-            yield known[method]
-            continue
-        folder = _out.parent / "gpu-images" / f"{method}, {_image_seconds:g} s"
-        resumed = folder.exists()
-        plan = planned_steps(method, data, device, quick, folder)
-        arguments = image_methods(plan["steps"])[method]
-        flow, took = fit_seconds(arguments, data, device, quick, folder)
-        scores = {}
-        for calls in IMAGE_CALLS[:1] if quick else IMAGE_CALLS:
-            x = flow.sample(n, seed=1, batch_size=1000, **mnist.calls(flow, calls, "euler"))
-            x = x.float().cpu().clamp(-1, 1)
-            fid = float(frechet(seen(x), features))
-            scores[str(calls)] = {"FID-LeNet": fid, "variance": x.flatten(1).var(0).sum().item()}
-        yield dict(
-            method=method,
-            asked=_image_seconds,
-            seconds=took,
-            resumed=resumed,  # then the seconds are those of the rest
-            **plan,
-            n=n,
-            scores=scores,
-            data_variance=test.flatten(1).var(0).sum().item(),
-        )
-        shutil.rmtree(folder)
+        folder = root / f"{method}, {_image_seconds:g} s"
+        row = folder / "row.json"
+        if not row.exists():
+            write(row, image_row(method, data, n, test, features, seen, device, quick, folder))
+        yield json.loads(row.read_text())
+    shutil.rmtree(root)
+
+
+def image_row(method, data, n, test, features, seen, device, quick, folder):
+    "A fit that may go on where it was stopped, and its scores."
+    import mnist
+
+    from nsgf_nb.evaluation.frechet import frechet
+
+    resumed = folder.exists()
+    plan = planned_steps(method, data, device, quick, folder)
+    arguments = image_methods(plan["steps"])[method]
+    flow, took = fit_seconds(arguments, data, device, quick, folder)
+    scores = {}
+    for calls in IMAGE_CALLS[:1] if quick else IMAGE_CALLS:
+        x = flow.sample(n, seed=1, batch_size=1000, **mnist.calls(flow, calls, "euler"))
+        x = x.float().cpu().clamp(-1, 1)
+        fid = float(frechet(seen(x), features))
+        scores[str(calls)] = {"FID-LeNet": fid, "variance": x.flatten(1).var(0).sum().item()}
+    return dict(
+        method=method,
+        seconds=took,
+        resumed=resumed,  # then the seconds are those of the rest
+        **plan,
+        n=n,
+        scores=scores,
+        data_variance=test.flatten(1).var(0).sum().item(),
+    )
 
 
 # --- the run ----------------------------------------------------------------------------------
@@ -709,7 +719,7 @@ SHARE = dict(
     rivals=120,
     images=480,
 )
-_result, _earlier, _out = {}, {}, OUT
+_result, _out = {}, OUT
 _image_seconds = IMAGE_SECONDS
 
 
@@ -720,7 +730,6 @@ def _rows_of(part):
 def run_part(name, device, quick, until):
     "All rows of a part, each written when it is there; True where it came to its end."
     before = _result.get(name)
-    _earlier[name] = before["rows"] if before else []
     part = dict(facts(*PACKAGES, device=device), quick=quick, complete=False, rows=[])
     _result[name] = part
     part["stopped"] = "before its first row"
