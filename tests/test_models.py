@@ -168,15 +168,17 @@ def test_two_flows_share_a_network():
     assert torch.equal(samples(one), before)
 
 
-def test_a_compiled_network_is_trained_compiled(monkeypatch):
+def test_a_compiled_network_is_trained_and_loaded_compiled(monkeypatch, tmp_path):
     "A deep copy of a compiled module is not compiled"
     asked, net = [], MLP((2,), 8)
     net.compile(backend="eager")
     monkeypatch.setattr(MLP, "compile", lambda net: asked.append(net))
     flow = fit(StraightFlow(network=net, **FAST))
     assert asked == [flow.net] and flow.net is not net
+    again = StraightFlow.load(flow.save(tmp_path / "flow.safetensors"), network=net)
+    assert asked == [flow.net, again.net]
     fit(StraightFlow(network=MLP((2,), 8), **FAST))
-    assert len(asked) == 1
+    assert len(asked) == 2
 
 
 def test_fine_tuning_begins_at_the_network_of_a_fitted_flow():

@@ -665,16 +665,21 @@ def fit_ends(
 def _network_for(flow, shape):
     "What a fit trains: a fresh network, or a copy of the user's, which stays as it is."
     number = getattr(flow, "num_classes", None)
-    net = make_network(deepcopy(flow.network), shape, number, flow.gives_end).float()
+    net = make_network(_copied(flow.network), shape, number, flow.gives_end).float()
     params = list(net.parameters())
     if not params:
         raise ValueError("network: expected one with parameters, there is nothing to learn")
     if not any(p.requires_grad for p in params):
         net.requires_grad_(True)  # it comes from a fitted flow
-    net.to(flow.device)
-    if getattr(flow.network, "_compiled_call_impl", None):
-        net.compile()  # a copy in Python is not
-    return net
+    return net.to(flow.device)
+
+
+def _copied(network):
+    "A network, a name or None again; compiled, where it is: a deep copy is not."
+    copied = deepcopy(network)
+    if getattr(network, "_compiled_call_impl", None):
+        copied.compile()
+    return copied
 
 
 def _field(flow, ends, task, net):
@@ -881,7 +886,7 @@ def _read_field(flow, path, tensors, config):
     if not own:
         _check_network(path, config, tensors)
     with keep_random_state():
-        net = deepcopy(flow.network).float() if own else network_from(config)
+        net = _copied(flow.network).float() if own else network_from(config)
     field = Field(net, tensors["mean"], tensors["sigma"], tensors["knots"], tensors["units"])
     try:
         field.load_state_dict(tensors)
