@@ -36,12 +36,12 @@ CALLS = {"generator": 1, "NSGF": 10}
 def ends_after(x, y, eps, sweeps):
     "The mean end of each x in the plan after some sweeps: rows are exact, columns as they come."
     C = torch.cdist(x, y).square() / 2
-    log_a, log_b = -math.log(x.shape[-2]), -math.log(y.shape[-2])
-    g = torch.zeros_like(y[..., 0])
+    log_a, log_b = -math.log(len(x)), -math.log(len(y))
+    g = torch.zeros_like(y[:, 0])
     for _ in range(sweeps):
-        f = -eps * torch.logsumexp((g[..., None, :] - C) / eps + log_b, -1)
-        g = -eps * torch.logsumexp((f[..., None] - C) / eps + log_a, -2)
-    return torch.softmax((g[..., None, :] - C) / eps, -1) @ y
+        f = -eps * torch.logsumexp((g - C) / eps + log_b, 1)
+        g = -eps * torch.logsumexp((f[:, None] - C) / eps + log_a, 0)
+    return torch.softmax((g - C) / eps, 1) @ y
 
 
 class SweptVelocity:
