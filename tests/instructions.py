@@ -21,7 +21,7 @@ import triton  # noqa: E402, the interpreter is chosen when programs are defined
 from triton.backends.compiler import GPUTarget  # noqa: E402
 from triton.compiler import ASTSource  # noqa: E402
 
-from nsgf_nb.solver import programs, whole  # noqa: E402
+from nsgf_nb.solver import iterations, programs, whole  # noqa: E402
 from nsgf_nb.solver.triton import TritonKernel  # noqa: E402
 
 TOOLS = Path(triton.__file__).parent / "backends/nvidia/bin"
@@ -37,10 +37,11 @@ def blocks(program, d, capability):
 
 PLANE = dict(D=2, STEP=0, MASKED=False, PRECISION="tf32x3")
 WIDE = dict(D=64, STEP=64, MASKED=False, PRECISION="tf32x3")
-SUMS = dict(least=2.9e-20)
+SUMS = dict(least=2.9e-20, SOME=False)
 CASES = {
     "soft rows, plane": ("soft_rows", PLANE),
     "rows, plane": ("row_sums", PLANE | SUMS | dict(NV=1)),
+    "rows of some, plane": ("row_sums", PLANE | SUMS | dict(NV=1, SOME=True)),
     "map fused, plane": ("row_sums", PLANE | SUMS | dict(NV=3)),
     "rows, 8 coordinates": ("row_sums", PLANE | SUMS | dict(NV=1, D=8)),
     "soft rows, 64 coordinates": ("soft_rows", WIDE),
@@ -53,17 +54,20 @@ WHOLE = dict(
     form=whole.Form(D=2, M=512, BN=8, masked=False, warm=False, least=2.9e-20, unit=1.2e-7)
 )
 PROOF = dict(form=WHOLE["form"]._replace(BN=512))
+STEP = dict(WIDTH=1024)
 SOLVES = {
     "ascent, 512 points": ("ascend", WHOLE),
     "half steps, 512 points": ("settle", WHOLE),
     "bounds, 512 points": ("prove", PROOF),
+    "iteration": ("cg_step", STEP),
 }
 
 
 def compiled(name, constants, capability, number="fp32"):
     "A program with aligned pointers and sizes that 16 divides, as most are"
-    program, how = getattr(whole if "form" in constants else programs, name), dict(num_warps=4)
-    if "form" not in constants:
+    home = whole if "form" in constants else iterations if "WIDTH" in constants else programs
+    program, how = getattr(home, name), dict(num_warps=4)
+    if home is programs:
         sizes, how = blocks(name, constants["D"], capability)
         constants = constants | sizes
     signature, aligned = {}, {}
@@ -72,7 +76,9 @@ def compiled(name, constants, capability, number="fp32"):
             signature[argument] = "constexpr"
             continue
         one = "fp32" if argument == "tol" else "i32"
-        signature[argument] = f"*{number}" if argument.isupper() else one
+        kind = "i32" if argument in ("GOING", "STATE") else number
+        size = argument == "M" or not argument.isupper()
+        signature[argument] = one if size else f"*{kind}"
         if argument in ("n", "m") or argument.isupper():
             aligned[(place,)] = [["tt.divisibility", 16]]
     source = ASTSource(fn=program, signature=signature, constexprs=constants, attrs=aligned)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..core import dot, patch
 from .kernel import Kernel
+from .triton import TritonKernel
 
 # %% ../../nbs/3_solver/02_dual.ipynb #dul-state
 class State:
@@ -237,6 +238,9 @@ def newton_direction(
     root = torch.where(live, st.c.clamp(min=least).sqrt(), 1.0)
     g = K.b - st.c if residual is None else residual
     r = (g - st.c * (g.sum(-1, keepdim=True) / st.c.sum(-1, keepdim=True))) / root
+    if isinstance(K, TritonKernel):  # has its own
+        d, count, solved = K.conjugate_gradients(st, root, r, alive, rtol, most)
+        return _without_constant(d, live), count, solved
     if len(root) > 1 or root.device.type != "cpu":
         batch = _Several(K, st, root)
         d, count, solved = _conjugate_gradients(batch, r, alive[:, None], rtol[:, None], most)

@@ -94,6 +94,23 @@ def _share(
     first = tl.program_id(1) * width
     return blocks * BM, first, tl.minimum(first + width, blocks * BM)
 
+# %% ../../nbs/3_solver/19_programs.ipynb #pgm-some
+@triton.jit
+def _share_if(m, BM: tl.constexpr, GOING, SOME: tl.constexpr):
+    "The same; no columns where the problem wants none."
+    M, first, last = _share(m, BM)
+    if SOME:
+        last = tl.where(tl.load(GOING) == 0, first, last)
+    return M, first, last
+
+
+@triton.jit
+def _store(OUT, a0, a1, a2, more, n, NV: tl.constexpr):
+    "The sums that are wanted."
+    tl.store(OUT, tl.sum(a0, 1) + more)
+    tl.store(OUT + n, tl.sum(a1, 1), mask=NV > 1)
+    tl.store(OUT + 2 * n, tl.sum(a2, 1), mask=NV > 2)
+
 # %% ../../nbs/3_solver/19_programs.ipynb #pgm-soft
 @triton.jit
 def soft_rows(
@@ -165,10 +182,12 @@ def row_sums(
     BETA: tl.tensor,  # β, (B, m)
     V: tl.tensor,  # what is summed, (B, NV, m)
     OUT: tl.tensor,  # sums, one for each share of the columns, (shares, B, NV, n)
+    GOING: tl.tensor,  # where SOME: 0 for problems that want no sums, (B,)
     n: int,  # rows of a problem, whole blocks
     m: int,  # columns
     least: tl.constexpr,  # is added to each entry, in the first of the sums
     NV: tl.constexpr,  # right-hand sides, 1 to 3
+    SOME: tl.constexpr,  # some problems may want none
     D: tl.constexpr,  # coordinates of a point
     STEP: tl.constexpr,  # of a slice of a product; 0: differences
     MASKED: tl.constexpr,  # a point does not see itself
@@ -192,6 +211,8 @@ def row_sums(
         what is summed, (B, NV, m)
     OUT : tl.tensor
         sums, one for each share of the columns, (shares, B, NV, n)
+    GOING : tl.tensor
+        where SOME: 0 for problems that want no sums, (B,)
     n : int
         rows of a problem, whole blocks
     m : int
@@ -200,6 +221,8 @@ def row_sums(
         is added to each entry, in the first of the sums
     NV : tl.constexpr
         right-hand sides, 1 to 3
+    SOME : tl.constexpr
+        some problems may want none
     D : tl.constexpr
         coordinates of a point
     STEP : tl.constexpr
@@ -214,7 +237,7 @@ def row_sums(
         columns of a block
     """
     k, i = _place(n, BN)
-    M, first, last = _share(m, BM)
+    M, first, last = _share_if(m, BM, GOING + k, SOME)
     X, Y, BETA, V = X + k * D * n, Y + k * D * M, BETA + k * M, V + k * NV * m
     shift = tl.load(ALPHA + k * n + i)
     a0, seen = tl.zeros((BN, BM), X.dtype.element_ty), tl.zeros((BM,), X.dtype.element_ty)
@@ -230,9 +253,7 @@ def row_sums(
         if NV > 2:
             a2 += p * tl.load(V + 2 * m + j, mask=j < m, other=0.0)[None, :]
     OUT += (tl.program_id(1) * tl.num_programs(0) // tl.cdiv(n, BN) + k) * NV * n + i
-    tl.store(OUT, tl.sum(a0, 1) + least * tl.sum(seen))
-    tl.store(OUT + n, tl.sum(a1, 1), mask=NV > 1)
-    tl.store(OUT + 2 * n, tl.sum(a2, 1), mask=NV > 2)
+    _store(OUT, a0, a1, a2, least * tl.sum(seen), n, NV)
 
 # %% ../../nbs/3_solver/19_programs.ipynb #pgm-products
 @triton.jit

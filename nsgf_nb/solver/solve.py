@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..core import dot
 from .bound import bounds, diameter, extent
-from .dual import State, advance, other_side, recentre, sweep_direction
+from .dual import State, advance, drifted, other_side, recentre, sweep_direction
 from .kernel import Kernel
 from .one_launch import fits, half_steps
 
@@ -326,13 +326,15 @@ def solve(
     batch, parts = _Batch(K, st, tol), []
     while True:
         batch.step(error, max_iter)
-        going = int(batch.alive.sum())
+        numbers = torch.stack([batch.alive.sum(), drifted(batch.st)])
+        going, far = numbers.tolist()  # read at once
         if going == 0:
             last = solution(batch.K, batch.st, batch.err, batch.used)
             return _joined([*parts, (batch.who, last)])
         if 2 * going <= len(batch.alive):
             parts.append(batch.leave())
-        batch.st = recentre(batch.K, batch.st)
+        if far:
+            batch.st = recentre(batch.K, batch.st)
 
 # %% ../../nbs/3_solver/05_solve.ipynb #sol-selfs
 @dataclass

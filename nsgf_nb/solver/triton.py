@@ -186,14 +186,20 @@ def _launch(
     *arguments: object,  # of the program
     **constants: int,  # of this program only
 ):
-    "Run one program on the device of the points."
-    sizes = dict(BN=block.rows, BM=block.columns)
+    "Run a program that makes entries."
+    constants |= self.constants | dict(BN=block.rows, BM=block.columns)
     how = dict(num_warps=block.num_warps, num_stages=block.num_stages, enable_fp_fusion=True)
-    with torch.cuda.device_of(self.x):
-        run = getattr(self.programs, program)[(len(self.x) * grid[0], grid[1])]
-        run(*arguments, **constants, **self.constants, **sizes, **how)
+    whole_grid = len(self.x) * grid[0], grid[1]
+    self._run(getattr(self.programs, program), whole_grid, *arguments, **constants, **how)
 
-# %% ../../nbs/3_solver/20_triton.ipynb #tri-sums
+
+@patch
+def _run(self: TritonKernel, program: object, grid: tuple, *arguments: object, **how: object):
+    "One launch, on the device of the points."
+    with torch.cuda.device_of(self.x):
+        program[grid](*arguments, **how)
+
+# %% ../../nbs/3_solver/20_triton.ipynb #tri-shares
 @patch
 def _shares(
     self: TritonKernel,
@@ -206,6 +212,26 @@ def _shares(
     enough = _PROGRAMS // (len(self.x) * blocks)
     return blocks, max(1, min(enough, m // (4 * block.columns)))
 
+# %% ../../nbs/3_solver/20_triton.ipynb #tri-sums
+@patch
+def _parts(
+    self: TritonKernel,
+    V: Tensor,  # right-hand sides, one to three, (B, k, m); (B, k, n) turned
+    *,
+    turned: bool = False,  # with the transpose
+    going: Tensor | None = None,  # problems that want it: 1, others: 0, (B,); None: all
+) -> Tensor:  # padded, a part for each share of the columns, (shares, B, k, n)
+    "Products with the kernel or its transpose, still to be summed."
+    rows, columns, alpha, beta = self._sides(turned)
+    (B, n), (_, k, m) = alpha.shape, V.shape
+    block = self._block("row_sums")
+    grid = self._shares(block, n, m)
+    out = V.new_empty(grid[1], B, k, n)
+    some = alpha if going is None else going
+    arguments = rows, columns, alpha, beta, V.contiguous(), out, some, n, m, self.least
+    self._launch("row_sums", block, grid, *arguments, NV=k, SOME=going is not None)
+    return out
+
 
 @patch
 def _sums(
@@ -213,16 +239,11 @@ def _sums(
     V: Tensor,  # right-hand sides, one to three, (B, k, m); (B, k, n) turned
     *,
     turned: bool = False,  # with the transpose
+    going: Tensor | None = None,  # problems that want it: 1, others: 0, (B,); None: all
 ) -> Tensor:  # (B, k, n); (B, k, m) turned
     "Products with the kernel or its transpose."
-    rows, columns, alpha, beta = self._sides(turned)
-    (B, n), (_, k, m) = alpha.shape, V.shape
-    block = self._block("row_sums")
-    grid = self._shares(block, n, m)
-    out = V.new_empty(grid[1], B, k, n)
-    arguments = rows, columns, alpha, beta, V.contiguous(), out, n, m, self.least
-    self._launch("row_sums", block, grid, *arguments, NV=k)
-    out = out[0] if grid[1] == 1 else out.sum(0)
+    out = self._parts(V, turned=turned, going=going)
+    out = out[0] if len(out) == 1 else out.sum(0)
     return out[..., : (self.b if turned else self.a).shape[1]]
 
 # %% ../../nbs/3_solver/20_triton.ipynb #tri-absorb
@@ -515,3 +536,61 @@ def make_kernel(
     if kind == "dense":
         return Kernel(x, y, a, b, masked=masked)
     return Kernel(x, y, a, b, chunk or block_rows(y.shape[1]), stored=False, masked=masked)
+
+# %% ../../nbs/3_solver/24_iterations.ipynb #cgd-host
+_WIDTH = 1024  # columns that the program of an iteration takes at a time
+
+
+@patch
+def conjugate_gradients(
+    self: TritonKernel,
+    st: object,  # where: v and t of a `State`
+    root: Tensor,  # of the column sums, (B, m)
+    r: Tensor,  # right side, (B, m)
+    alive: Tensor,  # problems that want a direction, (B,), bool
+    rtol: Tensor,  # stop when two iterations add less than rtol² of the energy, (B,)
+    most: int,  # most iterations
+) -> tuple[Tensor, Tensor, Tensor]:  # direction (B, m), iterations (B,), stopped by rtol (B,)
+    """Directions of a batch; the vectors stay on the device.
+
+    Parameters
+    ----------
+    st : object
+        where: v and t of a `State`
+    root : Tensor
+        of the column sums, (B, m)
+    r : Tensor
+        right side, (B, m)
+    alive : Tensor
+        problems that want a direction, (B,), bool
+    rtol : Tensor
+        stop when two iterations add less than rtol² of the energy, (B,)
+    most : int
+        most iterations
+
+    Returns
+    -------
+    tuple[Tensor, Tensor, Tensor]
+        direction (B, m), iterations (B,), stopped by rtol (B,)
+    """
+    B, m = r.shape
+    s, w = st.v / root, self.a / st.t.square()
+    z, r, p, sp = torch.zeros_like(r), r.contiguous().clone(), r.contiguous().clone(), s * r
+    square = r.square().sum(1)
+    nothing = torch.zeros_like(square)
+    numbers = torch.stack([rtol.square(), 1e-12 * square, square, nothing, nothing], 1)
+    state = torch.stack([alive & (square > 0), torch.zeros_like(alive), square == 0]).int()
+    going, made, solved = state
+    vectors = s, root.contiguous(), z, r, p, sp, numbers, state
+    program = importlib.import_module("nsgf_nb.solver.iterations").cg_step
+    done, count = 0, 8
+    while done < most:
+        for _ in range(min(count, most - done)):
+            t = self._sums(sp[:, None], going=going) * w[:, None]
+            parts = self._parts(t, turned=True, going=going)
+            sizes = m, parts.shape[3], len(parts)
+            self._run(program, (B,), parts, *vectors, *sizes, WIDTH=_WIDTH, num_warps=4)
+        done, count = done + count, 2 * count
+        if not going.any():  # the only number that is read
+            break
+    return z / root, made.to(r), solved.bool()
