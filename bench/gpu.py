@@ -16,14 +16,13 @@ import argparse
 import itertools
 import json
 import math
-import os
 import shutil
 import subprocess
 import sys
 import time
 import traceback
 import warnings
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from importlib.util import find_spec
 from multiprocessing import get_context
 from pathlib import Path
@@ -173,21 +172,35 @@ def judged(numbers, device):
     ]
 
 
+def strata(numbers):
+    "The numbers of problems, by stratum."
+    sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+    import problems
+
+    found = {}
+    for number in numbers:
+        found.setdefault(problems.place(number)[0], []).append(number)
+    return found
+
+
 def certificate(device, quick):
-    "The 2000 problems of tests/problems.py against their reference, by stratum and in all."
+    "The 2000 problems of tests/problems.py against their reference: by stratum, and in all."
     import certificate as record
 
-    numbers = range(0, 2000, 100 if quick else 1)
-    if quick:
-        rows = judged(numbers, device)
-    else:
-        workers = min(8, os.cpu_count() or 1)
-        with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
-            parts = [pool.submit(judged, numbers[k::40], device) for k in range(40)]
-            rows = [row for part in parts for row in part.result()]
-    names = list(dict.fromkeys(row["stratum"] for row in rows))
-    for name, line in record.table(rows, names).items():
-        yield dict(stratum=name, **line)
+    by, rows = strata(range(0, 2000, 100 if quick else 1)), []
+    pool = ThreadPoolExecutor(1) if quick else ProcessPoolExecutor(8, get_context("spawn"))
+    try:
+        parts = {
+            name: [pool.submit(judged, numbers[k::8], device) for k in range(8)]
+            for name, numbers in by.items()
+        }
+        for name, own in parts.items():
+            some = sum((part.result() for part in own), [])
+            rows += some
+            yield dict(stratum=name, **record.count(some))
+        yield dict(stratum="all", **record.count(rows))
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def batch(device, quick):
@@ -757,6 +770,15 @@ def run_part(name, device, quick, until):
     return part["complete"]
 
 
+def headline():
+    "Seconds to a certified velocity, in one line for each size."
+    for row in _rows_of("converged"):
+        if row["backend"] == "auto, certified":
+            said = "certified" if row["converged"] else "not certified"
+            size = f"{row['n']} points, {row['d']} coordinates"
+            print(f"{size}: {said} in {_short(row['seconds'])} s, proved {_short(row['stated'])}")
+
+
 def _short(value):
     return f"{value:.4g}" if isinstance(value, float) else value
 
@@ -795,6 +817,8 @@ def main():
             print(f"{name}: no time left", flush=True)
             continue
         done.append(run_part(name, device, a.quick, until))
+    if "converged" in parts:
+        headline()
     print(f"{sum(done)} of {len(parts)} parts complete, in {_out}", flush=True)
     return not all(done) if a.quick else 0
 

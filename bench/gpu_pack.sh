@@ -3,6 +3,7 @@
 #   bench/gpu_pack.sh FOLDER          here, with a network; MNIST from $NSGF_DATA (else ./data), as torchvision keeps it
 #   source bench/gpu_pack.sh FOLDER unpack    there: installs the wheels beside Python's own packages and sets NSGF_DATA
 folder=${1:?usage: bench/gpu_pack.sh FOLDER [unpack]}
+case $folder in /*) ;; *) folder=$PWD/$folder ;; esac
 
 pack() {
     set -eu

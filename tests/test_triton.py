@@ -20,7 +20,8 @@ import torch
 from launches import Launches
 
 from nsgf_nb.estimator import SinkhornVelocity
-from nsgf_nb.solver import bound, one_launch, problem
+from nsgf_nb.sinkhorn import sinkhorn_divergence
+from nsgf_nb.solver import bound, derivatives, one_launch, problem
 from nsgf_nb.solver import triton as kernels
 from nsgf_nb.solver.annealing import cold_start
 from nsgf_nb.solver.dual import State, newton_direction
@@ -189,6 +190,22 @@ def test_the_estimator_finds_what_the_stored_kernel_finds(d, dtype, self_term):
     assert info.converged and stored.converged
     assert (v - known).square().sum(1).mean().sqrt() <= info.err_v + stored.err_v
     assert abs(info.self_diag - stored.self_diag) < 1e-4
+
+
+@needs_triton
+@pytest.mark.parametrize("d", [2, 12])
+def test_the_divergence_and_its_gradients(monkeypatch, d):
+    "Value and gradients in points and weights, as a GPU makes them: no plan is stored"
+    x, y, a, _, _ = (z[0] for z in clouds(40, 50, d))
+    found = {}
+    for kind in ("dense", "triton"):
+        monkeypatch.setattr(derivatives, "kernel_kind", lambda *_, kind=kind, **options: kind)
+        leaves = [z.clone().requires_grad_() for z in (x, y, a)]
+        p, q, weights = leaves
+        value = sinkhorn_divergence(p, q, 0.5 * d**0.5, weights, tol=1e-5)
+        found[kind] = value.detach(), *torch.autograd.grad(value, leaves)
+    for ours, stored in zip(found["triton"], found["dense"]):
+        assert (ours - stored).abs().max() <= 1e-4 * stored.abs().max()
 
 
 @needs_triton
