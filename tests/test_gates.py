@@ -176,10 +176,7 @@ def recorded_gates():
 
 def test_recorded_verdicts_are_those_of_the_present_rule():
     for gate in recorded_gates():
-        # records of before rest on few pairs, which promise too much: they are judged by more
-        wider = gate.get("widened", 1.0)
-        low, high = (gate["ratio"] + wider * (gate[end] - gate["ratio"]) for end in ("low", "high"))
-        words = {verdict(low, high, gate["bound"])}
+        words = {verdict(gate["low"], gate["high"], gate["bound"])}
         if gate["tv"] is not None:
             words.add(verdict(gate["tv_low"], gate["tv_high"], MASS_BOUND))
         assert gate["verdict"] == next(
