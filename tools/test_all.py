@@ -221,10 +221,11 @@ def in_process(path, flag, timeout):
     """Exit status and output of a notebook.
 
     Its process is forked from one that has torch and nbdev loaded: that is half of what a short
-    notebook takes.
+    notebook takes. The first step of an optimiser loads torch._dynamo, another second.
     """
     server = get_context("forkserver")
-    server.set_forkserver_preload(["torch", "nbdev.test"])
+    loaded = ["torch", "torch._dynamo", "matplotlib.pyplot", "nbdev.test"]
+    server.set_forkserver_preload(loaded)
     with tempfile.NamedTemporaryFile("w+") as log:
         p = server.Process(target=alone, args=(path, flag, log.name))
         p.start()
