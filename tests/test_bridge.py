@@ -1,12 +1,25 @@
 "Bridges and semidiscrete pairs where lessons do not look: classes, images, trajectories, bad input"
 
+import math
+import signal
 import warnings
 
 import pytest
 import torch
 
-from nsgf_nb import DSBM, MLP, Fit, SchrodingerBridge, SemidiscretePlan, StraightFlow, Trajectory
+from nsgf_nb import (
+    DSBM,
+    MLP,
+    Fit,
+    Model,
+    SchrodingerBridge,
+    SemidiscretePlan,
+    StraightFlow,
+    Trajectory,
+)
 from nsgf_nb.core import make_generator
+from nsgf_nb.family.bridge import on_bridge
+from nsgf_nb.family.plan import EntropicPlan
 from nsgf_nb.family.semidiscrete import pairs_of_set
 from nsgf_nb.sets.ends import ends
 
@@ -99,6 +112,59 @@ def test_semidiscrete_gives_every_point_its_mass():
     _, ends_of = semi.pairs(4000, make_generator(0, "pairs"))
     found = (ends_of == y.T).float().mean(0)
     assert (found - b).abs().max() < 0.04
+
+
+@pytest.mark.parametrize("t", [0.3, 0.8])
+def test_the_drift_is_a_mean_for_any_law_of_the_starts_and_any_potential(t):
+    "What is left of the end is at right angles to functions of X_t, beside a plan of another law"
+    g, n = make_generator(0, "any law"), 40_000
+    y = torch.tensor([[-1.0], [0.5], [3.0]]).double()
+    plan = EntropicPlan(torch.randn(500, 1, generator=g).double(), y, 0.8)
+    x = 1.5 + 0.7 * torch.randn(n, 1, generator=g).double()
+    assert (plan.masses(x) - plan.masses(plan.x)).abs().max() > 0.1
+    ends_of = plan.resample(x, g)
+    at = on_bridge(x, ends_of, torch.full((n,), t), plan.eps, g)
+    missed = ends_of - at - (1 - t) * plan.drift(at, t)
+    for function in (torch.ones_like, torch.sin, torch.square):
+        part = missed * function(at)
+        assert part.mean().abs() < 4 * part.std() / math.sqrt(n)
+
+
+def test_the_rows_of_a_bridge_to_a_whole_set_stay_in_their_class():
+    "Points without a label go to both"
+    x, label = two_classes()
+    network = MLP((2,), 16, num_classes=2)
+    settings = FEW | dict(batch_size=128)
+    bridge = SchrodingerBridge("semidiscrete", network=network, label_dropout=0.4, **settings)
+    opened = ends(torch.utils.data.TensorDataset(x, label), None, 0)
+    at, t, way, classes = bridge.task(opened, Fit(seed=0)).rows(0, (0, 1), None)
+    end = (at + way * (1 - t + 0.05).sqrt()[:, None]) * opened.sigma + opened.mean
+    right = end[:, 0] > 0
+    assert (right == (classes == 1))[classes < 2].all()
+    assert 0.2 < right[classes == 2].float().mean() < 0.8 and (classes == 2).sum() > 20
+
+
+def test_a_bridge_to_a_whole_set_gives_each_end_its_mass_and_goes_on(tmp_path):
+    "Unequal masses are learned; stopped, resumed, saved and loaded to the same bits"
+    y = torch.tensor([-2.0, 2.0, 2.0, 2.0])[:, None] + torch.tensor([0.0, 0.0, 0.1, 0.2])[:, None]
+    settings = dict(iterations=200, batch_size=128, lr=5e-3, ema=0.95, blur=1.0, device="cpu")
+    network = MLP((1,), 32)  # one for both: each fit copies it
+    make = lambda: SchrodingerBridge("semidiscrete", network=network, **settings)
+
+    def stop(row):
+        if row["step"] >= 100:
+            signal.raise_signal(signal.SIGINT)
+
+    bridge = make()
+    with pytest.raises(KeyboardInterrupt):
+        bridge.fit(y, seed=0, workdir=tmp_path, callbacks=[stop], progress=False)
+    bridge.fit(y, seed=0, workdir=tmp_path, resume=True, progress=False)
+    made = bridge.sample(4000, seed=1)
+    whole = make().fit(y, seed=0, progress=False)
+    assert torch.equal(whole.sample(4000, seed=1), made)
+    again = Model.load(bridge.save(tmp_path / "bridge.safetensors"), device="cpu")
+    assert again.coupling == "semidiscrete" and torch.equal(again.sample(4000, seed=1), made)
+    assert abs((made > 0).float().mean() - 0.75) < 0.05
 
 
 def test_the_coupling_is_a_word_of_the_straight_flow():

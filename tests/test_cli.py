@@ -17,6 +17,7 @@ from PIL import Image
 from waiting import ENV, HANGS
 
 from nsgf_nb.cli import FILES, main
+from nsgf_nb.data import get_sampler
 from nsgf_nb.family.members import MEMBERS
 from nsgf_nb.files import load_tensors
 from nsgf_nb.processes import folder_lock
@@ -667,6 +668,21 @@ def test_points_from_a_file_as_target_and_source(home, here):
     )
     rc, _, err = here("sample", "ab", "-n", 301)
     assert rc == 2 and "n: expected at most 300, the points of" in err
+
+
+def test_a_bridge_between_two_laws(home, here):
+    "Fitted to a source by its name, and sampled from it: ends near the moons, not on the ring"
+    few = ("iterations=120", "batch_size=64", "cloud=128", "num_steps=10", "lr=5e-3", "ema=0.9")
+    words = ("fit", "moons", "--source", "8gaussians", "--method", "bridge", "--out", "bridge")
+    assert here(*words, "--set", *few)[0] == 0
+    config = read(home / "bridge/config.json")
+    asked = ("moons", "8gaussians", "bridge")
+    assert (config["target"], config["source"], config["method"]) == asked
+    assert here("sample", "bridge", "-n", 400, "--seed", 3)[0] == 0
+    made = torch.as_tensor(np.load(home / "bridge/samples.npy"))
+    target, source = (get_sampler(name)(400) for name in ("moons", "8gaussians"))
+    far = lambda x: torch.cdist(x, target).min(1).values.mean()
+    assert made.shape == (400, 2) and far(made) < 1 < 2 < far(source)
 
 
 def test_help_and_version_are_quick(home):
