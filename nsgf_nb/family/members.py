@@ -114,7 +114,7 @@ MEMBERS |= {
         "DSBM",
         "the same, each direction from what the other makes",
         "20–50",
-        "many ends, where plans are sharp",
+        "many ends, without plans",
     ),
 }
 
