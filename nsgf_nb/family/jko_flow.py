@@ -45,7 +45,7 @@ class JKOFlow(Chain):
     Parameters
     ----------
     map : str, default 'ode'
-        a key of MAPS: "ode", "residual" or "convex"
+        a key of MAPS: "ode", "convex", or "residual", which may fold
     num_maps : int, default 12
         K, at most: see `kept`
     tau : float, default 0.1
@@ -66,7 +66,7 @@ class JKOFlow(Chain):
         None: CUDA where there is one
     """
 
-    map: str = "ode"  # a key of MAPS: "ode", "residual" or "convex"
+    map: str = "ode"  # a key of MAPS: "ode", "convex", or "residual", which may fold
     num_maps: int = 12  # K, at most: see `kept`
     tau: float = 0.1  # length τ of the first step, in units of σ²
     growth: float = 1.3  # g, of each length over the one before
