@@ -21,7 +21,7 @@ from nsgf_nb import (
     gaussian_jko,
     jko,
 )
-from nsgf_nb.core import ConvergenceWarning, keep_random_state, make_generator
+from nsgf_nb.core import ConvergenceWarning, RegimeWarning, keep_random_state, make_generator
 from nsgf_nb.family.jko import pushed
 
 FEW = dict(iterations=3, batch_size=16)
@@ -145,6 +145,26 @@ def test_points_without_an_inverse_are_told():
     flow.steps["map1"].net.map = nn.Tanh()  # no map leads beyond 1
     with pytest.warns(ConvergenceWarning, match="no inverse was found for 1 of 2 points"):
         flow.sample(x0=flow.velocity.mean + flow.velocity.sigma * torch.tensor([[0.1], [1.5]]))
+
+
+class Mirror(nn.Module):
+    "Turns over all points with a negative first number."
+
+    def forward(self, x):
+        return torch.cat([x[:, :1].abs(), x[:, 1:]], 1)
+
+
+def test_a_density_that_is_none_is_told():
+    "The logarithm of a determinant does not see its sign"
+    flow = JKOFlow("residual", num_maps=1, map_iterations=2, batch_size=8, bank=40, device="cpu")
+    flow.fit("moons", seed=0, progress=False)
+    x = flow.velocity.mean + torch.tensor([[1.0, 0.0], [-1.0, 0.0], [2.0, 1.0]])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        flow.log_prob(x)
+    flow.steps["map1"].net.map = Mirror()
+    with pytest.warns(RegimeWarning, match="turn over 1 of 3 points"):
+        flow.log_prob(x)
 
 
 def test_the_density_of_a_chain_is_that_of_its_samples():

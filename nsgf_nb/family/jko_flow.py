@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from .jko import Composition, pushed
+from .jko_maps import folded
 from .jko_step import MAPS, RATES, JKOStep, MapField, source_height
 from ..learning.model import Chain, Fit, Model
 from ..sets.ends import Ends
@@ -25,6 +26,7 @@ from pathlib import Path
 from ..caller import arrays_too, usual_torch
 from nsgf_nb.core import (
     ConvergenceWarning,
+    RegimeWarning,
     check_count,
     check_name,
     check_points,
@@ -264,6 +266,9 @@ def log_prob(
         log p(x), (n,), in nats, without gradients
     """
     z, _ = _in_units(self, check_points(x, "x"), "log_prob")
+    if turned := int(folded(self.maps, z).sum()):
+        said = f"log_prob: the maps turn over {turned} of {len(z)} points; there it is no density"
+        warnings.warn(said, RegimeWarning, stacklevel=3)
     return _along(self, z, self.maps)[-1] - z.shape[1] * self.velocity.sigma.log()
 
 # %% ../../nbs/7_family/24_jko_flow.ipynb #jkf-units
