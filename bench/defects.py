@@ -227,6 +227,7 @@ def one(words, problem, seed):
     if has_row(RESULT, key):
         return
     make, defect = VARIANTS[words]
+    torch.manual_seed(seed)  # the weights of a network are drawn before the fit
     with defect():
         model = make().fit(*PROBLEMS[problem], seed=seed, progress=False)
     phases = words.startswith("NSGF++")
@@ -249,10 +250,13 @@ def show():
         those = [r for r in rows if (r["problem"], r["variant"]) == (problem, words)]
         if not those:
             continue
-        ratios = [r["ratio"] or math.nan for r in those]
-        spread = statistics.stdev(ratios) if len(ratios) > 1 else 0
+        ratios = [r["ratio"] for r in those]
+        ratio = "∞"  # a cloud stays empty
+        if None not in ratios:
+            spread = statistics.stdev(ratios) if len(ratios) > 1 else 0
+            ratio = f"{statistics.mean(ratios):.2f} ± {spread:.2f}"
         rest = [f"{k} {statistics.mean(r[k] for r in those):.3f}" for k in ("variance", "mmd")]
-        print(f"{problem:<13} {words:<30} {statistics.mean(ratios):.2f} ± {spread:.2f}", *rest)
+        print(f"{problem:<13} {words:<30} {ratio}", *rest, f"({len(those)} seeds)")
 
 
 def main():
