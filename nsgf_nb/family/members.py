@@ -22,6 +22,8 @@ class Member:
     ----------
     cls : str
         name of the class, lent by nsgf_nb
+    descends : str
+        the functional that it goes down, and its steps
     learns : str
         what the network is fitted to
     calls : str
@@ -33,6 +35,7 @@ class Member:
     """
 
     cls: str  # name of the class, lent by nsgf_nb
+    descends: str  # the functional that it goes down, and its steps
     learns: str  # what the network is fitted to
     calls: str  # network calls that a sample usually takes
     when: str  # what it is good for
@@ -40,10 +43,23 @@ class Member:
 
 # %% ../../nbs/7_family/01_map.ipynb #map-members
 MEMBERS = {
-    "nsgf": Member("NSGF", "the velocity along Sinkhorn flows", "5–10", "few calls, low dimension"),
-    "nsgf++": Member("NSGFPlusPlus", "Sinkhorn steps first, then straight lines", "5–20", "images"),
+    "nsgf": Member(
+        "NSGF",
+        "Sinkhorn divergence, explicit steps",
+        "the velocity along Sinkhorn flows",
+        "5–10",
+        "few calls, low dimension",
+    ),
+    "nsgf++": Member(
+        "NSGFPlusPlus",
+        "Sinkhorn divergence, explicit steps; then none",
+        "Sinkhorn steps first, then straight lines",
+        "5–20",
+        "images",
+    ),
     "fm": Member(
         "StraightFlow",
+        "none: a given path",
         "straight lines of independent pairs",
         "10–100",
         "many calls, densities",
@@ -51,6 +67,7 @@ MEMBERS = {
     ),
     "ot-cfm": Member(
         "StraightFlow",
+        "none: a given path",
         "straight lines of pairs matched in each batch",
         "10–20",
         "two sets without pairs, densities",
@@ -58,6 +75,7 @@ MEMBERS = {
     ),
     "sd-cfm": Member(
         "StraightFlow",
+        "none: a given path",
         "straight lines of pairs from a plan with the whole target",
         "5–20",
         "finite data",
@@ -69,6 +87,7 @@ MEMBERS = {
 MEMBERS |= {
     "si": Member(
         "Interpolant",
+        "none: a given path",
         "curved lines of independent pairs",
         "10–100",
         "to compare with",
@@ -76,6 +95,7 @@ MEMBERS |= {
     ),
     "ddim": Member(
         "DDIM",
+        "KL to noise, by diffusion, and back",
         "noise, along a diffusion; no noise when sampling",
         "20–100",
         "to compare with",
@@ -83,6 +103,7 @@ MEMBERS |= {
     ),
     "ddpm": Member(
         "DDPM",
+        "KL to noise, by diffusion, and back",
         "noise, along a diffusion; noise when sampling",
         "100–1000",
         "to compare with",
@@ -90,12 +111,14 @@ MEMBERS |= {
     ),
     "generator": Member(
         "SinkhornGenerator",
+        "Sinkhorn divergence, steps of the weights",
         "a map: each sample moves along the Sinkhorn velocity of all",
         "1",
         "one call, connected targets",
     ),
     "neural-plan": Member(
         "NeuralPlan",
+        "the dual of entropic transport, steps of the weights",
         "the two potentials of an entropic plan",
         "1–100",
         "samples of y given x in many dimensions",
@@ -106,12 +129,14 @@ MEMBERS |= {
 MEMBERS |= {
     "bridge": Member(
         "SchrodingerBridge",
+        "none: the paths of an entropic plan",
         "the mean end of noisy paths between the pairs of entropic plans",
         "20–50",
         "many ends for each start",
     ),
     "dsbm": Member(
         "DSBM",
+        "KL to a Brownian motion, by projections",
         "the same, each direction from what the other makes",
         "20–50",
         "many ends, without plans",
@@ -122,19 +147,21 @@ MEMBERS |= {
 MEMBERS |= {
     "energy": Member(
         "EnergyFlow",
+        "any energy, explicit or implicit steps",
         "the way along the particle flow of an energy of your choice",
         "10",
         "to compare energies",
     ),
     "jko": Member(
         "JKOFlow",
-        "implicit steps from data to noise, a map for each; samples are the way back",
+        "KL to noise, implicit steps",
+        "a map for each step; samples are the way back",
         "50–100",
         "densities, low dimension",
     ),
 }
 
-# %% ../../nbs/7_family/01_map.ipynb #map-class
+# %% ../../nbs/7_family/01_map.ipynb #map-user-class
 def _module_of_user(name, path):
     "Import the module of a class of the user's own."
     if (here := os.getcwd()) not in sys.path:
@@ -163,7 +190,7 @@ def _class_of_user(name, imports):
         raise ValueError(f"method {name!r}: expected a subclass of nsgf_nb.Model, {got}")
     return found
 
-
+# %% ../../nbs/7_family/01_map.ipynb #map-class
 def member_class(
     name: str,  # a key of MEMBERS, or package.module:Class
     *,
