@@ -40,11 +40,11 @@ def network():
     return MLP((2,), hidden=64, layers=6)
 
 
-def nsgf(net=None):
+def nsgf(net=None, **options):
     "NSGF as it should be"
     from nsgf_nb import NSGF
 
-    return NSGF(CALLS, network=net or network(), **TRAINING, **POOL)
+    return NSGF(CALLS, network=net or network(), **TRAINING | POOL | options)
 
 
 def ot_cfm(net=None):
@@ -180,6 +180,8 @@ VARIANTS = {  # words: a model that is not fitted, and the defect
     "NSGF, fixed time": (lambda: nsgf(Clocked(network(), stopped)), nullcontext),
     "NSGF, accumulated gradients": (nsgf, accumulated),
     "NSGF, one pass": (nsgf, one_pass),
+    "NSGF, slow": (lambda: nsgf(lr=4e-4), nullcontext),
+    "NSGF, slow, accumulated gradients": (lambda: nsgf(lr=4e-4), accumulated),
     "OT-CFM": (ot_cfm, nullcontext),
     "OT-CFM, pairs": (ot_cfm, astray),
     "OT-CFM, time scale": (lambda: ot_cfm(Clocked(network(), slow)), nullcontext),
