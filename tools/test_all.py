@@ -221,10 +221,10 @@ def in_process(path, flag, timeout):
     """Exit status and output of a notebook.
 
     Its process is forked from one that has torch and nbdev loaded: that is half of what a short
-    notebook takes. The first step of an optimiser loads torch._dynamo, another second.
+    notebook takes. torch._dynamo is not: it brings Triton, whose interpreter lessons ask for first.
     """
     server = get_context("forkserver")
-    loaded = ["torch", "torch._dynamo", "matplotlib.pyplot", "nbdev.test"]
+    loaded = ["torch", "matplotlib.pyplot", "nbdev.test"]
     server.set_forkserver_preload(loaded)
     with tempfile.NamedTemporaryFile("w+") as log:
         p = server.Process(target=alone, args=(path, flag, log.name))

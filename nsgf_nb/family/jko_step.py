@@ -76,7 +76,7 @@ class MapField(nn.Module):
         class_index(label, x, None)
         return self.map(x.flatten(1)).view_as(x) - x
 
-
+# %% ../../nbs/7_family/23_inverse.ipynb #jkf-step-class
 @dataclass(eq=False, repr=False)
 class JKOStep(Flow):
     """A map of a JKOFlow, fitted as the others are.
