@@ -14,8 +14,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from .jko import Composition, pushed
-from .jko_maps import folded
+from .jko import Composition, pushed, with_jacobian
 from .jko_step import MAPS, RATES, JKOStep, MapField, source_height
 from ..learning.model import Chain, Fit, Model
 from ..sets.ends import Ends
@@ -186,7 +185,8 @@ def finish(
         del step.bank
     self.velocity, self.source, self.kept = step.velocity, ends.source, self.num_maps
     if len(self.held_out):
-        likely = torch.stack([p.mean() for p in _along(self, self.held_out)])
+        path = _along(self, self.held_out, _all_maps(self))
+        likely = torch.stack([logp.mean() for logp, _ in path])
         self.kept = 1 + int(likely[1:].argmax())
     del self.now, self.first, self.held_out
 
@@ -196,11 +196,17 @@ def _all_maps(flow):
     return Composition([step.net.map for step in flow.steps.values()])
 
 
-def _along(flow, x, maps=None):
-    "log p of points in units of σ, in these units, after 0, 1, … maps."
+def _along(flow, x, maps):
+    "After 0, 1, … maps: log p of points in units of σ, and which of them a map has turned over."
     V = source_height(flow.source, flow.velocity.mean, flow.velocity.sigma)
-    path = (maps or _all_maps(flow)).push(x, torch.zeros_like(x[:, 0]))
-    return [-(V(z) + after) for z, after in path]
+    after, turned = torch.zeros_like(x[:, 0]), torch.zeros_like(x[:, 0], dtype=torch.bool)
+    found = [(-(V(x) + after), turned)]
+    for block in maps:
+        x, jacobian = with_jacobian(block, x)
+        sign, size = torch.linalg.slogdet(jacobian)
+        after, turned = after - size, turned | (sign <= 0)
+        found.append((-(V(x) + after), turned))
+    return found
 
 # %% ../../nbs/7_family/24_jko_flow.ipynb #jkf-sample
 @patch
@@ -266,10 +272,11 @@ def log_prob(
         log p(x), (n,), in nats, without gradients
     """
     z, _ = _in_units(self, check_points(x, "x"), "log_prob")
-    if turned := int(folded(self.maps, z).sum()):
-        said = f"log_prob: the maps turn over {turned} of {len(z)} points; there it is no density"
+    logp, turned = _along(self, z, self.maps)[-1]
+    if count := int(turned.sum()):
+        said = f"log_prob: the maps turn over {count} of {len(z)} points; there it is no density"
         warnings.warn(said, RegimeWarning, stacklevel=3)
-    return _along(self, z, self.maps)[-1] - z.shape[1] * self.velocity.sigma.log()
+    return logp - z.shape[1] * self.velocity.sigma.log()
 
 # %% ../../nbs/7_family/24_jko_flow.ipynb #jkf-units
 def _in_units(flow, x, verb):
