@@ -147,7 +147,7 @@ def test_the_rows_of_a_bridge_to_a_whole_set_stay_in_their_class():
 def test_a_bridge_to_a_whole_set_gives_each_end_its_mass_and_goes_on(tmp_path):
     "Unequal masses are learned; stopped, resumed, saved and loaded to the same bits"
     y = torch.tensor([-2.0, 2.0, 2.0, 2.0])[:, None] + torch.tensor([0.0, 0.0, 0.1, 0.2])[:, None]
-    settings = dict(iterations=200, batch_size=128, lr=5e-3, ema=0.95, blur=1.0, device="cpu")
+    settings = dict(iterations=600, batch_size=128, lr=5e-3, ema=0.95, blur=1.0, device="cpu")
     torch.manual_seed(0)
     network = MLP((1,), 32)  # one for both: each fit copies it
     make = lambda: SchrodingerBridge("semidiscrete", network=network, **settings)
@@ -165,8 +165,7 @@ def test_a_bridge_to_a_whole_set_gives_each_end_its_mass_and_goes_on(tmp_path):
     assert torch.equal(whole.sample(4000, seed=1), made)
     again = Model.load(bridge.save(tmp_path / "bridge.safetensors"), device="cpu")
     assert again.coupling == "semidiscrete" and torch.equal(again.sample(4000, seed=1), made)
-    # ten such short fits gave .78 to .82; equal masses would be .5
-    assert abs((made > 0).float().mean() - 0.75) < 0.1
+    assert abs((made > 0).float().mean() - 0.75) < 0.05  # ten fits gave .733 to .743
 
 
 def test_the_coupling_is_a_word_of_the_straight_flow():
