@@ -23,6 +23,7 @@ import time
 import traceback
 import warnings
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from importlib import import_module
 from importlib.util import find_spec
 from multiprocessing import get_context
 from pathlib import Path
@@ -158,13 +159,18 @@ def agreement(device, quick, backends=None):
                 )
 
 
+def from_tests(name):
+    "A module beside the tests."
+    if (tests := str(ROOT / "tests")) not in sys.path:
+        sys.path[:0] = [str(ROOT), tests]
+    return import_module(name)
+
+
 def judged(numbers, device):
     "Verdicts on problems of tests/problems.py, with their tensors on the device."
-    sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
     import certificate
-    import problems
-    import verdict
 
+    problems, verdict = from_tests("problems"), from_tests("verdict")
     torch.set_num_threads(1)
     return [
         certificate.short(verdict.judge(problems.problem(number), device=device))
@@ -174,10 +180,7 @@ def judged(numbers, device):
 
 def strata(numbers):
     "The numbers of problems, by stratum."
-    sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
-    import problems
-
-    found = {}
+    problems, found = from_tests("problems"), {}
     for number in numbers:
         found.setdefault(problems.place(number)[0], []).append(number)
     return found
