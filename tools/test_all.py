@@ -224,8 +224,7 @@ def in_process(path, flag, timeout):
     notebook takes. torch._dynamo is not: it brings Triton, whose interpreter lessons ask for first.
     """
     server = get_context("forkserver")
-    loaded = ["torch", "matplotlib.pyplot", "nbdev.test"]
-    server.set_forkserver_preload(loaded)
+    server.set_forkserver_preload(["torch", "matplotlib.pyplot", "nbdev.test"])
     with tempfile.NamedTemporaryFile("w+") as log:
         p = server.Process(target=alone, args=(path, flag, log.name))
         p.start()
