@@ -181,6 +181,7 @@ def one(method, d, seed, folder):
     from torch.utils.data import TensorDataset
 
     z, label, back = codes(d, folder)
+    torch.manual_seed(seed)  # the weights of a network are drawn before the fit
     model, begun = model_of(method, d), time.process_time()
     model.fit(TensorDataset(z, label), seed=seed, progress=False)
     seconds, rows, shown = time.process_time() - begun, [], {}

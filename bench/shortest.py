@@ -127,6 +127,7 @@ def fitted(method, words, problem, seed):
     torch.set_num_threads(1)
     target, source = PROBLEMS[problem]
     shape, candidates = ((1, 8, 8), DIGITS) if problem == "digits" else ((2,), PLANE)
+    torch.manual_seed(seed)  # the weights of a network are drawn before the fit
     model, begin = model_of(method, candidates[words], shape), time.process_time()
     with kept_pool((method, problem, seed, *pool_of(model))) as pool:
         model.fit(target, source, seed=seed, progress=False)

@@ -5,6 +5,7 @@
     python bench/toy2d.py --part final     the table, with the settings that the trials chose
                                            (2 hours on one core, 3 seeds; --seeds 0 1 2 3 4 for 5)
     python bench/toy2d.py --part compare   the comparison with OT-CFM anew, from the rows here
+    python bench/toy2d.py --part pictures  samples for the figure of tutorial 20 (5 minutes)
     python bench/toy2d.py --quick          the table of the networks, small and without a record:
                                            300 gradient steps, one seed (10 minutes on two cores)
 
@@ -120,23 +121,28 @@ class Judge:
         return mean | dict(ratio=ratio if math.isfinite(ratio) else None, tv=tv)
 
 
+def network(seed):
+    "The paper's network for the plane, with the weights of a seed"
+    from nsgf_nb.core import keep_random_state
+    from nsgf_nb.learning.nets import MLP
+
+    with keep_random_state(seed):
+        return MLP((2,), hidden=256, layers=3)
+
+
 def fitted(method, problem, seed, rate, steps, folder):
     "A flow, and the CPU seconds of its fit; from the folder where it is there"
-    from nsgf_nb.core import keep_random_state
     from nsgf_nb.family.bridge import SchrodingerBridge
     from nsgf_nb.family.generator import SinkhornGenerator
     from nsgf_nb.flow import NSGF
     from nsgf_nb.learning.model import Flow
-    from nsgf_nb.learning.nets import MLP
     from nsgf_nb.matching.interpolants import Interpolant, OneStep
     from nsgf_nb.straight import StraightFlow
 
     file = folder / f"{method} {problem} {seed} {rate} {steps}.safetensors"
     if file.exists():
         return Flow.load(file), json.loads(file.with_suffix(".json").read_text())
-    with keep_random_state(seed):
-        net = MLP((2,), hidden=256, layers=3)
-    shared = dict(network=net, iterations=steps, lr=rate[0], ema=1 - 2.5 / steps)
+    shared = dict(network=network(seed), iterations=steps, lr=rate[0], ema=1 - 2.5 / steps)
     of = lambda name: fitted(name, problem, seed, rate[1:], steps, folder)[0]
     pool = dict(pool_size=24576) if steps > 1000 else dict(pool_size=6144, group=1024)
     flow = {
@@ -242,7 +248,13 @@ def networks(problem, seed, steps, folder, chosen, put):
         )
         more = round(steps * long / own)
         flow, begin = (
-            StraightFlow(coupling, iterations=more, lr=chosen[method], ema=1 - 2.5 / more),
+            StraightFlow(
+                coupling,
+                network=network(seed),
+                iterations=more,
+                lr=chosen[method],
+                ema=1 - 2.5 / more,
+            ),
             time.process_time(),
         )
         flow.fit(*PROBLEMS[problem], seed=seed, progress=False)
@@ -480,7 +492,9 @@ def pictures(seed, steps, folder, chosen, out):
 
 def main():
     p = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    p.add_argument("--part", choices=("trials", "final", "compare", "all"), default="all")
+    p.add_argument(
+        "--part", choices=("trials", "final", "compare", "pictures", "all"), default="all"
+    )
     p.add_argument("--out", type=Path, default=ROOT / "bench" / "results" / "toy2d.json")
     p.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     p.add_argument("--problems", nargs="+", default=list(PROBLEMS), choices=list(PROBLEMS))
@@ -500,7 +514,7 @@ def main():
     with ProcessPoolExecutor(a.jobs) as pool:
         run = lambda tasks: [f.result() for f in [pool.submit(worker, t) for t in tasks]]
         trials = lambda: json.loads(a.out.read_text())["trials"] if a.out.exists() else []
-        if a.part != "final" and not a.quick:
+        if a.part in ("trials", "all") and not a.quick:
             first, then = TRIED
             run(
                 [
@@ -514,7 +528,7 @@ def main():
                     [("trials", q, m, a.steps, a.folder, a.out, choose(trials())) for q in TRIED_ON]
                 )
         chosen = dict.fromkeys(sum(TRIED, ()), 9e-3) if a.quick else choose(trials())
-        if a.part != "trials":
+        if a.part in ("final", "all"):
             run(
                 [
                     ("final", q, s, a.steps, a.folder, a.out, chosen)
@@ -523,7 +537,7 @@ def main():
                 ]
             )
     table = json.loads(a.out.read_text())
-    if not a.quick and a.part != "trials":
+    if not a.quick and a.part in ("pictures", "all"):
         pictures(a.seeds[0], a.steps, a.folder, chosen, a.out)
     if not a.quick:
         write(a.out, table | dict(chosen=chosen, steps=a.steps, **comparisons(table["rows"])))
