@@ -174,7 +174,7 @@ class Header:
     aliases : dict, default dict()
         name → the name under which it is stored
     sha256 : str | None, default None
-        of the numbers; None: written by version 0.1
+        of the numbers; None: written by a first revision
     header_sha256 : str | None, default None
         of the header, and with it of the whole content
     """
@@ -182,7 +182,7 @@ class Header:
     facts: dict  # JSON values
     start: int  # where the numbers begin
     aliases: dict = field(default_factory=dict)  # name → the name under which it is stored
-    sha256: str | None = None  # of the numbers; None: written by version 0.1
+    sha256: str | None = None  # of the numbers; None: written by a first revision
     header_sha256: str | None = None  # of the header, and with it of the whole content
 
 
@@ -207,7 +207,7 @@ def _header_of(path, text, about, facts):
     "The header, if its checksum is right."
     start = 8 + len(text)
     if about.keys() == {"facts"}:
-        return Header(facts, start)  # version 0.1
+        return Header(facts, start)  # a first revision
     own = about.get("header_sha256")
     known = about.keys() - {"aliases"} == {"facts", "sha256", "header_sha256"}
     if not known or _own_checksum(text, own) != own:
