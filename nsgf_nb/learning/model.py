@@ -655,6 +655,7 @@ def fit_ends(
             shadow=shadow,
             show=run.progress,
             data=data,
+            model=self.settings(),
             history=self.history,
         )
     finally:

@@ -398,9 +398,13 @@ class Task:
 def _check_settings(path, old, new):
     "Refuse to go on with other settings, or with other data under the same name."
     for name, value in new.items():
-        if name != "data" and old.get(name) != value:
+        if name not in ("data", "model") and old.get(name) != value:
             raise ValueError(f"{path}: cannot resume, {name} was {old.get(name)}, is now {value}")
-    known = old.get("data", {})  # version 0.1 does not say
+    known = old.get("model", {})  # version 0.1 does not say
+    for name, value in new.get("model", {}).items():
+        if known.get(name, value) != value:
+            raise ValueError(f"{path}: cannot resume, {name} was {known[name]}, is now {value}")
+    known = old.get("data", {})  # nor this
     for name, value in new["data"].items():
         if known.get(name, value) != value:
             raise ValueError(f"{path}: cannot resume, the data of the {name} have changed")
@@ -555,6 +559,7 @@ def begin(
         value.copy_(whole)
 
 # %% ../../nbs/5_learning/07_training.ipynb #trn-imports
+import json
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -586,10 +591,11 @@ class _Run:
         options: TrainingOptions,  # how
         seed: int,  # of random layers
         data: dict,  # checksums of the data
+        model: dict,  # settings of the model that is trained
         file: Path | None,  # the checkpoint
     ):
         self.task, self.options, self.seed, self.file = task, options, seed, file
-        self.settings = _settings(options, seed, data)
+        self.settings = _settings(options, seed, data, model)
         self.state = State(net, options, task.memory)
         self.call = autocast(net, options.precision)
         self.first = world()[0] == 0
@@ -620,11 +626,14 @@ class _Run:
         return len(batch[0]) * parts, stop
 
 # %% ../../nbs/5_learning/07_training.ipynb #trn-update
-def _settings(options, seed, data):
+def _settings(options, seed, data, model):
     "What a run that goes on must share with the run that was stopped."
     names = "iterations", "lr", "ema", "precision", "clip", "warmup", "weight_decay", "patience"
     settings = {name: getattr(options, name) for name in names}
-    return settings | dict(seed=seed, data=data)  # accumulate is free: it only rounds
+    model = {k: v for k, v in model.items() if k != "accumulate"}  # is free: it only rounds
+    kind = lambda value: type(value).__name__  # of what a file cannot hold
+    model = json.loads(json.dumps(model, default=kind))  # as a file returns them
+    return settings | dict(seed=seed, data=data, model=model)
 
 
 def _update(state, options, loss):
@@ -777,6 +786,7 @@ def train(
     shadow: nn.Module | None = None,  # holds the averaged weights when callbacks are called
     show: bool = True,  # progress bar
     data: dict | None = None,  # checksums of the data: a checkpoint of others is refused
+    model: dict | None = None,  # settings of the model, likewise
     history: list | None = None,  # takes the rows while they are made
 ) -> list[dict]:  # rows of step, loss, seconds, rate (rows per second), val, floor
     """Fit a network to a task.
@@ -803,6 +813,8 @@ def train(
         progress bar
     data : dict | None, default None
         checksums of the data: a checkpoint of others is refused
+    model : dict | None, default None
+        settings of the model, likewise
     history : list | None, default None
         takes the rows while they are made
 
@@ -816,7 +828,7 @@ def train(
     if options.patience and not task.validate:
         raise ValueError("patience: expected a held-out loss to watch, give validate=")
     file = checkpoint and Path(checkpoint)
-    run = _Run(net, task, options, seed, data or {}, file)
+    run = _Run(net, task, options, seed, data or {}, model or {}, file)
     run._begin(resume, history)
     bar = progress(options.iterations, "match", show and run.first)
     threads = few_threads(net, options.batch_size // options.accumulate)

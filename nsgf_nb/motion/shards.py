@@ -39,7 +39,7 @@ def pool_settings(
     sim: Simulation,  # of the groups
     num_groups: int,  # groups in all
 ) -> dict:  # JSON values
-    """All that the bits of a pool depend on.
+    """All that the trajectories of a pool depend on, but for rounding.
 
     Parameters
     ----------
@@ -76,6 +76,9 @@ def pool_settings(
             settings[k] = getattr(sim, k)
     for k in ("blur", "self_term", "tol", "max_iter"):
         settings[k] = [getattr(v, k, None) for v in sim.velocities]
+    relative = [getattr(v, "relative_blur", None) for v in sim.velocities]
+    if any(relative):  # left out where there is none, as in pools of version 0.1
+        settings["relative_blur"] = relative
     said = [_witness_of(v, x0.to(sim.device), y.to(sim.device)) for v in sim.velocities]
     return settings | (dict(velocity=said) if any(said) else {})
 
