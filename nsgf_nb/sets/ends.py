@@ -99,7 +99,7 @@ def _float64(value):
 def normal_moments(
     source: Sampler | None,  # any sampler
 ) -> tuple[Tensor, Tensor] | None:  # mean, deviation, float64, numbers or (*shape); None: unknown
-    """Moments of a normal sampler with independent coordinates, moved and scaled or not.
+    """Moments of a normal sampler with independent coordinates, moved and scaled once or not.
 
     Parameters
     ----------

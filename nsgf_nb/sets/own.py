@@ -288,7 +288,7 @@ def _in_memory(data, name, weights):
 
 # %% ../../nbs/1_data/04_own.ipynb #own-sampler-of
 def sampler_of(
-    data: object,  # anything that get_sampler takes, but names and folders
+    data: object,  # anything that get_sampler takes, but names and paths
     weights: object = None,  # of points in memory, any array of n numbers ≥ 0; None: equal ones
 ) -> Sampler:
     """Make a sampler from data or from a function.
@@ -296,7 +296,7 @@ def sampler_of(
     Parameters
     ----------
     data : object
-        anything that get_sampler takes, but names and folders
+        anything that get_sampler takes, but names and paths
     weights : object, default None
         of points in memory, any array of n numbers ≥ 0; None: equal ones
 

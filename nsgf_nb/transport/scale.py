@@ -68,9 +68,9 @@ def inner_length(
     a: Tensor | None = None,  # weights of x, (n,); None: uniform
     b: Tensor | None = None,  # weights of y, (m,); None: uniform
 ) -> float:  # in units of x
-    """ℓ with ℓ² = sqrt(tr(Σx Σy)), the deviation of the centred inner products under the weights.
+    """ℓ, where ℓ² = sqrt(tr(Σx Σy)) is the deviation of centred inner products under the weights.
 
-    s is at least a hundredth of what it would be if both clouds had the same directions.
+    ℓ² is at least a hundredth of what it would be if both clouds had the same directions.
     Raises ValueError where all points of one cloud that have weight are at one place.
 
     Parameters
