@@ -666,12 +666,38 @@ def _network_for(flow, shape):
     "What a fit trains: a fresh network, or a copy of the user's, which stays as it is."
     number = getattr(flow, "num_classes", None)
     net = make_network(_copied(flow.network), shape, number, flow.gives_end).float()
+    _check_shape(net, shape)
     params = list(net.parameters())
     if not params:
         raise ValueError("network: expected one with parameters, there is nothing to learn")
     if not any(p.requires_grad for p in params):
         net.requires_grad_(True)  # it comes from a fitted flow
-    return net.to(flow.device)
+    net = net.to(flow.device)
+    if isinstance(flow.network, nn.Module):
+        _check_answer(net, shape, flow)
+    return net
+
+
+def _check_shape(net, shape):
+    "A network that says what points it knows must know these."
+    known = tuple(getattr(net, "config", {}).get("shape", shape))
+    if known != tuple(shape):
+        raise ValueError(f"network: expected one for points of shape {shape}, got one for {known}")
+
+
+def _check_answer(net, shape, flow):
+    "An answer of another shape than the points might be spread over them: two are asked for."
+    if hasattr(net, "_orig_mod"):
+        return  # it would be compiled for two points
+    asked = [torch.zeros(2, *shape), torch.zeros(2)]
+    if flow.classes:
+        asked.append(torch.zeros(2, dtype=torch.int64))
+    with torch.no_grad(), keep_random_state():
+        out = deepcopy(net).eval().forward(*(z.to(flow.device) for z in asked))
+    got = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
+    if got != (2, *shape):
+        said = f"expected an answer of shape {(2, *shape)} to two points"
+        raise ValueError(f"network: {said}, got {got}")
 
 
 def _copied(network):
