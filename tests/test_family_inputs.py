@@ -1,5 +1,7 @@
 "What users give to the family that it cannot take: one sentence before any work, no silent loss"
 
+import re
+
 import pytest
 import torch
 from torch import nn
@@ -51,3 +53,11 @@ def test_a_question_to_a_network_leaves_it_as_it_is():
     before = torch.get_rng_state()
     flow = StraightFlow(network=net, **FEW).fit(X, seed=0, progress=False)
     assert torch.equal(torch.get_rng_state(), before) and flow.velocity is not None
+
+
+@pytest.mark.parametrize("shape", [(3,), (1,), (1, 2)])
+def test_a_field_is_asked_at_other_points(shape):
+    flow = StraightFlow(**FEW).fit(X, seed=0, progress=False)
+    said = rf"x: expected points of shape \(2,\), got {re.escape(str(shape))}"
+    with pytest.raises(ValueError, match=said):
+        flow.velocity(torch.zeros(4, *shape), 0.5)
