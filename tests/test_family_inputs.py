@@ -61,3 +61,13 @@ def test_a_field_is_asked_at_other_points(shape):
     said = rf"x: expected points of shape \(2,\), got {re.escape(str(shape))}"
     with pytest.raises(ValueError, match=said):
         flow.velocity(torch.zeros(4, *shape), 0.5)
+
+
+@pytest.mark.parametrize("path", [False, True])
+def test_samples_that_are_no_numbers_are_told(path):
+    flow = StraightFlow(**FEW).fit(X, seed=0, progress=False)
+    flow.velocity.net.forward = lambda z, t: torch.where(z[:, :1] > 0, z * 1e30, z)
+    said = r"sample: \d of 9 samples are NaN or infinite: the field drove them off"
+    with pytest.warns(RuntimeWarning, match=said) as told:
+        flow.sample(9, seed=0, return_path=path)
+    assert told[0].filename == __file__

@@ -469,6 +469,7 @@ def _named_source(path, spec, shape):
 
 # %% ../../nbs/5_learning/09_field.ipynb #fld-imports
 import math
+import warnings
 from copy import deepcopy
 
 import torch
@@ -855,12 +856,21 @@ def sample(
         path, calls = self.walk(f, part, times, solver, noise)
         self.nfe = 2 * calls if guidance else calls
         out.append(torch.stack(path) if return_path else path[-1])
-    return torch.cat(out, 1 if return_path else 0)
+    return _finite(torch.cat(out, 1 if return_path else 0), x)
 
 
 def _moving(flow, field, x, t):
     "dx/dt on the clock of a flow."
     return field(x, t) * flow.rate(t)
+
+# %% ../../nbs/5_learning/09_field.ipynb #fld-sample-finite
+def _finite(out, x):
+    "Samples, with a warning where the field has driven them beyond the numbers that there are."
+    bad = ~out.isfinite().flatten(-x.ndim + 1).all(-1).view(-1, len(x)).all(0)
+    if count := int(bad.sum()):
+        said = f"sample: {count} of {len(x)} samples are NaN or infinite: the field drove them off"
+        warnings.warn(f"{said}, fit with a lower lr", RuntimeWarning, stacklevel=5)
+    return out
 
 # %% ../../nbs/5_learning/09_field.ipynb #fld-file
 @patch
