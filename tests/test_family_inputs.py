@@ -71,3 +71,9 @@ def test_samples_that_are_no_numbers_are_told(path):
     with pytest.warns(RuntimeWarning, match=said) as told:
         flow.sample(9, seed=0, return_path=path)
     assert told[0].filename == __file__
+
+
+@pytest.mark.parametrize("given, got", [(print, "a list of functions"), ([1], "functions in")])
+def test_callbacks_are_looked_at_before_any_work(given, got):
+    with pytest.raises(TypeError, match=f"callbacks: expected {got}"):
+        StraightFlow(**FEW).fit(X, seed=0, callbacks=given, progress=False)

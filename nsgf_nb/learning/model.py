@@ -7,7 +7,7 @@ __all__ = ['about', 'Model', 'Fit', 'as_before', 'MOST_STEPS', 'SOLVERS', 'Flow'
 
 # %% ../../nbs/5_learning/08_model.ipynb #mdl-imports
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -147,7 +147,7 @@ class Fit:
             progress bars
         """
         seed = on_rank_0(lambda: _check_call(seed, workdir, resume))
-        return cls(seed, workdir and Path(workdir), resume, tuple(callbacks), progress)
+        return cls(seed, workdir and Path(workdir), resume, _functions(callbacks), progress)
 
 # %% ../../nbs/5_learning/08_model.ipynb #mdl-answers
 @patch
@@ -231,6 +231,18 @@ def _check_call(seed, workdir, resume):
     if workdir is not None and not Path(workdir).is_dir():
         raise FileNotFoundError(f"{workdir}: no such folder")
     return fresh_seed() if seed is None else check_count(seed, "seed", 0)
+
+
+def _functions(callbacks):
+    "Callbacks, as a tuple of functions."
+    if callable(callbacks) or not isinstance(callbacks, Iterable):
+        got = type(callbacks).__name__
+        raise TypeError(f"callbacks: expected a list of functions, got {got}")
+    listed = tuple(callbacks)
+    for f in listed:
+        if not callable(f):
+            raise TypeError(f"callbacks: expected functions in the list, got {f!r}")
+    return listed
 
 # %% ../../nbs/5_learning/08_model.ipynb #mdl-as-before
 @contextmanager
