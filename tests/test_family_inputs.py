@@ -196,3 +196,10 @@ def test_one_sentence(call, sentence):
     with pytest.raises((ValueError, TypeError)) as e:
         call()
     assert sentence in str(e.value) and "\n" not in str(e.value)
+
+
+def test_a_class_of_one_point_in_the_plans_of_a_set():
+    label = torch.zeros(64, dtype=torch.long)
+    label[0] = 1
+    flow = fit(StraightFlow("semidiscrete", num_classes=2, **FEW), (X, label))
+    assert flow.sample(3, label=1, seed=0).isfinite().all()
