@@ -294,9 +294,9 @@ def _begin(self: Trajectory, data, raw, standard, seed):
     times, samplers = list(standard), list(standard.values())
     self.times = [float(t) for t in times]
     self.flows = [self.make_flow() for _ in times[1:]]
-    _check_batch(self.flows[0], times, samplers)
     pairs = zip(self.parts(), times[1:], samplers, samplers[1:])
     self.links = {name: _ends_at(t, x, y, seed) for name, t, x, y in pairs}
+    _check_batch(self.flows[0], times, samplers)
     shape = samplers[0].shape
     self.mean, self.scale = torch.zeros(shape), torch.ones(shape)
     if isinstance(data, Snapshots):
