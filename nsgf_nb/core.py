@@ -180,7 +180,8 @@ def check_fraction(
     """
     is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
     if not is_number or not 0 <= value <= 1 or (value == 1 and not end):
-        raise ValueError(f"{name}: expected 0 ≤ {name} {'≤' if end else '<'} 1, got {value!r}")
+        got = type(value).__name__ if getattr(value, "ndim", 0) else repr(value)
+        raise ValueError(f"{name}: expected 0 ≤ {name} {'≤' if end else '<'} 1, got {got}")
     return value
 
 # %% ../nbs/9_workshop/01_core.ipynb #core-name
@@ -250,6 +251,8 @@ def check_points(
     if len(x) < min_points:
         plural = "s" * (min_points > 1)
         raise ValueError(f"{name}: expected at least {min_points} point{plural}, got {len(x)}")
+    if len(x) and not x.numel():
+        raise ValueError(f"{name}: expected points of numbers, got shape {tuple(x.shape)}")
     if x.numel() and not _all_finite(x.detach()):
         wrong = int((~x.isfinite()).sum())
         raise ValueError(f"{name}: {wrong} of {x.numel()} values are NaN or infinite")

@@ -210,7 +210,7 @@ def _check_settings(flow):
 def _checked_other(other, ends):
     "A bridge backwards, if pairs can be made with it."
     if not (isinstance(other, SchrodingerBridge) and other.velocity and other.source):
-        said = "expected a fitted bridge from the target to the source"
+        said = "expected a fitted bridge from the target to the source that knows where it starts"
         raise ValueError(f"coupling: {said}, got {other!r}")
     if other.source.shape != ends.target.shape:
         said = f"expected points of shape {other.source.shape}, as {other!r} knows them"
@@ -239,7 +239,20 @@ def _eps_of(flow, ends, seed):
     n = min(2048, *(end.num_points or 2048 for end in (ends.source, ends.target)))
     x, _ = points_and_labels(ends.source, n, make_generator(seed, "scale", 0))
     y, _ = points_and_labels(ends.target, n, make_generator(seed, "scale", 1))
-    return (flow.relative_blur * inner_length(x, y)) ** 2
+    try:
+        return (flow.relative_blur * inner_length(x, y)) ** 2
+    except ValueError:
+        said = "all points are the same, and a relative blur needs a scale: give blur="
+        raise ValueError(f"source: {said}") from None
+
+
+def _check_drawn(flow, ends):
+    "Are there as many points as a batch draws, where no plan stands between?"
+    drawn = dict(independent=(ends.source, ends.target), semidiscrete=(ends.source,))
+    most = min((z.num_points or math.inf for z in drawn.get(flow.coupling, ())), default=math.inf)
+    if flow.batch_size > most:
+        said = f"expected at most {most}, the number of points there are, got {flow.batch_size}"
+        raise ValueError(f"batch_size: {said}")
 
 # %% ../../nbs/7_family/10_bridge_matching.ipynb #brg-questions
 @patch
@@ -447,6 +460,7 @@ def task(
     -------
     Task
     """
+    _check_drawn(self, ends)
     self.eps = _eps_of(self, ends, run.seed)
     of_set = None
     if self.coupling == "semidiscrete":

@@ -260,7 +260,7 @@ def task(
     """
     self.pool = _simulated(self, ends, run)
     main, held_out = self.pool.split(max(1, len(self.pool.groups) // 16))
-    knots, units = self.pool.times[:, :-1].mean(0), self.pool.rms()
+    knots, units = self.pool.times[:, :-1].mean(0), _moving(self, self.pool.rms())
     seen = partial(as_seen, self.device, ends, knots, units)
     draw = BlockShuffle(main, self.batch_size, run.seed)
 
@@ -286,3 +286,14 @@ def _simulated(flow, ends, run):
         device=flow.device,
     )
     return simulated(sim, num_groups(flow.pool_size, group), run)
+
+# %% ../../nbs/7_family/20_energy_flow.ipynb #efl-moving
+def _moving(flow, units):
+    "The rms velocity of each call, above 0: else there is nothing to learn."
+    still = (units == 0).nonzero().flatten()
+    if len(still):
+        k, blurs = int(still[0]), _blurs(flow)
+        said = "where no particle feels another or the target, because all are further apart"
+        least = f"expected one above {blurs[k]:.3g} σ in call {k + 1} of {len(blurs)}"
+        raise ValueError(f"blur: {least}, {said}")
+    return units

@@ -240,14 +240,14 @@ def sample(
     Tensor
         (n, *shape), or (maps + 1, n, *shape)
     """
-    z, shape = _in_units(self, self.starts(n, x0, seed), "sample")
+    z, shape = _in_units(self, _fitted(self, "sample").starts(n, x0, seed), "sample")
     size = check_count(batch_size or chunk_size(z), "batch_size")
     parts = [self.maps.pull(some) for some in z.split(size)]
     self.nfe = max(calls for _, _, calls in parts)
     lost = sum(int((~met).sum()) for _, met, _ in parts)
     if lost:
         said = f"sample: no inverse was found for {lost} of {len(z)} points of noise"
-        warnings.warn(f"{said}, the nearest is taken", ConvergenceWarning, stacklevel=3)
+        warnings.warn(f"{said}, the nearest is taken", ConvergenceWarning, stacklevel=4)
     path = torch.cat([torch.stack(path) for path, _, _ in parts], 1)
     path = path.view(-1, *shape) * self.velocity.sigma + self.velocity.mean
     return path if return_path else path[-1]
@@ -279,11 +279,16 @@ def log_prob(
     return logp - z.shape[1] * self.velocity.sigma.log()
 
 # %% ../../nbs/7_family/24_jko_flow.ipynb #jkf-units
-def _in_units(flow, x, verb):
-    "Points as the maps see them, and their shape."
+def _fitted(flow, verb):
+    "The flow itself."
     if flow.velocity is None:
         raise ValueError(f"{verb}: the chain is not fitted, call fit or load first")
-    mean, sigma = flow.velocity.mean, flow.velocity.sigma
+    return flow
+
+
+def _in_units(flow, x, verb):
+    "Points as the maps see them, and their shape."
+    mean, sigma = _fitted(flow, verb).velocity.mean, flow.velocity.sigma
     if x.shape[1:] != mean.shape:
         got = tuple(x.shape[1:])
         raise ValueError(f"x: expected points of shape {tuple(mean.shape)}, got {got}")

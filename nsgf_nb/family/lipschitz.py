@@ -50,7 +50,7 @@ class _Critic(nn.Module):
 
     def __init__(self, y, slope, width, seed):
         super().__init__()
-        flat = y.flatten(1)
+        flat = y.flatten(1).to(torch.promote_types(y.dtype, torch.float32))
         self.centre = flat.median(0).values
         distance = (flat - self.centre).norm(dim=1)
         sizes = [flat.shape[1], width, width, width, 1]

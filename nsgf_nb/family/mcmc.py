@@ -27,6 +27,8 @@ from nsgf_nb.core import (
 def _heights(logp, x, name="logp"):
     "Values of a log-density, checked: one a point."
     height = logp(x)
+    if not isinstance(height, Tensor):
+        raise TypeError(f"{name}: expected a tensor of values, got {type(height).__name__}")
     if height.shape != (len(x),):
         got = f"got {tuple(height.shape)}"
         raise ValueError(f"{name}: expected values of shape ({len(x)},), one a point, {got}")
@@ -37,6 +39,8 @@ def _slopes(logp, x):
     "A log-density and its gradient."
     z = x.clone().requires_grad_(True)
     height = _heights(logp, z)
+    if not height.requires_grad:
+        raise ValueError("logp: expected values that torch can differentiate, got others")
     (slope,) = torch.autograd.grad(height.sum(), z)
     return height.detach(), slope
 
@@ -273,10 +277,18 @@ def fit(
     float
         mean -log-density of the law
     """
+
     with usual_torch(grad=True):
         for _ in range(check_count(iterations, "iterations")):
-            loss = -self.law().log_prob(x.detach().clone()).mean()
+            loss = -self.law().log_prob(_chains(self, x)).mean()
             self.search.zero_grad()
             loss.backward()
             self.search.step()
     return loss.item()
+
+# %% ../../nbs/7_family/25_mcmc.ipynb #mcm-fit-chains
+def _chains(proposal, x):
+    "Points to fit to, checked: one that is no number would spoil all weights."
+    if check_points(x, "x").shape[1:] != (proposal.d,):
+        raise ValueError(f"x: expected points of shape ({proposal.d},), got {tuple(x.shape[1:])}")
+    return x.detach().clone()

@@ -22,10 +22,11 @@ from ..learning.training import Task
 from ..sets.ends import Ends
 
 # %% ../../nbs/7_family/07_neural_plan.ipynb #npl-plumbing
+import copy
 from pathlib import Path
 
 from ..caller import usual_torch
-from ..core import check_count, check_length, check_points, check_positive
+from ..core import check_count, check_length, check_points, check_positive, keep_random_state
 from ..data import points_and_labels
 from ..files import check_facts, check_finite
 from ..learning.nets import class_index, num_held_out
@@ -289,6 +290,19 @@ def _check_potentials(network):
     elif network != "potentials":
         raise ValueError(f"network: expected 'potentials' or a module, got {network!r}")
 
+
+def _check_values(network, shape):
+    "Potentials of the user's: one value a point."
+    if not isinstance(network, nn.Module):
+        return
+    with torch.no_grad(), keep_random_state():
+        asked = copy.deepcopy(network).float().cpu()
+        found = dict(phi=asked.phi(torch.zeros(3, *shape)), psi=asked.psi(torch.zeros(3, *shape)))
+    for name, value in found.items():
+        if value.shape != (3,):
+            got = f"got {tuple(value.shape)} for 3 points"
+            raise ValueError(f"network: expected one value a point of {name}, {got}")
+
 # %% ../../nbs/7_family/07_neural_plan.ipynb #npl-task
 @patch
 def task(
@@ -309,6 +323,7 @@ def task(
     -------
     Task
     """
+
     self.eps = _blur_of(self, ends, run.seed) ** 2
     self.points, self.own = _bank(self, ends, run.seed), None
     _check_batch(self, ends)
@@ -345,6 +360,7 @@ def _most(ends):
 
 
 def _check_batch(plan, ends):
+    _check_values(plan.network, ends.target.shape)
     if plan.batch_size > _most(ends):
         said = f"expected at most {_most(ends)}, the number of points there are"
         raise ValueError(f"batch_size: {said}, got {plan.batch_size}")
@@ -656,10 +672,11 @@ def score_of_target(
     Tensor
         (n, *shape)
     """
+
     if self.target_score is not None:
         return self.target_score(y).to(y)
     if self.own is None:
-        blur = self.score_blur * self.velocity.sigma.item()
+        blur = self.score_blur * _fitted(self, "score_of_target").velocity.sigma.item()
         self.own = EntropicPlan(self.points, self.points, blur)
     return 2 * self.own.drift(y, 0.0) / self.own.eps
 
@@ -667,11 +684,27 @@ def score_of_target(
 @patch
 def step_size(self: NeuralPlan) -> float:
     "h = .1/λ, with the stiffness at points of the bank."
-    y = self.points[:256]
+
+    y = _fitted(self, "step_size").points[:256]
     middle = self.velocity.mean[None]  # any x: it is a constant
     total = lambda z: self.score_of_target(z) + self.score(z, middle)
     delta = 0.1 * self.score_blur * self.velocity.sigma.item()
-    return 0.1 / stiffness(total, y, make_generator(0, "stiffness"), delta)
+    return 0.1 / _above_0(stiffness(total, y, make_generator(0, "stiffness"), delta), delta)
+
+# %% ../../nbs/7_family/08_langevin.ipynb #lgv-score-checks
+def _fitted(plan, verb):
+    "The plan itself."
+    if plan.velocity is None:
+        raise ValueError(f"{verb}: the plan is not fitted, call fit or load first")
+    return plan
+
+
+def _above_0(stiff, delta):
+    "A stiffness that a step can be made of."
+    if not stiff > 0:
+        said = "float32 does not tell points of the bank apart, expected them nearer to 0"
+        raise ValueError(f"score_blur: at a distance of {delta:.2g} {said}")
+    return stiff
 
 # %% ../../nbs/7_family/08_langevin.ipynb #lgv-walk
 @patch

@@ -284,8 +284,15 @@ def plans_of_set(
     groups = {int(c): y[here == c] for c in here.unique()}
     if label is not None and rest is not None:
         groups[rest] = y
-    solve = lambda y: SemidiscretePlan(ends.source, y.to(device), seed=seed, **blur).plan
+    solve = lambda y: _solved(ends, y.to(device), seed, blur)
     return PlansOfSet(ends.source, size, label, {c: solve(y) for c, y in groups.items()})
+
+# %% ../../nbs/7_family/39_whole_set.ipynb #sds-flow-solved
+def _solved(ends, y, seed, blur):
+    "The plan of a class; where its points are at one place, any length does."
+    if (y == y[0]).all():
+        blur = dict(blur=ends.sigma.item())
+    return SemidiscretePlan(ends.source, y, seed=seed, **blur).plan
 
 # %% ../../nbs/7_family/39_whole_set.ipynb #sds-flow-pairs
 def pairs_of_set(

@@ -17,7 +17,7 @@ from ..core import check_points
 def _check_group(matrices, points):
     "Isometries of these points, among them each product of two once."
     d = points[0].numel()
-    if not isinstance(matrices, Tensor) or matrices.shape[1:] != (d, d):
+    if not isinstance(matrices, Tensor) or matrices.shape[1:] != (d, d) or not len(matrices):
         kind = isinstance(matrices, Tensor)
         got = tuple(matrices.shape) if kind else type(matrices).__name__
         raise ValueError(f"matrices: expected shape (G, {d}, {d}), got {got}")

@@ -23,6 +23,7 @@ from ..files import check_facts, check_finite
 from ..learning.model import Chain, Fit, Flow, Model, as_before
 from ..sets.ends import Ends, ends
 from ..sets.snapshots import Snapshots
+from ..straight import PairFlow
 
 # %% ../../nbs/7_family/13_trajectory.ipynb #trj-rate
 def _own_speed(flow, z, share):
@@ -295,6 +296,7 @@ def _begin(self: Trajectory, data, raw, standard, seed):
     self.flows = [self.make_flow() for _ in times[1:]]
     pairs = zip(self.parts(), times[1:], samplers, samplers[1:])
     self.links = {name: _ends_at(t, x, y, seed) for name, t, x, y in pairs}
+    _check_batch(self.flows[0], times, samplers)
     shape = samplers[0].shape
     self.mean, self.scale = torch.zeros(shape), torch.ones(shape)
     if isinstance(data, Snapshots):
@@ -307,6 +309,15 @@ def _ends_at(t, x, y, seed):
         return ends(y, x, seed)
     except ValueError as e:
         raise ValueError(f"data at {t:g}: {e}") from None
+
+
+def _check_batch(flow, times, samplers):
+    "Enough points for the pairs of a batch at all times, before the first flow is fitted."
+    for t, sampler in zip(times, samplers):
+        most = sampler.num_points
+        if isinstance(flow, PairFlow) and most is not None and flow.batch_size > most:
+            said = f"expected at most {most}, the number of points at time {t:g}"
+            raise ValueError(f"batch_size: {said}, got {flow.batch_size}")
 
 # %% ../../nbs/7_family/13_trajectory.ipynb #trj-along
 def _on_path(path, grid, s):

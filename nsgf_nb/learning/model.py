@@ -7,7 +7,7 @@ __all__ = ['about', 'Model', 'Fit', 'as_before', 'MOST_STEPS', 'SOLVERS', 'Flow'
 
 # %% ../../nbs/5_learning/08_model.ipynb #mdl-imports
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -147,7 +147,7 @@ class Fit:
             progress bars
         """
         seed = on_rank_0(lambda: _check_call(seed, workdir, resume))
-        return cls(seed, workdir and Path(workdir), resume, tuple(callbacks), progress)
+        return cls(seed, workdir and Path(workdir), resume, _functions(callbacks), progress)
 
 # %% ../../nbs/5_learning/08_model.ipynb #mdl-answers
 @patch
@@ -231,6 +231,18 @@ def _check_call(seed, workdir, resume):
     if workdir is not None and not Path(workdir).is_dir():
         raise FileNotFoundError(f"{workdir}: no such folder")
     return fresh_seed() if seed is None else check_count(seed, "seed", 0)
+
+
+def _functions(callbacks):
+    "Callbacks, as a tuple of functions."
+    if callable(callbacks) or not isinstance(callbacks, Iterable):
+        got = type(callbacks).__name__
+        raise TypeError(f"callbacks: expected a list of functions, got {got}")
+    listed = tuple(callbacks)
+    for f in listed:
+        if not callable(f):
+            raise TypeError(f"callbacks: expected functions in the list, got {f!r}")
+    return listed
 
 # %% ../../nbs/5_learning/08_model.ipynb #mdl-as-before
 @contextmanager
@@ -469,6 +481,7 @@ def _named_source(path, spec, shape):
 
 # %% ../../nbs/5_learning/09_field.ipynb #fld-imports
 import math
+import warnings
 from copy import deepcopy
 
 import torch
@@ -667,12 +680,38 @@ def _network_for(flow, shape):
     "What a fit trains: a fresh network, or a copy of the user's, which stays as it is."
     number = getattr(flow, "num_classes", None)
     net = make_network(_copied(flow.network), shape, number, flow.gives_end).float()
+    _check_shape(net, shape)
     params = list(net.parameters())
     if not params:
         raise ValueError("network: expected one with parameters, there is nothing to learn")
     if not any(p.requires_grad for p in params):
         net.requires_grad_(True)  # it comes from a fitted flow
-    return net.to(flow.device)
+    net = net.to(flow.device)
+    if isinstance(flow.network, nn.Module):
+        _check_answer(net, shape, flow)
+    return net
+
+
+def _check_shape(net, shape):
+    "A network that says what points it knows must know these."
+    known = tuple(getattr(net, "config", {}).get("shape", shape))
+    if known != tuple(shape):
+        raise ValueError(f"network: expected one for points of shape {shape}, got one for {known}")
+
+
+def _check_answer(net, shape, flow):
+    "An answer of another shape than the points might be spread over them: two are asked for."
+    if hasattr(net, "_orig_mod"):
+        return  # it would be compiled for two points
+    asked = [torch.zeros(2, *shape), torch.zeros(2)]
+    if flow.classes:
+        asked.append(torch.zeros(2, dtype=torch.int64))
+    with torch.no_grad(), keep_random_state():
+        out = deepcopy(net).eval().forward(*(z.to(flow.device) for z in asked))
+    got = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
+    if got != (2, *shape):
+        said = f"expected an answer of shape {(2, *shape)} to two points"
+        raise ValueError(f"network: {said}, got {got}")
 
 
 def _copied(network):
@@ -830,12 +869,21 @@ def sample(
         path, calls = self.walk(f, part, times, solver, noise)
         self.nfe = 2 * calls if guidance else calls
         out.append(torch.stack(path) if return_path else path[-1])
-    return torch.cat(out, 1 if return_path else 0)
+    return _finite(torch.cat(out, 1 if return_path else 0), x)
 
 
 def _moving(flow, field, x, t):
     "dx/dt on the clock of a flow."
     return field(x, t) * flow.rate(t)
+
+# %% ../../nbs/5_learning/09_field.ipynb #fld-sample-finite
+def _finite(out, x):
+    "Samples, with a warning where the field has driven them beyond the numbers that there are."
+    bad = ~out.isfinite().flatten(-x.ndim + 1).all(-1).view(-1, len(x)).all(0)
+    if count := int(bad.sum()):
+        said = f"sample: {count} of {len(x)} samples are NaN or infinite: the field drove them off"
+        warnings.warn(f"{said}, fit with a lower lr", RuntimeWarning, stacklevel=5)
+    return out
 
 # %% ../../nbs/5_learning/09_field.ipynb #fld-file
 @patch

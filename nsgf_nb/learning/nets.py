@@ -309,11 +309,19 @@ class Field(nn.Module):
         Tensor
             (n, *shape)
         """
-        x = x.to(self.mean)
+        x = _of_shape(x, self.mean.shape).to(self.mean)
         t = torch.as_tensor(t, dtype=x.dtype, device=x.device).expand(len(x))
         z = (x - self.mean) / self.sigma
         out = self.net(z, t) if label is None else self.net(z, t, label)
         return self.sigma * unit_at(t, self.knots, self.units).view(-1, *[1] * (x.ndim - 1)) * out
+
+# %% ../../nbs/5_learning/01_nets.ipynb #net-field-shape
+def _of_shape(x, shape):
+    "Points of a shape: others might be spread over it."
+    if x.shape[1:] != shape:
+        got = tuple(x.shape[1:])
+        raise ValueError(f"x: expected points of shape {tuple(shape)}, got {got}")
+    return x
 
 # %% ../../nbs/5_learning/01_nets.ipynb #net-guide
 def guided(

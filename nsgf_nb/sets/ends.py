@@ -6,6 +6,7 @@
 __all__ = ['Ends', 'ends', 'normal_moments', 'group_clouds', 'witness']
 
 # %% ../../nbs/1_data/05_ends.ipynb #ends-imports
+import math
 from typing import NamedTuple
 
 import torch
@@ -22,6 +23,9 @@ def _measure(target, seed):
     x, _ = points_and_labels(target, n, make_generator(seed, "pilot"))
     mean = x.mean(0)
     sigma = (x - mean).square().mean().sqrt()
+    if not 0 < sigma < math.inf and (widest := (x - mean).abs().max()) > 0:
+        said = f"expected points in another unit, got some {widest:.2g} from their mean"
+        raise ValueError(f"target: {said}, whose square float32 does not hold")
     if not sigma > 0:
         raise ValueError(
             "target: all points are the same, and a flow needs a scale: expected points that differ"
