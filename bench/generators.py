@@ -128,7 +128,7 @@ METHODS = {
 }
 FROM_A_SET = "NSGF", "generator"
 FEW = {"JKO, ODE": (5, 20), "JKO, residual": (5, 20)}  # iterations of two short fits; of others:
-OTHER = (100, 500)
+OTHER = (200, 800)
 
 
 def fit_for(method, problem, seed, seconds):
