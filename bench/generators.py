@@ -4,7 +4,7 @@
     python bench/generators.py --problems moons --methods INDM --seeds 0 --seconds 10
     python bench/generators.py --show                       the table of what is there
 
-The implicit steps of JKOFlow with two of its maps, a diffusion and INDM, a one-step generator and
+The implicit steps of JKOFlow, a diffusion and INDM, a one-step generator and
 its weights by GEBM, and NSGF beside them. A short fit tells what a step costs, and the number of
 steps follows; of GEBM's seconds the generator below it has two thirds. All start at a normal law,
 so only NSGF and the generator know the problem between two sets. Samples are judged by the gate,
@@ -62,18 +62,14 @@ def one_step():
     return SinkhornGenerator
 
 
-def by_jko(name):
+def by_jko(iterations, problem, seed):
     "Twelve maps from data to noise; iterations are those of a map"
+    from nsgf_nb import JKOFlow
 
-    def fit(iterations, problem, seed):
-        from nsgf_nb import JKOFlow
-
-        model = JKOFlow(map=name, map_iterations=iterations)
-        model.fit(PROBLEMS[problem][0], seed=seed, progress=False)
-        surprise = lambda x: -model.log_prob(x)
-        return Fitted(lambda n, seed: model.sample(n, seed=seed), model.kept, surprise)
-
-    return fit
+    model = JKOFlow(map_iterations=iterations)
+    model.fit(PROBLEMS[problem][0], seed=seed, progress=False)
+    surprise = lambda x: -model.log_prob(x)
+    return Fitted(lambda n, seed: model.sample(n, seed=seed), model.kept, surprise)
 
 
 def table(problem, seed):
@@ -121,13 +117,12 @@ METHODS = {
     "NSGF": many_or_one(nsgf, 10),
     "generator": many_or_one(one_step, 1),
     "GEBM": by_weights,
-    "JKO, ODE": by_jko("ode"),
-    "JKO, residual": by_jko("residual"),
+    "JKOFlow": by_jko,
     "diffusion": by_diffusion(0),
     "INDM": by_diffusion(4),
 }
 FROM_A_SET = "NSGF", "generator"
-FEW = {"JKO, ODE": (5, 20), "JKO, residual": (5, 20)}  # iterations of two short fits; of others:
+FEW = {"JKOFlow": (5, 20)}  # iterations of two short fits; of others:
 OTHER = (200, 800)
 
 
