@@ -4,12 +4,12 @@
     python bench/generators.py --problems moons --methods INDM --seeds 0 --seconds 10
     python bench/generators.py --show                       the table of what is there
 
-The implicit steps of JKOFlow, a diffusion and INDM, a one-step generator and
-its weights by GEBM, and NSGF beside them. A short fit tells what a step costs, and the number of
-steps follows; of GEBM's seconds the generator below it has two thirds. All start at a normal law,
-so only NSGF and the generator know the problem between two sets. Samples are judged by the gate,
-by variance and by energy distance with its floor; methods with a density also by -log p of points
-that no fit has seen (a bound where they know no more). A run is a row of
+The implicit steps of JKOFlow, a diffusion and INDM, a one-step generator, GEBM, which weighs the
+samples of such a generator, and NSGF beside them. Short fits tell what a step costs, and the number
+of steps follows; GEBM shares its seconds between generator and weights. Of the six only NSGF and
+the generator know the problem between two sets, the others start at a normal law. Samples are
+judged by the gate, by variance and by energy distance with its floor; methods with a density also
+by -log p of points that no fit has seen (a bound where they know no more). A run is a row of
 bench/results/generators.json, written when it is done; rows that are there are kept, so a stopped
 run goes on. Seconds are those of one thread.
 """

@@ -881,8 +881,11 @@ def _finite(out, x):
     "Samples, with a warning where the field has driven them beyond the numbers that there are."
     bad = ~out.isfinite().flatten(-x.ndim + 1).all(-1).view(-1, len(x)).all(0)
     if count := int(bad.sum()):
-        said = f"sample: {count} of {len(x)} samples are NaN or infinite: the field drove them off"
-        warnings.warn(f"{said}, fit with a lower lr", RuntimeWarning, stacklevel=5)
+        lost = (
+            f"sample: {count} of {len(x)} samples are NaN or infinite: the field drove them off, "
+            "fit with a lower lr"
+        )
+        warnings.warn(lost, RuntimeWarning, stacklevel=5)
     return out
 
 # %% ../../nbs/5_learning/09_field.ipynb #fld-file
