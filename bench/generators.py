@@ -122,7 +122,8 @@ METHODS = {
     "INDM": by_diffusion(4),
 }
 FROM_A_SET = "NSGF", "generator"
-FEW = {"JKOFlow": (5, 20)}  # iterations of two short fits; of others:
+# iterations of two short fits; those of NSGF must tell a step beside a pool
+FEW = {"JKOFlow": (5, 20), "NSGF": (200, 3200)}
 OTHER = (200, 800)
 
 
