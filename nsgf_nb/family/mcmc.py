@@ -277,10 +277,10 @@ def fit(
     float
         mean -log-density of the law
     """
-
+    x = _chains(self, x)
     with usual_torch(grad=True):
         for _ in range(check_count(iterations, "iterations")):
-            loss = -self.law().log_prob(_chains(self, x)).mean()
+            loss = -self.law().log_prob(x).mean()
             self.search.zero_grad()
             loss.backward()
             self.search.step()
