@@ -4,14 +4,14 @@
     python bench/generators.py --problems moons --methods INDM --seeds 0 --seconds 10
     python bench/generators.py --show                       the table of what is there
 
-The implicit steps of JKOFlow, a diffusion and INDM, a one-step generator, GEBM, which weighs the
-samples of such a generator, and NSGF beside them. Short fits tell what a step costs, and the number
-of steps follows; GEBM shares its seconds between generator and weights. Of the six only NSGF and
-the generator know the problem between two sets, the others start at a normal law. Samples are
-judged by the gate, by variance and by energy distance with its floor; methods with a density also
-by -log p of points that no fit has seen (a bound where they know no more). A run is a row of
-bench/results/generators.json, written when it is done; rows that are there are kept, so a stopped
-run goes on. Seconds are those of one thread.
+The implicit steps of JKOFlow, a diffusion and INDM, a one-step generator, and GEBM, which weighs the
+samples of such a generator. (NSGF with the same seconds is in bench/equal_seconds.py.) Short fits
+tell what a step costs, and the number of steps follows; GEBM shares its seconds between generator
+and weights. Only the generator knows the problem between two sets, the others start at a normal
+law. Samples are judged by the gate, by variance and by energy distance with its floor; methods with
+a density also by -log p of points that no fit has seen (a bound where they know no more). A run is
+a row of bench/results/generators.json, written when it is done; rows that are there are kept, so a
+stopped run goes on. Seconds are those of one thread.
 """
 
 import statistics
@@ -38,28 +38,14 @@ class Fitted:
     surprise: Callable | None = None  # surprise(points) -> -log p or a bound on it, (n,)
 
 
-def many_or_one(cls, calls, **options):
-    "A model of the house: iterations -> fit"
-
-    def fit(iterations, problem, seed):
-        target, source = PROBLEMS[problem]
-        model = cls()(iterations=iterations, **options)
-        model.fit(target, source, seed=seed, progress=False)
-        return Fitted(lambda n, seed: model.sample(n, seed=seed), calls)
-
-    return fit
-
-
-def nsgf():
-    from nsgf_nb import NSGF
-
-    return NSGF
-
-
-def one_step():
+def by_generator(iterations, problem, seed):
+    "One call, no teacher"
     from nsgf_nb import SinkhornGenerator
 
-    return SinkhornGenerator
+    target, source = PROBLEMS[problem]
+    model = SinkhornGenerator(iterations=iterations)
+    model.fit(target, source, seed=seed, progress=False)
+    return Fitted(lambda n, seed: model.sample(n, seed=seed), 1)
 
 
 def by_jko(iterations, problem, seed):
@@ -99,11 +85,11 @@ def by_diffusion(num_couplings):
 
 def by_weights(iterations, problem, seed):
     "A one-step generator, and weights of its latents"
-    from nsgf_nb import GEBM
+    from nsgf_nb import GEBM, SinkhornGenerator
     from nsgf_nb.sets.ends import ends
 
     target = PROBLEMS[problem][0]
-    generator = one_step()(iterations=iterations).fit(target, seed=seed, progress=False)
+    generator = SinkhornGenerator(iterations=iterations).fit(target, seed=seed, progress=False)
     both = ends(target, None, seed)
     base = lambda z: generator.sample(x0=both.mean + both.sigma * z)
     # critics of slope 5 / σ, trained half as long as the generator
@@ -114,16 +100,14 @@ def by_weights(iterations, problem, seed):
 
 
 METHODS = {
-    "NSGF": many_or_one(nsgf, 10),
-    "generator": many_or_one(one_step, 1),
+    "generator": by_generator,
     "GEBM": by_weights,
     "JKOFlow": by_jko,
     "diffusion": by_diffusion(0),
     "INDM": by_diffusion(4),
 }
-FROM_A_SET = "NSGF", "generator"
-# iterations of two short fits; those of NSGF must tell a step beside a pool
-FEW = {"JKOFlow": (5, 20), "NSGF": (200, 3200)}
+FROM_A_SET = ("generator",)
+FEW = {"JKOFlow": (5, 20)}  # iterations of two short fits; of others:
 OTHER = (200, 800)
 
 
