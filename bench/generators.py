@@ -4,7 +4,7 @@
     python bench/generators.py --problems moons --methods INDM --seeds 0 --seconds 10
     python bench/generators.py --show                       the table of what is there
 
-The implicit steps of JKOFlow, a diffusion and INDM, a one-step generator, and GEBM, which weighs the
+The implicit steps of JKOFlow, a diffusion, INDM, a one-step generator, and GEBM, which weighs the
 samples of such a generator. (NSGF with the same seconds is in bench/equal_seconds.py.) Short fits
 tell what a step costs, and the number of steps follows; GEBM shares its seconds between generator
 and weights. Only the generator knows the problem between two sets, the others start at a normal
