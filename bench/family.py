@@ -15,7 +15,6 @@ goes on.
 """
 
 import math
-import statistics
 import time
 import warnings
 from collections.abc import Callable
@@ -24,7 +23,7 @@ from functools import lru_cache
 from itertools import product
 
 import torch
-from record import ROOT, add_rows, has_row, rows_of, run_all, table_options
+from record import ROOT, add_rows, has_row, run_all, show_means, table_options
 from torch import Tensor
 
 RESULT = ROOT / "bench" / "results" / "family.json"
@@ -290,16 +289,7 @@ def one(name, method, seed, seconds):
     print(f"{name}, {method}, seed {seed}: {row['seconds']:.0f} s, {said}", flush=True)
 
 
-def show():
-    "Means over the seeds"
-    rows = rows_of(RESULT)
-    names = "kl", "folded", "masses", "masses_floor", "mean", "variance", "mmd", "mmd_floor"
-    for problem, method in product(PROBLEMS, METHODS):
-        those = [r for r in rows if (r["problem"], r["method"]) == (problem, method)]
-        known = [k for k in names if those and k in those[0]]
-        means = [f"{k} {statistics.mean(r[k] for r in those):.3f}" for k in known]
-        if those:
-            print(f"{problem:<10} {method:<20}", *means, f"{len(those)} seeds")
+SHOWN = "kl", "folded", "masses", "masses_floor", "mean", "variance", "mmd", "mmd_floor"
 
 
 def main():
@@ -309,7 +299,7 @@ def main():
     parser.add_argument("--seconds", type=float, default=40.0)
     a = parser.parse_args()
     if a.show:
-        return show()
+        return show_means(RESULT, PROBLEMS, METHODS, SHOWN)
     run_all(one, product(a.problems, a.methods, a.seeds, [a.seconds]), a.jobs)
 
 

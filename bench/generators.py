@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from itertools import product
 
 import torch
-from record import ROOT, add_rows, has_row, modules, revision, rows_of, run_all, table_options
+from record import ROOT, add_rows, has_row, modules, revision, run_all, show_means, table_options
 from toy2d import PROBLEMS
 
 RESULT = ROOT / "bench" / "results" / "generators.json"
@@ -162,16 +162,7 @@ def one(problem, method, seed, seconds):
     print(f"{problem}, {method}, seed {seed}: {row['seconds']:.0f} s, {said}", flush=True)
 
 
-def show():
-    "Means over the seeds"
-    rows = rows_of(RESULT)
-    names = "ratio", "variance", "mmd", "mmd_floor", "surprise", "seconds"
-    for problem, method in product(PROBLEMS, METHODS):
-        those = [r for r in rows if (r["problem"], r["method"]) == (problem, method)]
-        known = [k for k in names if those and k in those[0]]
-        means = [f"{k} {statistics.mean(r[k] for r in those):.3f}" for k in known]
-        if those:
-            print(f"{problem:<20} {method:<14}", *means, f"{len(those)} seeds")
+SHOWN = "ratio", "variance", "mmd", "mmd_floor", "surprise", "seconds"
 
 
 def main():
@@ -181,7 +172,7 @@ def main():
     parser.add_argument("--seconds", type=float, default=30.0)
     a = parser.parse_args()
     if a.show:
-        return show()
+        return show_means(RESULT, PROBLEMS, METHODS, SHOWN)
     # a seed of all methods before the next seed, so that a stopped run can be read
     for seed in a.seeds:
         run_all(one, product(a.problems, a.methods, [seed], [a.seconds]), a.jobs)

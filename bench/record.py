@@ -7,12 +7,14 @@ import hashlib
 import json
 import os
 import platform
+import statistics
 import subprocess
 import sys
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager, suppress
 from datetime import date
 from importlib.metadata import PackageNotFoundError, version
+from itertools import product
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -115,6 +117,17 @@ def run_all(call, todo, jobs):
     with ProcessPoolExecutor(jobs, get_context("spawn")) as pool:
         for run in [pool.submit(call, *arguments) for arguments in todo]:
             run.result()
+
+
+def show_means(path, problems, methods, names):
+    "A line a problem and a method: the mean over the seeds of each number that its rows have"
+    rows = rows_of(path)
+    for problem, method in product(problems, methods):
+        those = [r for r in rows if (r["problem"], r["method"]) == (problem, method)]
+        known = [k for k in names if those and k in those[0]]
+        means = [f"{k} {statistics.mean(r[k] for r in those):.3f}" for k in known]
+        if those:
+            print(f"{problem:<20} {method:<20}", *means, f"{len(those)} seeds")
 
 
 def table_options(doc, seeds):

@@ -1162,7 +1162,7 @@ def _check_part(path, part, facts, seed, data):
     other = [f"{k} was {old.get(k)}, is now {v}" for k, v in new.items() if old.get(k) != v]
     if other:
         raise ValueError(f"{path}: cannot resume, " + ", ".join(other))
-    known = facts.get("data") or {}  # version 0.1 does not say
+    known = facts.get("data") or {}  # a first revision does not say
     for name, value in data.items():
         if known.get(name, value) != value:
             raise ValueError(f"{path}: cannot resume, the data of the {name} have changed")

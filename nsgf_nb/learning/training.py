@@ -400,7 +400,7 @@ def _check_settings(path, old, new):
     for name, value in new.items():
         if name not in ("data", "model") and old.get(name) != value:
             raise ValueError(f"{path}: cannot resume, {name} was {old.get(name)}, is now {value}")
-    known = old.get("model", {})  # version 0.1 does not say
+    known = old.get("model", {})  # a first revision does not say
     for name, value in new.get("model", {}).items():
         if known.get(name, value) != value:
             raise ValueError(f"{path}: cannot resume, {name} was {known[name]}, is now {value}")

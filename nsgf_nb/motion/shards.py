@@ -77,7 +77,7 @@ def pool_settings(
     for k in ("blur", "self_term", "tol", "max_iter"):
         settings[k] = [getattr(v, k, None) for v in sim.velocities]
     relative = [getattr(v, "relative_blur", None) for v in sim.velocities]
-    if any(relative):  # left out where there is none, as in pools of version 0.1
+    if any(relative):  # left out where there is none, as in pools of a first revision
         settings["relative_blur"] = relative
     said = [_witness_of(v, x0.to(sim.device), y.to(sim.device)) for v in sim.velocities]
     return settings | (dict(velocity=said) if any(said) else {})
@@ -104,7 +104,7 @@ def _write_shard(sim, folder, j, settings):
 # %% ../../nbs/4_particles/07_shards.ipynb #shd-read
 def _identity(file, header, settings, groups):
     "What the header says, if it is the shard of these groups of this pool."
-    old = {} if header.sha256 else dict(sha256=str)  # version 0.1 kept its checksum here
+    old = {} if header.sha256 else dict(sha256=str)  # a first revision kept its checksum here
     facts = check_facts(file, header.facts, settings=dict, first=int, **old)
     if facts["first"] != groups.start:
         raise ValueError(
@@ -322,7 +322,7 @@ def _try_shard(sim, folder, j, settings):
 # %% ../../nbs/4_particles/08_building.ipynb #bld-agree
 def _same(folder, old, new):
     "Refuse other settings by the name of one; how many groups a shard holds is the folder's."
-    known = old.get("data", new["data"])  # version 0.1 has no such witness
+    known = old.get("data", new["data"])  # a first revision has no such witness
     for k in ("target", "source"):
         if old.get("seed") == new["seed"] and known[k] != new["data"][k]:
             raise ValueError(f"{folder}: holds another pool, the data of its {k} have changed")
@@ -342,7 +342,7 @@ def _facts(file):
 
 
 def _agree(folder, settings):
-    "These settings, as they stand in the folder: version 0.1 wrote fewer of them."
+    "These settings, as they stand in the folder: a first revision wrote fewer of them."
     if (folder / "manifest.json").exists():
         known = [_read_manifest(folder)]
     else:
