@@ -879,7 +879,8 @@ def _moving(flow, field, x, t):
 # %% ../../nbs/5_learning/09_field.ipynb #fld-sample-finite
 def _finite(out, x):
     "Samples, with a warning where the field has driven them beyond the numbers that there are."
-    bad = ~out.isfinite().flatten(-x.ndim + 1).all(-1).view(-1, len(x)).all(0)
+    finite = out.isfinite().reshape(-1, len(x), math.prod(x.shape[1:]))  # steps, samples, numbers
+    bad = ~finite.all(2).all(0)
     if count := int(bad.sum()):
         lost = (
             f"sample: {count} of {len(x)} samples are NaN or infinite: the field drove them off, "
