@@ -216,7 +216,7 @@ def check_name(
 def _all_finite(x):
     "Ask the extremes, at a tenth of the cost, and all values only where their sum overflows."
     low, high = torch.aminmax(x)
-    return bool((low + high).isfinite() or x.isfinite().all())
+    return math.isfinite((low + high).item()) or bool(x.isfinite().all())
 
 
 def check_points(
@@ -320,12 +320,14 @@ def check_weights(
         got = f"shape {tuple(a.shape)}"
         raise ValueError(f"{name}: expected {n} weights of shape ({n},), got {got}")
     a = a.detach()
-    if not (a.isfinite().all() and (a >= 0).all() and a.amax() > 0):
+    low, high = (extreme.item() for extreme in torch.aminmax(a))
+    if not 0 <= low <= high < math.inf or high == 0:  # a NaN is in no order
         raise ValueError(f"{name}: expected finite non-negative weights with a positive sum")
     if a.device.type != "mps":  # which has no float64
         a = a.double()
-    a = a / a.amax()
-    a = torch.where(a > 1e-100, a, 0.0)
+    a = a / high
+    if low < 1e-100 * high:
+        a = torch.where(a > 1e-100, a, 0.0)
     return a / a.sum()
 
 # %% ../nbs/9_workshop/01_core.ipynb #core-numbers

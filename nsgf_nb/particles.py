@@ -16,10 +16,10 @@ from .core import check_pair
 from nsgf_nb.estimator import (
     SinkhornVelocity,
     VelocityInfo,
-    compiled_module,
     listed,
     takes_compiled,
 )
+from .solver.facts import compiled_module
 from .solver.kernel import fits_in_memory
 from .transport.clock import natural_time as natural_time  # users find it here
 from .transport.clock import step_sizes

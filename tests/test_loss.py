@@ -178,7 +178,8 @@ def test_points_that_coincide_cost_nothing_and_pull_nowhere():
         assert abs(value) < 1e-12 and grad(value, x)[0].abs().max() < 1e-12
     x, _ = clouds(9, 50, 1, 2, torch.float64)
     x.requires_grad_()
-    value = S(x, x.detach().clone(), 0.2)
+    # two solvers, each to its tolerance; at 1e-8 a value of 1e-11 is left on some processors
+    value = S(x, x.detach().clone(), 0.2, tol=1e-9)
     assert abs(value) < 1e-11 and grad(value, x)[0].abs().max() < 1e-8
 
 

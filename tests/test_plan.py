@@ -418,7 +418,7 @@ def test_one_sentence(plan, call, said):
 
 def test_a_plan_that_has_not_converged_says_so():
     x, y, *_ = clouds()
-    with pytest.warns(UserWarning, match="Sinkhorn stopped after .*: raise max_iter, blur or tol"):
+    with pytest.warns(UserWarning, match="Sinkhorn stopped at .*: raise max_iter, blur or tol"):
         plan = EntropicPlan(x, y, 0.02, tol=1e-9, max_iter=2)
     assert not plan.info.converged and "not converged" in repr(plan)
     assert plan.map(x).isfinite().all()

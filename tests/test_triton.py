@@ -33,7 +33,7 @@ GPU = torch.cuda.is_available()
 DEVICE = torch.device("cuda" if GPU else "cpu")
 LOCKED = re.search(r"^triton==(\S+)", (ROOT / "requirements-lock.txt").read_text(), re.M)[1]
 # operations of torch, reads by the host, programs of a cold solve of two problems
-MOST = {"dense": (3190, 62), "triton": (2100, 58, 253), "one launch": (222, 8, 12)}
+MOST = {"dense": (1650, 34), "triton": (1680, 41, 165), "one launch": (222, 8, 12)}
 # the interpreter of older versions does not go with today's NumPy
 HERE = find_spec("triton") is not None
 HERE = HERE and (GPU or tuple(map(int, version("triton").split(".")[:2])) >= (3, 9))

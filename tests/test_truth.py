@@ -94,6 +94,20 @@ def test_scales_at_the_end_of_the_range(size, dtype, share):
     assert info.converged and (v.double() / size - one).abs().max() < 5e-3
 
 
+@pytest.mark.parametrize("self_term", ["same", "masked"])
+@pytest.mark.parametrize("backend", ["auto", "dense", "stream"])
+@pytest.mark.parametrize("blur", [1e12, 1e30])
+def test_a_blur_beyond_all_costs_moves_all_points_alike(blur, backend, self_term):
+    x, y = clouds()
+    b = torch.ones(40)
+    b[0] = 1e-4
+    vel = SinkhornVelocity(blur, backend=backend, self_term=self_term)
+    for weights in (None, b):
+        v, info = vel(x, y, b=weights, return_info=True)
+        middle = y.mean(0) if weights is None else b @ y / b.sum()
+        assert info.converged and (v - (middle - x.mean(0))).abs().max() < 0.2
+
+
 def test_weights_whose_sum_their_dtype_cannot_hold():
     x, y = clouds(20, 30)
     a = torch.full((20,), 6e4).half()

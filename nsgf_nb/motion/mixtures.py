@@ -19,18 +19,15 @@ from ..caller import exact_arithmetic
 from ..core import patch
 from ..estimator import SinkhornVelocity, VelocityInfo, warn_of_regime
 from ..particles import go_on
-from ..solver.compiled import Cloud
+from ..solver.compiled import Cloud, assembled, same_cloud, size_of, whole_vectors
 from nsgf_nb.solver.fast import (
-    Clouds,
     announced,
-    arrays_of,
     costs_of_products,
     cross_term,
-    filled,
     information_of,
+    kept,
+    kernel_room,
     known_potential,
-    same_cloud,
-    size_of,
 )
 from ..solver.problem import prepare
 from ..solver.solve import project
@@ -132,23 +129,28 @@ class _Step:
     info: VelocityInfo
 
 
+def _costs(inner, half_x, half_y):
+    "-C, in memory that this thread keeps."
+    out = kept("costs", len(half_x), whole_vectors(len(half_y)), half_x.dtype)
+    return costs_of_products(inner, half_x, half_y, out)
+
+
 def _clouds(p, M, with_y, half_x):
     "The cross term."
     half_y = M.targets.diagonal().numpy() / 2
     x, y = Cloud(p.x.numpy()[:0], half_x), Cloud(p.y.numpy(), half_y)
-    costs = costs_of_products(with_y, half_x, half_y)
     first, second = M.measured
-    X, Y = M.mixed(first, second).numpy(), filled(second.numpy().T)
-    return Clouds(x, y, arrays_of(costs, p.a.numpy(), p.b.numpy()), X, Y)
+    seen = M.mixed(first, second).numpy(), second.numpy()
+    return assembled(x, y, _costs(with_y, half_x, half_y), p.a.numpy(), p.b.numpy(), *seen)
 
 
 def _own_clouds(p, with_x, half_x):
     "The self term; a point costs itself nothing."
     a, x = p.a.numpy(), Cloud(p.x.numpy()[:0], half_x)
-    costs = costs_of_products(with_x, half_x, half_x)
+    costs = _costs(with_x, half_x, half_x)
     np.fill_diagonal(costs, 0.0)
-    none = np.zeros((0, costs.shape[1]), a.dtype)
-    return Clouds(x, x, arrays_of(costs, a, a), none.T, none)
+    nowhere = np.zeros((len(a), 0), a.dtype)
+    return assembled(x, x, costs, a, a, nowhere, nowhere)
 
 
 def _rows(room, st, columns):
@@ -176,19 +178,19 @@ def _evaluated(vel, p, M, scale):
     C = _clouds(p, M, with_y, half_x)
     if p.dtype == torch.float32 and 2e-7 * C.top / p.eps > vel.tol:
         return None
-    size = size_of(C.x, C.arrays.a) + size_of(C.y, C.arrays.b[: len(p.b)])
+    size = size_of(C.x, C.arrays.a) + size_of(C.y, C.arrays.b)
 
     def keep(st, room):
         P = _rows(room, st, len(p.b))
         return P, scale or _move(M, P, with_y, half_x, p.a)
 
-    g = known_potential(C, p.eps, p)
+    g = known_potential(C, p.eps, p.init, p.unit)
     solved = cross_term(vel, C, p.eps, g, scale, size, keep)
     if solved is None:
         return None
     found, P = solved
     D = _own_clouds(p, with_x, half_x)
-    room = np.empty_like(D.arrays.costs)
+    room = kernel_room(D)
     own = same_cloud(D, p.eps, found.tol, room)
     info = information_of(p, C, found, (P * with_y).sum(1).numpy(), own, size)
     if not info.converged:

@@ -180,7 +180,7 @@ def _chosen(name, table, taken, columns):
     for key in columns:
         _check_column(name, key, table, "column")
     if not columns:
-        raise ValueError("columns: expected at least one feature beside the time, got none")
+        raise ValueError(f"{name}: expected at least one feature beside the time, got none")
     return tuple(columns)
 
 

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from ..core import dot
-from ..estimator import compiled_module
 from .annealing import cold_start
 from .dual import State, start
+from .facts import compiled_module
 from .kernel import Kernel, fits_in_memory
 from .solve import marginal_error, solve, solve_self, spread
 from .triton import kernel_kind, make_kernel, triton_runs

@@ -309,18 +309,18 @@ def back(
 
 # %% ../../nbs/3_solver/01_kernel.ipynb #krn-take
 @patch
-def take(self: Kernel, keep: Tensor) -> Kernel:  # (B,), bool
+def take(self: Kernel, keep: Tensor) -> Kernel:  # their numbers, or (B,) of bool
     """The problems to keep.
 
     Parameters
     ----------
     keep : Tensor
-        (B,), bool
+        their numbers, or (B,) of bool
 
     Returns
     -------
     Kernel
-        (B,), bool
+        their numbers, or (B,) of bool
     """
     new = copy.copy(self)
     for name in self.tensors:

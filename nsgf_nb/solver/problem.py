@@ -15,6 +15,7 @@ from torch import Tensor
 from ..core import check_pair, check_positive, dot, patch
 from .annealing import cold_start, warm_start
 from .dual import other_side, start
+from .facts import facts_of, quick_facts, reach_of
 from .one_launch import agrees, fits, potentials
 from nsgf_nb.solver.solve import (
     bounded_error,
@@ -27,7 +28,7 @@ from nsgf_nb.solver.solve import (
 )
 from .triton import make_kernel
 from ..transport.entropic import Potentials
-from ..transport.scale import inner_length, weights_of
+from ..transport.scale import inner_length
 
 # %% ../../nbs/3_solver/06_problem.ipynb #trm-info
 @dataclass(frozen=True, repr=False)
@@ -135,15 +136,11 @@ class Problem:
 
     def __post_init__(self):
         x, y, other, a, b = self.given
-        self.x, self.y = self._placed(x), self._placed(y)
-        self.other = None if other is None else self._placed(other)
+        middle = self.middle.to(self.dtype)
+        placed = lambda z: (z.to(self.dtype) - middle).mul_(1 / self.unit)
+        self.x, self.y = placed(x), placed(y)
+        self.other = None if other is None else placed(other)
         self.a, self.b = a.to(self.dtype), b.to(self.dtype)
-
-    def _placed(self, z):
-        "Centred: the middle is taken off in two parts, as far from the origin one would not do."
-        first = self.middle.to(self.dtype)
-        rest = (self.middle - first.to(self.middle)).to(self.dtype)
-        return (z.to(self.dtype) - first).sub_(rest).mul_(1 / self.unit)
 
 
 def double(
@@ -189,27 +186,11 @@ def largest_exponent(
     return (p.x.norm(dim=1).max() + p.y.norm(dim=1).max()).item() ** 2 / 2 / p.eps
 
 # %% ../../nbs/3_solver/06_problem.ipynb #trm-lengths
-def _middle(y, b):
-    "The mean of y under b in float64; of points at one place this place, unrounded."
-    first = y[0].to(b)
-    return first + b @ (y.to(first) - first)
-
-
-def _reach(z, middle):
-    "The largest coordinate seen from the middle, roughly: a unit of length is chosen by it."
-    z = z.to(torch.promote_types(z.dtype, torch.float32))  # 16 bits hold no difference
-    low, high = torch.aminmax(z - middle.to(z))
-    return max(-low.item(), high.item())
-
-
-def _unit_of_length(clouds, middle):
-    reach = max(_reach(z, middle) for z in clouds if z is not None)
-    return 2.0 ** round(math.log2(reach)) if reach > 0 else 1.0
-
-
-def _light(w):
-    "Is there a point with less than a millionth of its equal share?"
-    return (w[w > 0].min() * len(w)).item() < 1e-6
+def _sharp(p, reach, tol):
+    "Are its costs too large for float32? Norms are looked at where coordinates do not answer."
+    allowed = tol / _ROUNDING[torch.float32]
+    roughly = 2 * p.x.shape[1] * (reach / p.unit) ** 2 / p.eps
+    return roughly > allowed and largest_exponent(p) > allowed
 
 # %% ../../nbs/3_solver/06_problem.ipynb #trm-masked
 def _check_masked(a):
@@ -225,7 +206,7 @@ def _check_masked(a):
 
 # %% ../../nbs/3_solver/06_problem.ipynb #trm-prepare
 def prepare(
-    vel: object,  # settings: has blur or relative_blur, self_term, tol and certify
+    vel: object,  # settings: has blur or relative_blur, self_term, tol, certify, backend
     x: Tensor,  # particles, (n, *shape)
     y: Tensor,  # target points, (m, *shape)
     x_self: Tensor | None = None,  # second cloud of "two_batch"
@@ -240,7 +221,7 @@ def prepare(
     Parameters
     ----------
     vel : object
-        settings: has blur or relative_blur, self_term, tol and certify
+        settings: has blur or relative_blur, self_term, tol, certify, backend
     x : Tensor
         particles, (n, *shape)
     y : Tensor
@@ -262,34 +243,32 @@ def prepare(
     -------
     Problem
     """
-    check_pair(x, y)
+    facts = quick_facts(x, y, a, b) if vel.backend == "auto" else None
+    facts = facts or facts_of(x, y, a, b)
     if (x_self is None) == (vel.self_term == "two_batch"):
         raise ValueError("x_self: expected with self_term='two_batch', and only there")
 
-    wx, wy = weights_of(a, x, "a"), weights_of(b, y, "b")
     if vel.self_term == "masked":
-        _check_masked(wx)
+        _check_masked(facts.a)
     other = None if x_self is None else check_pair(x_self, x, ("x_self", "x"))[0]
-    blur = vel.blur or vel.relative_blur * inner_length(x, y, wx, wy)
+    blur = vel.blur or vel.relative_blur * inner_length(x, y, facts.a, facts.b)
     x, y, other = (None if z is None else z.detach().flatten(1) for z in (x, y, other))
-    middle = _middle(y, wy)
-    unit = _unit_of_length((x, y, other), middle)
+    reach = facts.reach if other is None else max(facts.reach, reach_of(other, facts.middle))
+    unit = 2.0 ** round(math.log2(reach)) if reach > 0 else 1.0
     length = min(blur / unit, 1e15)  # above, all costs are as good as 0
-    light = (a is not None and _light(wx)) or (b is not None and _light(wy))
-    precise = light or vel.certify or x.dtype == torch.float64
+    precise = facts.light or vel.certify or x.dtype == torch.float64
     p = Problem(
-        given=(x, y, other, wx, wy),
-        middle=middle,
+        given=(x, y, other, facts.a, facts.b),
+        middle=facts.middle,
         unit=unit,
         blur=blur,
         eps=check_positive(length**2, "blur², in squared units of the points"),
         scale=(scale or 0.0) / unit,
         init=init and init.potentials,
-        dtype=middle.dtype if precise else torch.float32,
+        dtype=facts.middle.dtype if precise else torch.float32,
         device=device or x.device,
     )
-    sharp = not precise and _ROUNDING[torch.float32] * largest_exponent(p) > vel.tol
-    return double(p) if sharp else p
+    return double(p) if not precise and _sharp(p, reach, vel.tol) else p
 
 # %% ../../nbs/3_solver/06_problem.ipynb #trm-stack
 @dataclass

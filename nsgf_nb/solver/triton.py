@@ -418,18 +418,18 @@ def back(
 
 
 @patch
-def take(self: TritonKernel, keep: Tensor) -> TritonKernel:  # (B,), bool
+def take(self: TritonKernel, keep: Tensor) -> TritonKernel:  # their numbers, or (B,) of bool
     """The problems to keep.
 
     Parameters
     ----------
     keep : Tensor
-        (B,), bool
+        their numbers, or (B,) of bool
 
     Returns
     -------
     TritonKernel
-        (B,), bool
+        their numbers, or (B,) of bool
     """
     new = copy.copy(self)
     for name in self.tensors:
