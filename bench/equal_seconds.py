@@ -32,6 +32,7 @@ CALLS = {
     "OT-CFM": (1, 10),
     "SD-CFM": (1, 10),
     "bridge": (10, 50),
+    "bridge, whole set": (10, 50),
 }
 GENERATOR = dict(relative_blur=(0.3, 0.05), cloud=1024, reuse=8)
 DIGITS = dict(relative_blur=0.3, cloud=256, reuse=4)  # 1700 points, all in 6 batches
@@ -51,6 +52,7 @@ def model_of(method, problem, other=None):
         "OT-CFM": lambda n: StraightFlow("ot", iterations=n),
         "SD-CFM": lambda n: StraightFlow("semidiscrete", iterations=n),
         "bridge": lambda n: SchrodingerBridge(iterations=n),
+        "bridge, whole set": lambda n: SchrodingerBridge("semidiscrete", iterations=n),
     }[method]
 
 

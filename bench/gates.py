@@ -1,14 +1,15 @@
-"""NSGF, flow matching and OT-CFM on the 2-D problems, held against their gates.
+"""NSGF, flow matching, OT-CFM and a generator of one call on the 2-D problems, and their gates.
 
     python bench/gates.py                            all that is not in the file yet
     python bench/gates.py --problems moons --seeds 3 4
     python bench/gates.py --show                     the table of what is there
 
-All have the same network, gradient steps, learning rate and calls. Every row is a fit with the
-defaults of the class (NSGF(num_steps=10), StraightFlow(), StraightFlow("ot")); pairs are added
-until the half width of the interval is .08, and all methods of a problem and a seed take the same
-starts and are held against the same targets. Times are CPU seconds of one thread. Rows that are in
-bench/results/gates.json already are kept, so a stopped run goes on.
+Every row is a fit with the defaults of the class: NSGF(num_steps=10), StraightFlow(),
+StraightFlow("ot"), SinkhornGenerator(). The three flows have the same network, gradient steps,
+learning rate and calls. Pairs are added until the half width of the interval is .08, and all
+methods of a problem and a seed take the same starts and are held against the same targets. Times
+are CPU seconds of one thread. Rows that are in bench/results/gates.json already are kept, so a
+stopped run goes on.
 """
 
 import statistics
@@ -29,18 +30,18 @@ PROBLEMS = {
     "circles": ("circles", None),
     "8gaussians → moons": ("moons", "8gaussians"),
 }
-METHODS = ("NSGF", "FM", "OT-CFM")
+METHODS = ("NSGF", "FM", "OT-CFM", "generator")
 
 
 def model_of(method):
     "A model that is not fitted, with the defaults of its class"
-    from nsgf_nb.flow import NSGF
-    from nsgf_nb.straight import StraightFlow
+    from nsgf_nb import NSGF, SinkhornGenerator, StraightFlow
 
     return {
         "NSGF": lambda: NSGF(num_steps=10, device="cpu"),
         "FM": lambda: StraightFlow(device="cpu"),
         "OT-CFM": lambda: StraightFlow("ot", device="cpu"),
+        "generator": lambda: SinkhornGenerator(device="cpu"),
     }[method]()
 
 
@@ -48,6 +49,7 @@ def fitted(method, problem, seed):
     "One fit and its gate, as a row"
     import torch
 
+    from nsgf_nb.core import make_generator
     from nsgf_nb.data import get_sampler
     from nsgf_nb.distances import distances, gate
     from nsgf_nb.runs.report import endless
@@ -64,6 +66,8 @@ def fitted(method, problem, seed):
     told = dict(problem=problem, method=method, seed=seed, **code)
     told |= dict(gradient_steps=flow.iterations, nfe=flow.nfe, seconds=seconds)
     told |= {name: last.get(name) for name in ("loss", "floor", "val")}
+    fresh = target(20_000, make_generator(seed, "variance"))
+    told["variance"] = (x.var(0).sum() / fresh.var(0).sum()).item()
     told["gate"] = vars(found) | dict(passed=found.passed)
     return told | dict(distances=distances(target, x, seed=seed + 3000))
 
@@ -76,7 +80,7 @@ def one(method, problem, seed):
     row = fitted(method, problem, seed)
     add_rows(OUT, row, threads_per_fit=1)
     told = f"{row['gate']['verdict']} {row['gate']['ratio']:.2f}"
-    print(f"{problem:20} {method:7} seed {seed} {row['seconds']:5.0f} s  {told}", flush=True)
+    print(f"{problem:20} {method:9} seed {seed} {row['seconds']:5.0f} s  {told}", flush=True)
 
 
 def show():
@@ -87,7 +91,7 @@ def show():
         if mine:
             ratios = " ".join(f"{r['gate']['ratio']:.3f}" for r in mine)
             seconds = statistics.median(r["seconds"] for r in mine)
-            print(f"{problem:20} {method:7} {seconds:5.0f} s  {ratios}")
+            print(f"{problem:20} {method:9} {seconds:5.0f} s  {ratios}")
 
 
 def main():

@@ -3,7 +3,7 @@
     python bench/image_nets.py [--seconds 200] [--seeds 7] [--only WORDS] [--jobs 2]
     python bench/image_nets.py --show
 
-A fit has as many steps of 32 images as there is time for, which a short fit tells, and the learning
+A fit has as many steps of 32 images as there is time for, validation included, and the learning
 rate of the trials in bench/mnist.py (or its double). 1000 samples of seed 90 are judged against
 10 000 training images, at 5, 10 and 20 calls. A fit is a row of bench/results/image_nets.json; rows
 that are there are kept. Seconds are those of one thread. The images are read from $NSGF_DATA (else
@@ -36,20 +36,61 @@ NETWORKS = {
 RATES = (2e-3, 4e-3)
 
 
-def fit(name, lr, iterations, seed):
-    "A fitted flow and its CPU seconds"
-    from nsgf_nb import StraightFlow
+BATCH = 32
+ROWS = 105  # of the history of a long fit, each with a validation
+
+
+def network_of(name, seed):
+    "A network whose weights follow from the seed"
     from nsgf_nb.learning.unet import UNet
 
     torch.manual_seed(seed)
-    network = UNet((1, 28, 28), **NETWORKS[name])
-    ema = max(0.9, 1 - 8 / iterations)
+    return UNet((1, 28, 28), **NETWORKS[name])
+
+
+def fit(name, lr, iterations, seed):
+    "A fitted flow and its CPU seconds"
+    from nsgf_nb import StraightFlow
+
     flow = StraightFlow(
-        "ot", network=network, iterations=iterations, batch_size=32, lr=lr, ema=ema, device="cpu"
+        "ot",
+        network=network_of(name, seed),
+        iterations=iterations,
+        batch_size=BATCH,
+        lr=lr,
+        ema=max(0.9, 1 - 8 / iterations),
+        device="cpu",
     )
     begun = time.process_time()
     flow.fit(mnist(), seed=seed, progress=False)
     return flow, time.process_time() - begun
+
+
+def variance(x):
+    "The sum over the pixels"
+    return x.flatten(1).var(0).sum().item()
+
+
+def step_seconds(name):
+    "CPU seconds of a step without its validation, the median of ten"
+    network, took = network_of(name, 0), []
+    optimiser = torch.optim.AdamW(network.parameters(), fused=True)
+    x, t = torch.randn(BATCH, 1, 28, 28), torch.rand(BATCH)
+    for _ in range(13):
+        begun = time.process_time()
+        (network(x, t) - x).square().mean().backward()
+        optimiser.step()
+        optimiser.zero_grad()
+        took.append(time.process_time() - begun)
+    return statistics.median(took[3:])
+
+
+def steps_for(name, lr, seed, seconds):
+    "Steps of a fit that takes so many seconds; each of the first hundred has a validation"
+    few, more = (fit(name, lr, n, seed)[1] for n in (10, 30))
+    step, validated = step_seconds(name), (more - few) / 20
+    before = few - 10 * validated
+    return int((seconds - before - ROWS * (validated - step)) / step)
 
 
 def one(name, lr, seed, seconds):
@@ -63,19 +104,17 @@ def one(name, lr, seed, seconds):
     key = dict(network=name, lr=lr, seed=seed, asked=seconds)
     if has_row(RESULT, key):
         return
-    few, many = (fit(name, lr, n, seed)[1] for n in (20, 120))
-    step = (many - few) / 100
-    iterations = max(20, int((seconds - few) / step))
-    flow, spent = fit(name, lr, iterations, seed)
+    flow, spent = fit(name, lr, steps_for(name, lr, seed, seconds), seed)
     real = lenet_features(mnist()(10_000, make_generator(1, "real"))[0])
-    row = key | dict(seconds=spent, iterations=iterations, loss=flow.history[-1]["val"])
+    row = key | dict(seconds=spent, iterations=flow.iterations, loss=flow.history[-1]["val"])
     for calls in CALLS:
         x = flow.sample(1000, seed=90, num_steps=calls)
         row[f"FID-LeNet at {calls}"] = float(frechet(lenet_features(x), real))
     row["least_class"] = class_shares(x).min().item()
+    row["variance"] = variance(x) / variance(mnist()(10_000, make_generator(1, "real"))[0])
     add_rows(RESULT, row)
     scores = ", ".join(f"{row[f'FID-LeNet at {c}']:.1f}" for c in CALLS)
-    said = f"loss {row['loss']:.4f}, FID-LeNet {scores}; {iterations} steps, {spent:.0f} s"
+    said = f"loss {row['loss']:.4f}, FID-LeNet {scores}; {flow.iterations} steps, {spent:.0f} s"
     print(f"{name}, lr {lr:g}, seed {seed}: {said}", flush=True)
 
 

@@ -44,7 +44,7 @@ TRIED_ON, TRIAL_SEED = ("8gaussians", "checkerboard"), 90
 EMPTY = dict(rows=[], trials=[])
 # the second are made from the first
 TRIED = (
-    ("FM", "NSGF", "OT-CFM", "SD-CFM", "interpolant", "bridge", "generator"),
+    ("FM", "NSGF", "OT-CFM", "SD-CFM", "interpolant", "bridge", "generator", "neural plan"),
     ("2-RF", "one step"),
 )
 ONE_CALL = ("one step", "generator")
@@ -55,6 +55,7 @@ ORDER = [
     "SD-CFM",
     "FM",
     "bridge",
+    "neural plan",
     "interpolant",
     "DDIM",
     "DDPM",
@@ -134,6 +135,7 @@ def fitted(method, problem, seed, rate, steps, folder):
     "A flow, and the CPU seconds of its fit; from the folder where it is there"
     from nsgf_nb.family.bridge import SchrodingerBridge
     from nsgf_nb.family.generator import SinkhornGenerator
+    from nsgf_nb.family.neural_plan import NeuralPlan
     from nsgf_nb.flow import NSGF
     from nsgf_nb.learning.model import Flow
     from nsgf_nb.matching.interpolants import Interpolant, OneStep
@@ -154,6 +156,7 @@ def fitted(method, problem, seed, rate, steps, folder):
         "SD-CFM": lambda: StraightFlow("semidiscrete", **shared),
         "bridge": lambda: SchrodingerBridge(**shared),
         "generator": lambda: SinkhornGenerator(**shared),
+        "neural plan": lambda: NeuralPlan(**shared | dict(network="potentials")),
         "interpolant": lambda: Interpolant(**shared),
         "2-RF": lambda: StraightFlow(of("FM"), **shared),
         "3-RF": lambda: StraightFlow(of("2-RF"), **shared),
@@ -225,6 +228,7 @@ def networks(problem, seed, steps, folder, chosen, put):
     for method in ("NSGF, any steps", "FM", "OT-CFM", "SD-CFM", "interpolant", "2-RF", "3-RF"):
         row(method, lambda: plain(method))
     row("bridge", lambda: plain("bridge", nfes=NFES[2:]))
+    row("neural plan", lambda: plain("neural plan", nfes=NFES[3:]))
     for method in ONE_CALL:
         row(method, lambda: plain(method, nfes=(1,)))
 
