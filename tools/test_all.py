@@ -42,6 +42,9 @@ COPIED = ("nbs", "nsgf_nb", "tests", "bench", "tools")
 COPIED_FILES = ("settings.ini", "pyproject.toml", "setup.py")
 NOT_COPIED = (".*", "__pycache__", "node_modules", "data", "results", "reference.safetensors")
 FORMATTED = ("nbs", "tests", "bench", "tools", "setup.py")
+# what most notebooks load, and takes longer than many of them
+LOADED = ("torch._dynamo", "matplotlib.pyplot", "nbdev.test", "numba", "ot", "sklearn.datasets")
+INTERPRETED = 'os.environ["TRITON_INTERPRET"]'
 
 
 @dataclass
@@ -196,13 +199,15 @@ def readable(copy):
     return run(sys.executable, "tools/nbread.py", "nbs", "--short", cwd=copy)[2].splitlines()
 
 
+def code_of(path):
+    "The sources of the code cells of a notebook"
+    cells = json.loads(path.read_text())["cells"]
+    return ["".join(c["source"]) for c in cells if c["cell_type"] == "code"]
+
+
 def flagged(path):
     "How many cells of a notebook carry each flag"
-    cells = [
-        "".join(c["source"])
-        for c in json.loads(path.read_text())["cells"]
-        if c["cell_type"] == "code"
-    ]
+    cells = code_of(path)
     return {f: sum(bool(re.search(rf"^\s*#\s?\|\s*{f}\b", s, re.M)) for s in cells) for f in FLAGS}
 
 
@@ -220,11 +225,13 @@ def alone(path, flag, log):
 def in_process(path, flag, timeout):
     """Exit status and output of a notebook.
 
-    Its process is forked from one that has torch and nbdev loaded: that is half of what a short
-    notebook takes. torch._dynamo is not: it brings Triton, whose interpreter lessons ask for first.
+    Its process is forked from one that has loaded what takes longer than many a notebook. One that
+    asks for Triton's interpreter has to do so before Triton is there, and begins with nothing.
     """
     server = get_context("forkserver")
-    server.set_forkserver_preload(["torch", "matplotlib.pyplot", "nbdev.test"])
+    server.set_forkserver_preload(LOADED)
+    if any(INTERPRETED in cell for cell in code_of(path)):
+        server = get_context("spawn")
     with tempfile.NamedTemporaryFile("w+") as log:
         p = server.Process(target=alone, args=(path, flag, log.name))
         p.start()
@@ -345,6 +352,13 @@ def beside_notebooks():
     return {p.relative_to(ROOT).as_posix(): p.read_bytes() for p in visible}
 
 
+def named(results):
+    "What failed, a line each: the end of a long output is what is seen first"
+    for r in (r for r in results if r.failed):
+        said = re.findall(r"^(?:FAILED|ERROR) .*", r.text, re.M)
+        print("\n".join(said or [f"FAILED {r.name}"]))
+
+
 def tidy(before):
     "running the notebooks leaves the project as it was"
     after = beside_notebooks()
@@ -379,6 +393,7 @@ def main(flag=None):
     results.append(timed(tidy.__doc__, lambda: tidy(before)))
     if not flag and not notebooks():
         results.append(verdict("notebooks", ["no notebook was found"]))
+    named(results)
     total = {k: sum(getattr(r, k) for r in results) for k in ("passed", "failed", "skipped")}
     print(f"in {time.time() - start:.0f} s")
     print(", ".join(f"{n} {k}" for k, n in total.items()))
