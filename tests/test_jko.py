@@ -99,6 +99,14 @@ def test_many_short_gaussian_steps_are_the_continuous_flow():
     assert (A - (1 + 3 * torch.tensor(-2.0).exp()) * eye).abs().max() < 5e-3
 
 
+def test_gaussian_steps_of_many_at_once():
+    z = torch.randn(5, 3, 3, generator=make_generator(0, "steps"), dtype=torch.float64)
+    A, B = (u @ u.mT + torch.eye(3) for u in (z, z.flip(0)))
+    each = [gaussian_jko(*factor, 0.3) for factor in zip(z[:, 0], A, z[:, 1], B)]
+    for together, one_by_one in zip(gaussian_jko(z[:, 0], A, z[:, 1], B, 0.3), zip(*each)):
+        assert (together - torch.stack(one_by_one)).abs().max() < 1e-12
+
+
 def test_what_maps_refuse():
     x, logp = law()
     for args, kw, said in (

@@ -148,7 +148,7 @@ class INDM:
             self.guess = MLP((d,), hidden=self.hidden)
             self.maps = Composition([Coupling(d, k % 2 == 1) for k in range(self.num_couplings)])
             params = [*self.guess.parameters(), *self.maps.parameters()]
-            search = torch.optim.Adam(params, self.lr)
+            search = torch.optim.Adam(params, self.lr, fused=True)
             slower = torch.optim.lr_scheduler.CosineAnnealingLR(search, self.iterations)
             for _ in range(self.iterations):
                 rows = torch.randint(len(data), (self.batch_size,), generator=gen)

@@ -25,10 +25,10 @@ from ..transport.gaussian import matrix_root
 
 # %% ../../nbs/7_family/21_jko.ipynb #jko-exact
 def gaussian_jko(
-    m: Tensor,  # mean, (d,)
-    A: Tensor,  # covariance, (d, d)
-    b: Tensor,  # mean of the target, (d,)
-    B: Tensor,  # covariance of the target, (d, d)
+    m: Tensor,  # mean, (..., d)
+    A: Tensor,  # covariance, (..., d, d)
+    b: Tensor,  # mean of the target, (..., d)
+    B: Tensor,  # covariance of the target, (..., d, d)
     tau: float,  # length τ of the step
 ) -> tuple[Tensor, Tensor]:  # mean and covariance after the step
     """The exact step on KL(·‖N(b, B)) from N(m, A).
@@ -36,13 +36,13 @@ def gaussian_jko(
     Parameters
     ----------
     m : Tensor
-        mean, (d,)
+        mean, (..., d)
     A : Tensor
-        covariance, (d, d)
+        covariance, (..., d, d)
     b : Tensor
-        mean of the target, (d,)
+        mean of the target, (..., d)
     B : Tensor
-        covariance of the target, (d, d)
+        covariance of the target, (..., d, d)
     tau : float
         length τ of the step
 
@@ -51,12 +51,13 @@ def gaussian_jko(
     tuple[Tensor, Tensor]
         mean and covariance after the step
     """
-    eye, precision = torch.eye(len(A)).to(A), torch.linalg.inv(B)
+    eye, precision = torch.eye(A.shape[-1]).to(A), torch.linalg.inv(B)
     C = eye + tau * precision
     narrow = torch.linalg.inv(matrix_root(C))
     G = narrow @ A @ narrow
     Y = tau * eye + G / 2 + matrix_root(G @ G + 4 * tau * G) / 2
-    return torch.linalg.solve(C, m + tau * precision @ b), narrow @ Y @ narrow
+    right = m[..., None] + tau * precision @ b[..., None]
+    return torch.linalg.solve(C, right)[..., 0], narrow @ Y @ narrow
 
 # %% ../../nbs/7_family/21_jko.ipynb #jko-push
 def with_jacobian(
@@ -224,7 +225,7 @@ class Composition(nn.ModuleList):
 
 def _fit_map(block, draw, energy, tau, iterations, lr):
     "One implicit step: minimise over the weights of a map."
-    search = torch.optim.Adam(block.parameters(), lr=lr)
+    search = torch.optim.Adam(block.parameters(), lr, fused=True)
     slower = torch.optim.lr_scheduler.CosineAnnealingLR(search, iterations)
     for _ in range(iterations):
         start, logp, y = draw()

@@ -206,7 +206,7 @@ class FlexProposal:
             flows = require("zuko", "flows", "a normalising flow as proposal").flows
             law = flows.MAF(d, transforms=3, hidden_features=(32, 32))
         self.law = law
-        self.search = torch.optim.Adam(law.parameters(), lr=check_positive(lr, "lr"))
+        self.search = torch.optim.Adam(law.parameters(), check_positive(lr, "lr"), fused=True)
 
     def draw(
         self,

@@ -15,22 +15,22 @@ from ..core import check_positive
 
 # %% ../../nbs/2_transport/03_gaussian.ipynb #gaussian-root
 def matrix_root(
-    A: Tensor,  # symmetric, not negative, (d, d)
-) -> Tensor:  # symmetric, (d, d)
+    A: Tensor,  # symmetric, not negative, (..., d, d)
+) -> Tensor:  # symmetric, (..., d, d)
     """Square root of a covariance.
 
     Parameters
     ----------
     A : Tensor
-        symmetric, not negative, (d, d)
+        symmetric, not negative, (..., d, d)
 
     Returns
     -------
     Tensor
-        symmetric, (d, d)
+        symmetric, (..., d, d)
     """
     w, U = torch.linalg.eigh(A)
-    return (U * w.clamp(min=0).sqrt()) @ U.mT
+    return (U * w.clamp(min=0).sqrt()[..., None, :]) @ U.mT
 
 
 def _D(A, B, eps):
