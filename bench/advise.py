@@ -16,15 +16,12 @@ bench/results/advise.json, one an advice; those that are there are kept. One thr
 """
 
 import argparse
-import math
-import statistics
 import time
 import warnings
 from pathlib import Path
 
 import torch
-from record import ROOT, facts, locked, modules
-from scipy import stats
+from record import ROOT, facts, interval, locked, modules
 
 RESULT = ROOT / "bench" / "results" / "advise.json"
 SETS = ("moons", "8gaussians", "digits", "normal16")
@@ -152,15 +149,6 @@ def fitted(name, what):
     row["floor"] = interval(of(halves))
     row["variance"] = (samples.var(0).sum() / torch.cat(tests).var(0).sum()).item()
     return row
-
-
-def interval(values):
-    "Mean and its 95 % interval, by Student's law."
-    n, mean = len(values), statistics.mean(values)
-    if n < 2:
-        return dict(mean=mean, low=-math.inf, high=math.inf)
-    half = float(stats.t.ppf(0.975, n - 1)) * statistics.stdev(values) / math.sqrt(n)
-    return dict(mean=mean, low=mean - half, high=mean + half)
 
 
 def summary(rows):

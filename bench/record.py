@@ -15,6 +15,7 @@ from contextlib import contextmanager, suppress
 from datetime import date
 from importlib.metadata import PackageNotFoundError, version
 from itertools import product
+from math import inf
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -128,6 +129,17 @@ def show_means(path, problems, methods, names):
         means = [f"{k} {statistics.mean(r[k] for r in those):.3f}" for k in known]
         if those:
             print(f"{problem:<20} {method:<20}", *means, f"{len(those)} seeds")
+
+
+def interval(values):
+    "Mean and its 95 % interval, by Student's law."
+    from scipy.stats import t
+
+    n, mean = len(values), statistics.mean(values)
+    if n < 2:
+        return dict(mean=mean, low=-inf, high=inf)
+    half = float(t.ppf(0.975, n - 1)) * statistics.stdev(values) / n**0.5
+    return dict(mean=mean, low=mean - half, high=mean + half)
 
 
 def table_options(doc, seeds):
