@@ -22,7 +22,7 @@ MODULES = sorted(
     for p in PACKAGE.rglob("*.py")
     if p.stem[0] != "_"
 )
-MODULES.sort(key="scikit".__eq__)  # last: what it loads helps no other
+MODULES.sort(key=lambda name: name == "scikit")  # last: what it loads helps no other
 SETTINGS = configparser.ConfigParser(delimiters=["="])
 SETTINGS.read(ROOT / "settings.ini", encoding="utf-8")
 SETTINGS = SETTINGS["DEFAULT"]

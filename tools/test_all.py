@@ -43,8 +43,15 @@ COPIED_FILES = ("settings.ini", "pyproject.toml", "setup.py")
 NOT_COPIED = (".*", "__pycache__", "node_modules", "data", "results", "reference.safetensors")
 FORMATTED = ("nbs", "tests", "bench", "tools", "setup.py")
 # what most notebooks load, and takes longer than many of them
-LIBRARIES = ("torch._dynamo", "matplotlib.pyplot", "nbdev.test", "numba", "ot", "sklearn.datasets")
-LOADED = (*LIBRARIES, "warm")
+LOADED = (
+    "torch._dynamo",
+    "matplotlib.pyplot",
+    "nbdev.test",
+    "numba",
+    "ot",
+    "sklearn.datasets",
+    "warm",
+)
 INTERPRETED = 'os.environ["TRITON_INTERPRET"]'
 
 
@@ -232,12 +239,13 @@ def in_process(path, flag, timeout):
     Its process is forked from one that has loaded what takes longer than many a notebook. One that
     asks for Triton's interpreter has to do so before Triton is there, and begins with nothing.
     """
-    server = get_context("forkserver")
-    server.set_forkserver_preload(LOADED)
     if any(INTERPRETED in cell for cell in code_of(path)):
-        server = get_context("spawn")
+        start = get_context("spawn")
+    else:
+        start = get_context("forkserver")
+        start.set_forkserver_preload(LOADED)
     with tempfile.NamedTemporaryFile("w+") as log:
-        p = server.Process(target=alone, args=(path, flag, log.name))
+        p = start.Process(target=alone, args=(path, flag, log.name))
         p.start()
         p.join(timeout)
         if p.is_alive():
