@@ -190,6 +190,29 @@ def test_threads_of_the_runner():
     )
 
 
+BEGUN = """
+import os, sys
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+
+sys.path.insert(0, "tools")
+import test_all
+
+os.environ.update(test_all.environment(os.getcwd()))
+start = get_context("forkserver")
+start.set_forkserver_preload(test_all.LOADED)
+with ProcessPoolExecutor(1, start) as pool:
+    there = pool.submit(eval, "set(__import__('sys').modules)").result()
+print([name for name in test_all.LOADED if name not in there])
+"""
+
+
+def test_notebooks_begin_with_what_is_loaded_for_them():
+    "The process that they are forked from says nothing of a module that it cannot import"
+    p = subprocess.run([sys.executable, "-c", BEGUN], cwd=ROOT, text=True, capture_output=True)
+    assert p.stdout.strip() == "[]", p.stdout + p.stderr
+
+
 def test_the_workflow_runs_every_setting():
     jobs = yaml.safe_load((ROOT / ".github/workflows/test.yaml").read_text())["jobs"]
     matrix = jobs["portable"]["strategy"]["matrix"]["include"]

@@ -50,7 +50,7 @@ LOADED = (
     "numba",
     "ot",
     "sklearn.datasets",
-    "warm",
+    "tools.warm",
 )
 INTERPRETED = 'os.environ["TRITON_INTERPRET"]'
 
