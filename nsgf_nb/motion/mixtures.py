@@ -19,7 +19,14 @@ from ..caller import exact_arithmetic
 from ..core import patch
 from ..estimator import SinkhornVelocity, VelocityInfo, warn_of_regime
 from ..particles import go_on
-from ..solver.compiled import Cloud, assembled, same_cloud, size_of, whole_vectors
+from nsgf_nb.solver.compiled import (
+    Cloud,
+    assembled,
+    numbers_of,
+    same_cloud,
+    size_of,
+    whole_vectors,
+)
 from nsgf_nb.solver.fast import (
     announced,
     costs_of_products,
@@ -192,7 +199,10 @@ def _evaluated(vel, p, M, scale):
     D = _own_clouds(p, with_x, half_x)
     room = kernel_room(D)
     own = same_cloud(D, p.eps, found.tol, room)
-    info = information_of(p, C, found, (P * with_y).sum(1).numpy(), own, size)
+    rounded = p.rounding() * C.top / p.eps * size
+    inner = (P * with_y).sum(1).numpy()
+    known = numbers_of(C, p.eps, found, inner, own, rounded, p.unit * p.unit)
+    info = information_of(p, known)
     if not info.converged:
         return None
     if own.identity:
