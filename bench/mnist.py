@@ -17,11 +17,10 @@ transport [--folder runs/mnist]
 extras [--folder runs/mnist]
     samples to look at, transition times, a control of the test for mirrored digits
 
-The model that comes with the package is fitted by its own command:
-    nsgf fit mnist --method nsgf++ --seed 0 --out runs/nsgfpp-mnist
-model [--run runs/nsgfpp-mnist]
+The model that comes with the package is the long fit of NSGF++, seed 0:
+model [--folder runs/mnist]
     what 10 000 samples of it say, at ten and at sixty calls (15 minutes on one core)
-ship [--run runs/nsgfpp-mnist]
+ship [--folder runs/mnist]
     its weights into the package, in bfloat16
 
 Each part goes on where it was stopped: rows that bench/results/digits.json or mnist.json hold are
@@ -664,15 +663,17 @@ def extras(folder):
     print(f"tau {tau.mean():.3f} ± {tau.std():.3f}")
 
 
-def model(run):
-    "10 000 samples of a run of `nsgf fit mnist --method nsgf++`, at ten and at sixty calls"
+def model(folder):
+    "10 000 samples of the long fit of NSGF++, at ten and at sixty calls"
     from nsgf_nb.core import make_generator
     from nsgf_nb.evaluation.classifier import class_shares
     from nsgf_nb.evaluation.copies import mirrored_share, nearest_distance
     from nsgf_nb.fid import image_scores
     from nsgf_nb.learning.model import Flow
 
-    file, flow = RESULTS / "mnist.json", Flow.load(run / "model.safetensors", device="cpu")
+    file, at = RESULTS / "mnist.json", place(folder, "NSGF++", "long-0")
+    flow = Flow.load(at / "model.safetensors", device="cpu")
+    spread = lambda x: x.flatten(1).var(0).sum()
     train_images, test_images = (
         mnist()(20_000, make_generator(0, "train"))[0],
         mnist(train=False)(10_000, make_generator(0, "test"))[0],
@@ -688,6 +689,7 @@ def model(run):
             sampling=seconds,
             scores=image_scores(x, test_images),
             shares=class_shares(x).tolist(),
+            variance=float(spread(x) / spread(test_images)),
             mirrored=mirrored_share(x, test_images, train_images),
             nearest=nearest_distance(x[:2000], train_images, test_images[:2000]),
             revision=revision(),
@@ -701,16 +703,25 @@ def model(run):
         )
 
 
-def ship(run):
-    "The flow of that run as the package ships it: weights of the networks in bfloat16"
+def ship(folder):
+    "The flow of that fit as the package ships it: weights of the networks in bfloat16"
     from nsgf_nb.files import load_tensors, save_tensors
 
-    tensors, known = load_tensors(run / "model.safetensors", "flow")
+    at = place(folder, "NSGF++", "long-0")
+    tensors, known = load_tensors(at / "model.safetensors", "flow")
     small = {k: v.bfloat16() if ".net." in k else v for k, v in tensors.items()}
-    about = read(run / "config.json") | dict(
-        script="nsgf fit mnist --method nsgf++ --seed 0",
-        seconds=sum(read(run / "metrics.json")["seconds"][k] for k in ("pool", "matching")),
-        metrics=read(RESULTS / "mnist.json")["model"],
+    results = read(RESULTS / "mnist.json")
+    about = dict(
+        target="mnist",
+        source=None,
+        method="nsgf++",
+        seed=0,
+        machine=dict(threads=1),
+        parameters=longer(FINAL["NSGF++"]),
+        script="python bench/mnist.py --part long --methods NSGF++ --seed 0",
+        revision=results["long"]["NSGF++"]["0"]["revision"],
+        seconds=results["long"]["NSGF++"]["0"]["seconds"],
+        metrics=results["model"],
     )
     path = save_tensors(
         ROOT / "nsgf_nb" / "weights" / "nsgfpp-mnist.safetensors", small, known | dict(about=about)
@@ -739,7 +750,6 @@ def main():
     )
     p.add_argument("--seeds", type=int, default=3)
     p.add_argument("--folder", type=Path, default=Path("runs/mnist"))
-    p.add_argument("--run", type=Path, default=Path("runs/nsgfpp-mnist"))
     p.add_argument("--methods", nargs="+", default=["FM", "OT-CFM", "NSGF++"])
     p.add_argument("--seed", type=int, default=0, help="of a final run")
     p.add_argument("--set", default="mnist", choices=("mnist", "fashionmnist"))
@@ -752,9 +762,9 @@ def main():
     if a.part == "extras":
         extras(a.folder)
     if a.part == "model":
-        model(a.run)
+        model(a.folder)
     if a.part == "ship":
-        ship(a.run)
+        ship(a.folder)
     if a.part == "trials":
         trials(a.methods, a.only, a.folder)
     if a.part == "transport":
