@@ -199,9 +199,8 @@ def _evaluated(vel, p, M, scale):
     D = _own_clouds(p, with_x, half_x)
     room = kernel_room(D)
     own = same_cloud(D, p.eps, found.tol, room)
-    rounded = p.rounding() * C.top / p.eps * size
     inner = (P * with_y).sum(1).numpy()
-    known = numbers_of(C, p.eps, found, inner, own, rounded, p.unit * p.unit)
+    known = numbers_of(C, p.eps, found, inner, own, size, p.rounding(), p.unit * p.unit)
     info = information_of(p, known)
     if not info.converged:
         return None

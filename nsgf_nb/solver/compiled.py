@@ -1679,7 +1679,8 @@ def numbers_of(
     found: Climbed,  # the cross term
     inner: np.ndarray,  # inner products of x and T, (n,)
     own: Term,  # the self term
-    rounded: float,  # error of v by rounding
+    size: float,  # of both clouds
+    rounding: float,  # of T, per largest cost in units of eps
     square: float,  # the squared unit of the points
 ) -> Known:
     """What is known of both terms.
@@ -1696,8 +1697,10 @@ def numbers_of(
         inner products of x and T, (n,)
     own : Term
         the self term
-    rounded : float
-        error of v by rounding
+    size : float
+        of both clouds
+    rounding : float
+        of T, per largest cost in units of eps
     square : float
         the squared unit of the points
 
@@ -1713,7 +1716,8 @@ def numbers_of(
         f[i] = value * square
     for j, value in enumerate(potential(found, eps)[: g.size]):
         g[j] = value * square
-    err, bound, marginal = found.err + own.err + rounded, bound + own.bound, found.st.marginal
+    err = found.err + own.err + rounding * C.top / eps * size
+    bound, marginal = bound + own.bound, found.st.marginal
     gap, converged = gap * eps, err <= 2 * found.tol
     return Known(f, g, err, bound, marginal, gap, found.used, converged, own.mass, perplexity)
 
@@ -1845,14 +1849,12 @@ def centred(
     for j in range(g.size):
         low, high = min(low, g[j]), max(high, g[j])
         mean += b[j] * g[j]
-    if not high - low <= 2 * C.top + 10 * eps or g.size == 0 or not abs(mean) < math.inf:
+    sound = abs(mean) < math.inf and high - low <= 2 * C.top + 10 * eps
+    if g.size == 0 or not sound:
         return out[:0]
     for j in range(g.size):
         out[j] = g[j] - mean
     return out
-
-# %% ../../nbs/3_solver/26_at_once.ipynb #one-imports
-from typing import NamedTuple
 
 # %% ../../nbs/3_solver/26_at_once.ipynb #one-costs
 @compiled
@@ -1971,6 +1973,6 @@ def evaluation(
     D = assembled(p, p, _costs_in(p, p, costs), a, a, x, x)
     np.fill_diagonal(D.arrays.costs, 0)
     T_self, own = _own_map(p, D, eps, reached, room)
-    rounded, square = asked.rounding * C.top / eps * size, asked.unit * asked.unit
-    facts = numbers_of(C, eps, found, _inner(x, T), own, rounded, square)
+    rounding, square = asked.rounding, asked.unit * asked.unit
+    facts = numbers_of(C, eps, found, _inner(x, T), own, size, rounding, square)
     return (T - T_self) * x.dtype.type(asked.unit), facts, enough

@@ -370,8 +370,7 @@ def by_parts(
     found, T = solved
     T_self, own = _self_term(vel, p, C, found.tol)  # its costs are where those of C were
     inner = np.einsum("nd,nd->n", C.x.points, T)
-    rounded = p.rounding() * C.top / p.eps * size
-    known = loops.numbers_of(C, p.eps, found, inner, own, rounded, p.unit * p.unit)
+    known = loops.numbers_of(C, p.eps, found, inner, own, size, p.rounding(), p.unit * p.unit)
     return torch.from_numpy(T - T_self).mul_(p.unit), information_of(p, known)
 
 
