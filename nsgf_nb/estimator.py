@@ -173,9 +173,10 @@ def __call__(
         near, device = _near(self, x, y, x_self, a, b), getattr(x, "device", None)
         if batched:
             problems = _problems(self, *near, init, scale, device)
+            v, infos = _evaluate(self, problems)
         else:
             problems = [prepare(self, *near, init, scale, device)]
-        v, infos = _evaluate(self, problems)
+            v, *infos = _evaluate_one(self, problems[0])
         v = v.to(x).view_as(x)
     bad = [i for i in infos if not i.converged]
     if bad and self.backend not in _RIVALS:
@@ -321,6 +322,13 @@ def _side_by_side(vel, problems, groups):
     if len(groups) == 1 or p.x.shape[1] > 8 or not takes_compiled(vel, p, kernel == "dense"):
         return 1
     return min(len(groups), torch.get_num_threads())
+
+
+def _evaluate_one(vel, p):
+    "v (n, d) and its VelocityInfo."
+    n, m, d = len(p.x), len(p.y), p.x.shape[1]
+    kernel = _kernel(vel.backend, n, m, d, p.x.dtype, p.device)
+    return _solved(vel, [p], kernel)[0]
 
 
 def _evaluate(vel, problems):

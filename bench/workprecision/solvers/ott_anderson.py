@@ -6,7 +6,8 @@ from ott.geometry import geometry, pointcloud
 from ott.problems.linear.linear_problem import LinearProblem
 from ott.solvers.linear import acceleration, sinkhorn
 
-NAME, EFFORTS = "OTT Anderson", (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)  # threshold; < 1e-4: float64
+NAME = "OTT Anderson"
+EFFORTS = (0.5, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)  # threshold; < 1e-4: float64
 CROSS = dict(anderson=acceleration.AndersonAcceleration(memory=10))
 SELF = dict(momentum=acceleration.Momentum(value=0.5), parallel_dual_updates=True)
 

@@ -4,7 +4,7 @@ import ot
 import torch
 
 NAME = "POT kernel"
-EFFORTS = (1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-7)  # stopThr: of the marginals
+EFFORTS = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-7)  # stopThr: of the marginals
 
 
 def entropic_map(x, y, a, b, blur, stop):

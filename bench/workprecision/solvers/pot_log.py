@@ -4,7 +4,7 @@ import ot
 import torch
 
 NAME = "POT log"
-EFFORTS = (1e-2, 1e-4, 1e-6)  # stopThr: of the marginals
+EFFORTS = (1e-1, 1e-2, 1e-4, 1e-6)  # stopThr: of the marginals
 
 
 def entropic_map(x, y, a, b, blur, stop):
