@@ -177,7 +177,7 @@ def __call__(
         else:
             problems = [prepare(self, *near, init, scale, device)]
             v, *infos = _evaluate_one(self, problems[0])
-        v = v.to(x).view_as(x)
+        v = v.to(x).reshape(x.shape)
     bad = [i for i in infos if not i.converged]
     if bad and self.backend not in _RIVALS:
         warnings.warn(_complaint(self, bad[0]), ConvergenceWarning, stacklevel=3)

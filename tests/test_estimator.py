@@ -87,6 +87,19 @@ def test_the_same_bits_alone_in_a_batch_and_after_other_calls(backend):
         )
 
 
+@pytest.mark.parametrize("n, d", [(40, 2), (300, 3), (300, 6), (300, 40)])
+def test_points_in_column_order(n, d):
+    "Columns of a table lie in memory one after the other."
+    g = torch.Generator().manual_seed(0)
+    x, y = torch.randn(n, d, generator=g), torch.randn(n, d, generator=g) / 2 + 1
+    columns = [z.T.contiguous().T for z in (x, y)]
+    assert not columns[0].is_contiguous()
+    v = SinkhornVelocity(1.0)(x, y)
+    torch.testing.assert_close(
+        SinkhornVelocity(1.0)(*columns), v, rtol=0, atol=1e-3 * rms(v).item()
+    )
+
+
 def test_a_warm_start_does_not_change_what_it_started_from():
     "init is read, never written"
     g = torch.Generator().manual_seed(0)

@@ -1948,7 +1948,8 @@ def settled(
         move = asked.scale if asked.scale > 0 else lengths(found.T, C.X, C.arrays.a)[0]
         finer = asked.tol * max(move, least)
         enough = g.itemsize > 4 or found.tol >= 5e-7 * size
-        if finer >= 0.9 * found.tol or found.err <= finer or not enough:
+        again = enough and finer < 0.9 * found.tol and found.err > finer
+        if not again or found.used >= asked.most:
             break
         g, rule = potential(found, eps), Rule(finer, 1.0, 0.0, -1.0, math.inf, asked.most)
     parts = found.st, found.psi0, found.phi0, found.T, found.err
@@ -1963,7 +1964,7 @@ def evaluation(
     b: np.ndarray,  # weights, (m,), sum 1
     g: np.ndarray,  # an earlier potential of y, (m,); empty: nothing is known
     asked: Asked,  # for what
-    costs: np.ndarray,  # memory for n rows as long as the longer of two
+    costs: np.ndarray,  # memory for n rows of max(n, m) entries, in whole vectors
     room: np.ndarray,  # the same for a kernel
 ) -> tuple:  # v (n, d) in units of the user; Known; does the precision do?
     """v = T - T_xx of two clouds, and what is known about it.
@@ -1983,7 +1984,7 @@ def evaluation(
     asked : Asked
         for what
     costs : np.ndarray
-        memory for n rows as long as the longer of two
+        memory for n rows of max(n, m) entries, in whole vectors
     room : np.ndarray
         the same for a kernel
 
@@ -2000,7 +2001,7 @@ def evaluation(
 
     D = assembled(p, p, _costs_in(p, p, costs), a, a, x, x)
     np.fill_diagonal(D.arrays.costs, 0)
-    T_self, own = _own_map(p, D, asked.eps, found.tol, room)
+    T_self, own = _own_map(p, D, asked.eps, found.tol if enough else math.inf, room)
     square, inner = asked.unit * asked.unit, _inner(x, found.T)
     known = numbers_of(C, asked.eps, found, inner, own, size, asked.rounding, square)
     return (found.T - T_self) * x.dtype.type(asked.unit), known, enough
@@ -2008,7 +2009,7 @@ def evaluation(
 # %% ../../nbs/3_solver/27_products.ipynb #prd-plan
 @compiled_sums
 def _plan_row(costs, kernel, v, half, inverse):
-    "costs <- a row of the plan; returned is the sum."
+    "costs <- a row of the plan; returned is the sum over j of the formula."
     total = half.dtype.type(0)
     for j in range(half.size):
         share = kernel[j] * v[j] * inverse
@@ -2039,9 +2040,9 @@ def plan_of(
     np.ndarray
         inner products of x and T, (n,)
     """
-    inner, costs = C.x.half.copy(), C.arrays.costs
+    inner, costs, one = C.x.half.copy(), C.arrays.costs, st.t.dtype.type(1)
     for i in range(inner.size):
-        inner[i] += _plan_row(costs[i], kernel[i], st.v, C.y.half, 1 / st.t[i])
+        inner[i] += _plan_row(costs[i], kernel[i], st.v, C.y.half, one / st.t[i])
     return inner
 
 # %% ../../nbs/3_solver/27_products.ipynb #prd-plans
@@ -2066,8 +2067,8 @@ def plans(
     asked: Asked,  # for what
     crossed: np.ndarray,  # x yᵀ, (n, columns); then the plan
     own: np.ndarray,  # x xᵀ, (n, columns); then the self plan, if T_xx is not x
-    room: np.ndarray,  # for a kernel of n rows as long as the longer of two
-) -> tuple:  # Known; is T_xx = x; does the precision do?
+    room: np.ndarray,  # for a kernel of n rows of max(n, m) entries, in whole vectors
+) -> tuple:  # Known; the size of both clouds; is T_xx = x; does the precision do?
     """Both plans, and what is known of v.
 
     Parameters
@@ -2093,12 +2094,12 @@ def plans(
     own : np.ndarray
         x xᵀ, (n, columns); then the self plan, if T_xx is not x
     room : np.ndarray
-        for a kernel of n rows as long as the longer of two
+        for a kernel of n rows of max(n, m) entries, in whole vectors
 
     Returns
     -------
     tuple
-        Known; is T_xx = x; does the precision do?
+        Known; the size of both clouds; is T_xx = x; does the precision do?
     """
     p, q = cloud_of(x), cloud_of(y)
     size = size_of(p, a) + size_of(q, b)
@@ -2110,9 +2111,9 @@ def plans(
     D = _clouds(p, p, a, a, X, X, own)
     np.fill_diagonal(own, 0)
     kernel = room[: own.size].reshape(own.shape)
-    term = same_cloud(D, asked.eps, found.tol, kernel)
+    term = same_cloud(D, asked.eps, found.tol if enough else math.inf, kernel)
     if not term.identity:
         plan_of(D, term.st, kernel)
     square = asked.unit * asked.unit
     known = numbers_of(C, asked.eps, found, inner, term, size, asked.rounding, square)
-    return known, term.identity, enough
+    return known, size, term.identity, enough

@@ -23,7 +23,7 @@ _MOST = 2**22  # entries that a thread keeps
 
 
 def kept(
-    use: str,  # "costs" or "kernel": what is in it is gone when it is asked for again
+    use: str,  # "kernel", say: what is in it is gone when it is asked for again
     n: int,  # rows
     columns: int,  # entries of a row
     dtype: np.dtype,  # of an entry
@@ -33,7 +33,7 @@ def kept(
     Parameters
     ----------
     use : str
-        "costs" or "kernel": what is in it is gone when it is asked for again
+        "kernel", say: what is in it is gone when it is asked for again
     n : int
         rows
     columns : int
@@ -295,16 +295,16 @@ def cross_term(
     single, room = C.x.half.dtype == np.float32, kernel_room(C)
     most = min(vel.max_iter, 300) if single else vel.max_iter
     rule = Rule(vel.tol, scale, 1e-6 * size, -1.0, math.inf, most)
-    found = loops.ascend(C, eps, g, rule, room)
-    if single and found.tol < 5e-7 * size:
-        return None
-    result, move = keep(found.st, room)
-    finer = vel.tol * max(scale or move, 1e-6 * size)
-    if finer < 0.9 * found.tol and found.err > finer:
-        rule = Rule(finer, 1.0, 0.0, -1.0, math.inf, most)
-        known = loops.potential(found, eps)
-        found = loops.ascend(C, eps, known, rule, room)
-        result, _ = keep(found.st, room)
+    while True:
+        found = loops.ascend(C, eps, g, rule, room)
+        if single and found.tol < 5e-7 * size:
+            return None
+        result, move = keep(found.st, room)
+        finer = vel.tol * max(scale or move, 1e-6 * size)
+        again = finer < 0.9 * found.tol and found.err > finer
+        if not again or found.used >= most:
+            break
+        g, rule = loops.potential(found, eps), Rule(finer, 1.0, 0.0, -1.0, math.inf, most)
     return found._replace(tol=min(found.tol, finer)), result
 
 # %% ../../nbs/3_solver/17_fast.ipynb #fast-information
@@ -569,7 +569,7 @@ def earlier_potential(
     """
     if p.init is None:
         return p.b[:0].numpy()
-    return (p.init.g.cpu() / p.unit**2).to(p.b.dtype).numpy()
+    return (p.init.g.cpu() / (p.unit * p.unit)).to(p.b.dtype).numpy()
 
 # %% ../../nbs/3_solver/26_at_once.ipynb #one-at-once
 def in_one_call(
@@ -590,8 +590,10 @@ def in_one_call(
     bool
     """
     n, m, d = len(p.x), len(p.y), p.x.shape[1]
+    entries = n * loops.whole_vectors(max(n, m))
+    small = entries <= 2**17 if d <= 3 else entries * d <= 2**16
     fits = p.init is None or len(p.init.g) == m
-    return vel.self_term == "same" and n * m * d <= 2**17 and fits
+    return vel.self_term == "same" and small and fits
 
 
 def at_once(
@@ -612,7 +614,7 @@ def at_once(
     tuple[Tensor, VelocityInfo] | None
         v (n, d) and what it knows; None: float32 does not do
     """
-    arrays = [np.ascontiguousarray(z.numpy()) for z in (p.x, p.y, p.a, p.b)]
+    arrays = [z.numpy() for z in (p.x, p.y, p.a, p.b)]
     x, y = arrays[:2]
     size = len(x) * loops.whole_vectors(max(len(x), len(y)))
     rooms = (kept(use, 1, size, x.dtype)[0] for use in ("costs", "kernel"))
@@ -640,7 +642,7 @@ def announced():
         note.cancel()
 
 # %% ../../nbs/3_solver/27_products.ipynb #prd-mapped
-_FEW_COLUMNS = 16  # as few rows, a product takes a third of the time
+_FEW_COLUMNS = 16  # with fewer, the transposed product takes a third of the time
 
 
 def mapped(
@@ -699,7 +701,7 @@ def between_products(
     vel: object,  # settings: has self_term
     p: Problem,  # on a CPU
 ) -> bool:
-    """Are matrices small, or points long, and do two plans fit into the memory that is kept?
+    """Is the kernel small, or are points long, and is it the self term of the same cloud?
 
     Parameters
     ----------
@@ -747,12 +749,13 @@ def by_plans(
 
     arrays = [z.numpy() for z in (p.x, p.y, p.a, p.b, project(p.x), project(p.y))]
     asked = asked_of(vel, p)
-    known, stays, enough = loops.plans(*arrays, earlier_potential(p), asked, crossed, own, room)
+    found = loops.plans(*arrays, earlier_potential(p), asked, crossed, own, room)
+    known, size, stays, enough = found
     if not enough:
         return None
     T, info = mapped(plan, p.y), information_of(p, known)
     move = p.scale or loops.lengths(T.numpy(), arrays[0], arrays[2])[0]
-    if known.converged and known.err > 2 * vel.tol * move:
+    if known.converged and known.err > 2 * vel.tol * max(move, 1e-6 * size):
         return by_parts(vel, replace(p, init=info.potentials))
     v = T.sub_(p.x).mul_(p.unit) if stays else less(T, self_plan, p.x, p.unit)
     return v, info

@@ -137,7 +137,7 @@ class Problem:
     def __post_init__(self):
         x, y, other, a, b = self.given
         middle = self.middle.to(self.dtype)
-        placed = lambda z: (z.to(self.dtype) - middle).mul_(1 / self.unit)
+        placed = lambda z: (z.to(self.dtype) - middle).mul_(1 / self.unit).contiguous()
         self.x, self.y = placed(x), placed(y)
         self.other = None if other is None else placed(other)
         self.a, self.b = a.to(self.dtype), b.to(self.dtype)
@@ -361,7 +361,8 @@ def _cross_term(vel, K, s, size, g, p):
     if not (finer < 0.9 * tol).any():
         return cross, tol
     st = start(K, s.eps, cross.g)
-    return solve(K, st, finer, _passes(vel, s), _rule(vel)), finer
+    cross = solve(K, st, finer, _passes(vel, s), _rule(vel))
+    return cross, finer.minimum(_tolerance(vel, s, cross.T - s.x, size))
 
 # %% ../../nbs/3_solver/06_problem.ipynb #trm-one
 def _has_finer(p):
