@@ -1749,14 +1749,13 @@ def _shares(w, n):
 
 @compiled
 def _reach_from(z, middle):
-    "The largest coordinate seen from the middle; ∞ where there is a NaN, too."
-    most = 0.0
+    "The largest coordinate seen from the middle; ∞ or NaN where one is not finite."
+    most = np.int64(0)
     for i in range(z.shape[0]):
         for k in range(middle.size):
             step = abs(z[i, k] - middle[k])
-            if not step <= most:
-                most = step if step < math.inf else math.inf
-    return most
+            most = max(most, np.float64(step).view(np.int64))
+    return np.int64(most).view(np.float64)
 
 # %% ../../nbs/3_solver/25_facts.ipynb #fct-look
 class Found(NamedTuple):
@@ -1793,7 +1792,7 @@ def look(
     a: np.ndarray,  # weights of x, float64, (n,); empty: uniform
     b: np.ndarray,  # weights of y, float64, (m,); empty: uniform
 ) -> Found:
-    """The facts of two small clouds.
+    """The facts of two clouds.
 
     Parameters
     ----------
@@ -1818,9 +1817,10 @@ def look(
             middle[k] += share_b[j] * (y[j, k] - y[0, k])
     for k in range(middle.size):
         middle[k] = y.dtype.type(y[0, k] + middle[k])
-    reach = max(_reach_from(x, middle), _reach_from(y, middle))
+    reach_x, reach_y = _reach_from(x, middle), _reach_from(y, middle)
     least = min(least_a, least_b)
-    return Found(reach < math.inf and least > 0, share_a, share_b, middle, reach, least)
+    fine = reach_x < math.inf and reach_y < math.inf and least > 0
+    return Found(fine, share_a, share_b, middle, max(reach_x, reach_y), least)
 
 # %% ../../nbs/3_solver/25_facts.ipynb #fct-centred
 @compiled

@@ -132,21 +132,17 @@ def compiled_module(
         return None
 
 # %% ../../nbs/3_solver/25_facts.ipynb #fct-plain
-_FEW = 2**14  # coordinates
-
-
 def _plain(z):
     "Is it a tensor of ordinary numbers on a CPU?"
     ordinary = isinstance(z, Tensor) and z.dtype in (torch.float32, torch.float64)
     return ordinary and z.device.type == "cpu"
 
 
-def _small(x, y):
-    "Are these two small clouds of points of one shape and precision?"
+def _alike(x, y):
+    "Are these two clouds of points of one shape and precision?"
     if not (_plain(x) and _plain(y)) or x.dtype != y.dtype or x.ndim < 2:
         return False
-    numbers = min(x.numel(), y.numel())
-    return x.shape[1:] == y.shape[1:] and numbers > 0 and x.numel() + y.numel() <= _FEW
+    return x.shape[1:] == y.shape[1:] and x.numel() > 0 and y.numel() > 0
 
 
 def _as_array(z, dtype):
@@ -168,7 +164,7 @@ def quick_facts(
     a: Tensor | None,  # weights of x, (n,); None: uniform
     b: Tensor | None,  # weights of y, (m,); None: uniform
 ) -> Facts | None:  # None: `facts_of` has to look
-    """By one compiled call, of small clouds on a CPU where nothing is wrong.
+    """By one compiled call, of clouds on a CPU where nothing is wrong.
 
     Parameters
     ----------
@@ -187,7 +183,7 @@ def quick_facts(
         None: `facts_of` has to look
     """
     loops = compiled_module("solver.compiled")
-    if loops is None or not _small(x, y):
+    if loops is None or not _alike(x, y):
         return None
     wx, wy = _weights(a, len(x)), _weights(b, len(y))
     if wx is None or wy is None:
