@@ -1,4 +1,4 @@
-"OTT-JAX in the log domain, compiled before: Anderson; its divergence's way for the self term."
+"OTT-JAX in the log domain, to a threshold, compiled before: Anderson; self term as its divergence."
 
 import torch
 from jax import enable_x64, jit, numpy
@@ -6,8 +6,7 @@ from ott.geometry import geometry, pointcloud
 from ott.problems.linear.linear_problem import LinearProblem
 from ott.solvers.linear import acceleration, sinkhorn
 
-NAME = "OTT Anderson"
-EFFORTS = (0.5, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)  # threshold; < 1e-4: float64
+NAME, EFFORTS = "OTT Anderson", (0.5, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)  # < 1e-4: float64
 CROSS = dict(anderson=acceleration.AndersonAcceleration(memory=10))
 SELF = dict(momentum=acceleration.Momentum(value=0.5), parallel_dual_updates=True)
 
