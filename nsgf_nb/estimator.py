@@ -122,7 +122,8 @@ def _complaint(vel, info):
 # %% ../nbs/3_solver/07_estimator.ipynb #est-regime
 def warn_of_regime(
     vel: SinkhornVelocity,  # whose settings they are
-    problems: Sequence[Problem],  # that it has solved
+    n: int,  # points of x
+    m: int,  # points of y
     infos: Sequence[VelocityInfo],  # what it found
 ):
     """Two regimes in which the field is exact and of little use.
@@ -131,15 +132,17 @@ def warn_of_regime(
     ----------
     vel : SinkhornVelocity
         whose settings they are
-    problems : Sequence[Problem]
-        that it has solved
+    n : int
+        points of x
+    m : int
+        points of y
     infos : Sequence[VelocityInfo]
         what it found
     """
-    for p, i in zip(problems, infos):
-        m = len(p.y)
-        few = len(p.x) < 16 or m < 16  # so few are always far apart
-        if vel.self_term != "same" or few or not i.self_diag > 0.99:
+    if vel.self_term != "same" or min(n, m) < 16:  # so few are always far apart
+        return
+    for i in infos:
+        if not i.self_diag > 0.99:
             continue
         if i.cross_perplexity < m / 2:
             plan, what = "sharp", "the flow is transport between minibatches"
@@ -169,24 +172,32 @@ def __call__(
     return_info: bool = False,  # also return VelocityInfo
 ) -> Tensor | tuple[Tensor, VelocityInfo]:  # v, the shape of x
     "The velocity at the particles: no gradients, whatever autocast or precision surrounds it."
-    with exact_arithmetic():
-        near, device = _near(self, x, y, x_self, a, b), getattr(x, "device", None)
-        if batched:
-            problems = _problems(self, *near, init, scale, device)
-            v, infos = _evaluate(self, problems)
-        else:
-            problems = [prepare(self, *near, init, scale, device)]
-            v, *infos = _evaluate_one(self, problems[0])
-        v = v.to(x).reshape(x.shape)
+    v = None if batched else _from_points(self, x, y, x_self, a, b, init, scale)
+    if v is None:
+        with exact_arithmetic():
+            near, device = _near(self, x, y, x_self, a, b), getattr(x, "device", None)
+            if batched:
+                v, infos = _evaluate(self, _problems(self, *near, init, scale, device))
+            else:
+                v, *infos = _evaluate_one(self, prepare(self, *near, init, scale, device))
+            v = v.to(x).reshape(x.shape)
+    else:
+        v, *infos = v
     bad = [i for i in infos if not i.converged]
     if bad and self.backend not in _RIVALS:
         warnings.warn(_complaint(self, bad[0]), ConvergenceWarning, stacklevel=3)
-    warn_of_regime(self, problems, infos)
+    warn_of_regime(self, x.shape[batched], y.shape[batched], infos)
     if not return_info:
         return v
     return v, listed(infos) if batched else infos[0]
 
 # %% ../nbs/3_solver/07_estimator.ipynb #est-batch
+def _from_points(vel, x, y, x_self, a, b, init, scale):
+    "v and its VelocityInfo, of two plain clouds on a CPU; None: a `Problem` has to be made."
+    fast = compiled_module("solver.fast") if x_self is None else None
+    return fast and fast.from_points(vel, x, y, a, b, init, scale)
+
+
 def _near(vel, *clouds):
     "Small clouds of a GPU on the CPU, where small operations cost less."
     given = [z for z in clouds if isinstance(z, Tensor)]

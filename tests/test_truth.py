@@ -51,20 +51,43 @@ def test_a_light_point_moves_as_a_heavy_one_would():
     assert info.converged and (v - torch.tensor([[3.5], [3.7311]])).abs().max() < 1e-3
 
 
-def test_autocast_and_precision_around_the_call_change_nothing():
+@pytest.mark.parametrize("settings", [dict(relative_blur=0.5), dict(blur=15.0)])
+@pytest.mark.parametrize("n, d", [(100, 784), (50, 2)])
+def test_what_surrounds_the_call_changes_nothing(n, d, settings):
     g = make_generator(0, "wide")
-    x, y = torch.randn(100, 784, generator=g), 0.5 * torch.randn(80, 784, generator=g)
+    x, y = torch.randn(n, d, generator=g), 0.5 * torch.randn(80, d, generator=g)
+    before = torch.get_float32_matmul_precision()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        alone = SinkhornVelocity(relative_blur=0.5)(x, y)
-        before = torch.get_float32_matmul_precision()
+        vel = SinkhornVelocity(**settings)
+        alone = vel(x, y)
         torch.set_float32_matmul_precision("medium")
+        torch.set_default_dtype(torch.float64)
         try:
             with torch.autocast("cpu", torch.bfloat16):
-                inside = SinkhornVelocity(relative_blur=0.5)(x, y)
+                inside = vel(x.requires_grad_(), y)
+            with torch.inference_mode():
+                untracked = vel(x, y)
         finally:
             torch.set_float32_matmul_precision(before)
-    assert torch.equal(alone, inside)
+            torch.set_default_dtype(torch.float32)
+    assert torch.equal(alone, inside) and torch.equal(alone, untracked)
+    assert not inside.requires_grad and inside.dtype == torch.float32
+
+
+@pytest.mark.parametrize("form", ["negated", "turned", "every other", "reversed", "array"])
+def test_points_that_lie_otherwise_in_memory(form):
+    x, y = clouds()
+    one = SinkhornVelocity(0.5)(x, y)
+    as_given = {
+        "negated": lambda z: torch.complex(z, -z).conj().imag,
+        "turned": lambda z: z.T.contiguous().T,
+        "every other": lambda z: z.repeat_interleave(2, 0)[::2],
+        "reversed": lambda z: z.flip(0).numpy()[::-1],
+        "array": lambda z: z.numpy(),
+    }[form]
+    found = torch.as_tensor(SinkhornVelocity(0.5)(as_given(x), as_given(y)))
+    assert (found - one).abs().max() < 1e-5  # one is worked on by torch, with other roundings
 
 
 @pytest.mark.parametrize("self_term", ["same", "masked", "two_batch"])

@@ -201,7 +201,7 @@ def _evaluated(vel, p, M, scale):
     own = same_cloud(D, p.eps, found.tol, room)
     inner = (P * with_y).sum(1).numpy()
     known = numbers_of(C, p.eps, found, inner, own, size, p.rounding(), p.unit * p.unit)
-    info = information_of(p, known)
+    info = information_of(known, p.blur, p.unit)
     if not info.converged:
         return None
     if own.identity:
@@ -287,7 +287,7 @@ def __call__(
             if step is None:
                 return
             M.move(float(eta), step.P, step.Q)
-        warn_of_regime(vel, [p], [step.info])
+        warn_of_regime(vel, len(p.x), len(p.y), [step.info])
         now, last, scale = step.info.potentials, now, step.speed
         yield Mixed(M.A, M.B, step.speed * p.unit, step.info)
 
