@@ -177,7 +177,7 @@ def __call__(
         with exact_arithmetic():
             near, device = _near(self, x, y, x_self, a, b), getattr(x, "device", None)
             if batched:
-                v, infos = _evaluate(self, _problems(self, *near, init, scale, device))
+                v, infos = _evaluate_batch(self, _rows(*near, init, scale), device)
             else:
                 v, *infos = _evaluate_one(self, prepare(self, *near, init, scale, device))
             v = v.to(x).reshape(x.shape)
@@ -208,14 +208,42 @@ def _near(vel, *clouds):
     return [z.cpu() if isinstance(z, Tensor) else z for z in clouds]
 
 
-def _problems(vel, x, y, x_self, a, b, init, scale, device):
-    "The problems of a batch; one scale is for all of them."
+def _rows(x, y, x_self, a, b, init, scale):
+    "What is given for each problem of a batch; one scale is for all of them."
     scales = scale if isinstance(scale, Sequence) else [scale] * len(x)
-    problems = []
+    rows = []
     for i in range(len(x)):
         others = (None if z is None else z[i] for z in (x_self, a, b, init))
-        problems.append(prepare(vel, x[i], y[i], *others, scales[i], device))
-    return problems
+        rows.append((x[i], y[i], *others, scales[i]))
+    return rows
+
+
+def _each(f, given, workers):
+    "f of each, so many at a time, in order."
+    if workers == 1:
+        return list(map(f, given))
+    with ThreadPoolExecutor(workers) as pool:
+        return list(pool.map(f, given))
+
+
+def _stacked(vs):
+    "In one precision."
+    double = any(v.dtype == torch.float64 for v in vs)
+    return torch.stack([v.to(torch.float64 if double else torch.float32) for v in vs])
+
+
+def _evaluate_batch(vel, rows, device):
+    "v (B, n, d) and one VelocityInfo per problem, in order."
+    numbers = math.prod(getattr(rows[0][0], "shape", ())[1:])  # of a point
+    workers = min(len(rows), torch.get_num_threads()) if numbers <= 8 else 1
+    found = _each(lambda row: _from_points(vel, *row), rows, workers)
+    left = [i for i, pair in enumerate(found) if pair is None]
+    if left:
+        problems = [prepare(vel, *rows[i], device) for i in left]
+        for i, pair in zip(left, _evaluate(vel, problems)):
+            found[i] = pair
+    vs, infos = zip(*found)
+    return _stacked([v.flatten(1) for v in vs]), list(infos)
 
 # %% ../nbs/3_solver/07_estimator.ipynb #est-listed
 def listed(
@@ -343,22 +371,14 @@ def _evaluate_one(vel, p):
 
 
 def _evaluate(vel, problems):
-    "v (B, n, d) and one VelocityInfo per problem, in order."
+    "v (n, d) and its VelocityInfo, for each problem, in order."
     groups = list(_groups(vel, problems))
     solve = lambda group: _solved(vel, [problems[i] for i in group[0]], group[1])
-    workers = _side_by_side(vel, problems, groups)
-    if workers == 1:
-        solved = list(map(solve, groups))
-    else:
-        with ThreadPoolExecutor(workers) as pool:
-            solved = list(pool.map(solve, groups))
+    solved = _each(solve, groups, _side_by_side(vel, problems, groups))
     found = {}
     for (index, _), parts in zip(groups, solved):
         found.update(zip(index, parts))
-    vs, infos = zip(*(found[i] for i in range(len(problems))))
-    double = any(v.dtype == torch.float64 for v in vs)
-    dtype = torch.float64 if double else torch.float32
-    return torch.stack([v.to(dtype) for v in vs]), list(infos)
+    return [found[i] for i in range(len(problems))]
 
 # %% ../nbs/3_solver/07_estimator.ipynb #est-rival
 _OPTIONS = {
