@@ -56,7 +56,7 @@ class SinkhornVelocity:
     backend : str, default 'auto'
         "auto", "dense", "stream", "triton"; or "geomloss", "flash"
     chunk : int | None, default None
-        rows a block of "stream"; None: blocks of 2²¹ entries
+        rows a block of "stream"; None: as many as suit
     certify : bool, default False
         float64, and on until the *proved* error is within tol
     """
@@ -70,7 +70,7 @@ class SinkhornVelocity:
         tol: float = 1e-3,  # error of v in units of scale
         max_iter: int = 1000,  # most passes through the kernel
         backend: str = "auto",  # "auto", "dense", "stream", "triton"; or "geomloss", "flash"
-        chunk: int | None = None,  # rows a block of "stream"; None: blocks of 2²¹ entries
+        chunk: int | None = None,  # rows a block of "stream"; None: as many as suit
         certify: bool = False,  # float64, and on until the *proved* error is within tol
     ):
         if (blur is None) == (relative_blur is None):

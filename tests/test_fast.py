@@ -107,11 +107,14 @@ sys.modules["numba"] = None
 from nsgf_nb.estimator import SinkhornVelocity
 g = torch.Generator().manual_seed(0)
 x, y = torch.randn(50, 2, generator=g), torch.randn(40, 2, generator=g)
-print(torch.equal(SinkhornVelocity(.5)(x, y), SinkhornVelocity(.5, backend="dense")(x, y)))
+v = SinkhornVelocity(.5)(x, y)
+print(torch.equal(v, SinkhornVelocity(.5, backend="dense")(x, y)))
+print(torch.allclose(v, SinkhornVelocity(.5, backend="stream")(x, y), atol=2e-3))
+print("nsgf_nb.solver.streamed" in sys.modules)
 """
     done = run(code)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == ["True"]
+    assert done.stdout.split() == ["True", "True", "False"]
 
 
 def test_importing_the_estimator_does_not_import_numba():

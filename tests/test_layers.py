@@ -102,6 +102,13 @@ def test_lessons_of_two_chapters_write_one_module(write):
     assert any("solver.dual is written in 3_solver, 6_matching" in c for c in complaints)
 
 
+def test_a_name_that_two_cells_define(write):
+    methods = "patch = lambda f: f\n" + 2 * "@patch\ndef start(self): ...\n"
+    assert not TOOL["report"](write(dual=methods))[0]
+    complaints, _ = TOOL["report"](write(dual="def start(): ...\ndef start(): ...\n"))
+    assert complaints == ["dual.py: solver.dual defines start twice"]
+
+
 def test_layers_have_a_limit(write, monkeypatch):
     monkeypatch.setitem(TOOL["DEEPEST"], "straight", 1)
     monkeypatch.setitem(TOOL["WIDEST"], "straight", 2)

@@ -12,6 +12,7 @@ import ast
 import re
 import subprocess
 import sys
+from collections import Counter
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -176,6 +177,19 @@ def mixed(known):
             yield f"{path.name}: {name} is written in {', '.join(folders) or 'no notebook'}"
 
 
+def defined_twice(known):
+    "Names that two cells of a module define: the first is lost, also to those who call it"
+    for name, path in known.items():
+        cells = Counter(
+            node.name
+            for node in ast.parse(path.read_text(encoding="utf-8")).body
+            if isinstance(node, ast.FunctionDef | ast.ClassDef)
+            and "patch" not in map(ast.unparse, node.decorator_list)
+        )
+        for twice in (what for what, times in cells.items() if times > 1):
+            yield f"{path.name}: {name} defines {twice} twice"
+
+
 def unknown_folders(known, root):
     "Modules whose notebook stands in no chapter, or is gone"
     for name, path in known.items():
@@ -237,7 +251,8 @@ def report(root=ROOT):
     found = {name: imports(path, known, public, root) for name, path in known.items()}
     graph = {name: {i.module for i in found[name]} & set(known) - {name} for name in known}
 
-    complaints = [*mixed(known), *unknown_folders(known, root), *upward(found, chapters)]
+    complaints = [*mixed(known), *unknown_folders(known, root), *defined_twice(known)]
+    complaints += upward(found, chapters)
     rings = circles(graph)
     complaints += [f"a circle of imports: {', '.join(ring)}" for ring in rings]
     for name, path in known.items():

@@ -35,7 +35,7 @@ class State:
         psi: Tensor,  # ψ - ψ⁰, (B, m)
     ):
         self.psi, self.v = psi, K.weigh(psi)
-        self.t, self.cols = K.both(self.v, lambda t, s: K.a[:, s] / t)  # K v, and Kᵀ (a / K v)
+        self.t, self.cols = K.both(self.v, K.a, inverse=True)  # K v, and Kᵀ (a / K v)
         self.c = self.v * self.cols  # column sums of the plan, (B, m)
         self.phi = -self.t.log()  # φ - φ⁰, (B, n)
         self.dual = dot(K.b, psi) + dot(K.a, self.phi)  # (B,), in units of ε
@@ -164,7 +164,7 @@ class _Several:
 
     def product(self, p):
         "M p, (B, m)."
-        _, columns = self.K.both(self.s * p, lambda t, rows: t * self.w[:, rows])
+        _, columns = self.K.both(self.s * p, self.w)
         return self.s * columns
 
     def dot(self, u, v):
@@ -187,8 +187,7 @@ class _Single:
         "M p, (m,)."
         v = torch.from_numpy(self.s * p)
         if self.blocks is None:
-            turn = lambda t, rows: t * torch.from_numpy(self.w[rows])
-            _, columns = self.K.both(v[None], turn)
+            _, columns = self.K.both(v[None], torch.from_numpy(self.w)[None])
             return self.s * columns[0].numpy()
         columns = 0
         for rows, B, transposed in self.blocks:

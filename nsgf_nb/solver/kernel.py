@@ -8,7 +8,7 @@ __all__ = ['Kernel', 'fits_in_memory', 'block_rows']
 # %% ../../nbs/3_solver/01_kernel.ipynb #krn-imports
 import copy
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -224,28 +224,32 @@ def rows(self: Kernel, v: Tensor) -> Tensor:  # (B, m) -> (B, n)
 def both(
     self: Kernel,
     v: Tensor,  # (B, m)
-    turn: Callable[[Tensor, slice], Tensor],  # from the rows t of a block to what goes back
-) -> tuple[Tensor, Tensor]:  # t = K v (B, n) and Kᵀ turn(t) (B, m)
+    w: Tensor,  # (B, n)
+    *,
+    inverse: bool = False,  # u = w / t, else u = w t
+) -> tuple[Tensor, Tensor]:  # t = K v (B, n) and Kᵀ u (B, m)
     """One pass: a product with the kernel and one with its transpose, each block made once.
 
     Parameters
     ----------
     v : Tensor
         (B, m)
-    turn : Callable[[Tensor, slice], Tensor]
-        from the rows t of a block to what goes back
+    w : Tensor
+        (B, n)
+    inverse : bool, default False
+        u = w / t, else u = w t
 
     Returns
     -------
     tuple[Tensor, Tensor]
-        t = K v (B, n) and Kᵀ turn(t) (B, m)
+        t = K v (B, n) and Kᵀ u (B, m)
     """
     out = torch.empty_like(self.a)
     cols = 0
     for s, K in self.blocks():
         t = _mv(K, v)
         out[:, s] = t
-        cols = cols + _mv(K.mT, turn(t, s))
+        cols = cols + _mv(K.mT, w[:, s] / t if inverse else w[:, s] * t)
     return out, cols
 
 # %% ../../nbs/3_solver/01_kernel.ipynb #krn-mean

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from ..core import patch
+from .facts import compiled_module
 from .kernel import Kernel, block_rows
 
 # %% ../../nbs/3_solver/20_triton.ipynb #tri-needs
@@ -312,24 +313,29 @@ def rows(self: TritonKernel, v: Tensor) -> Tensor:  # (B, m) -> (B, n)
 def both(
     self: TritonKernel,
     v: Tensor,  # (B, m)
-    turn: object,  # function from the rows t and their slice to what goes back
-) -> tuple[Tensor, Tensor]:  # t = K v (B, n) and Kᵀ turn(t) (B, m)
+    w: Tensor,  # (B, n)
+    *,
+    inverse: bool = False,  # u = w / t, else u = w t
+) -> tuple[Tensor, Tensor]:  # t = K v (B, n) and Kᵀ u (B, m)
     """A product with the kernel and one with its transpose.
 
     Parameters
     ----------
     v : Tensor
         (B, m)
-    turn : object
-        function from the rows t and their slice to what goes back
+    w : Tensor
+        (B, n)
+    inverse : bool, default False
+        u = w / t, else u = w t
 
     Returns
     -------
     tuple[Tensor, Tensor]
-        t = K v (B, n) and Kᵀ turn(t) (B, m)
+        t = K v (B, n) and Kᵀ u (B, m)
     """
     t = self.rows(v)
-    return t, self._sums(turn(t, slice(None))[:, None], turned=True)[:, 0]
+    u = w / t if inverse else w * t
+    return t, self._sums(u[:, None], turned=True)[:, 0]
 
 # %% ../../nbs/3_solver/20_triton.ipynb #tri-many
 @patch
@@ -504,7 +510,7 @@ def make_kernel(
     y: Tensor,  # columns, centred, (B, m, d)
     a: Tensor,  # weights of x, (B, n), sum 1
     b: Tensor,  # weights of y, (B, m), sum 1
-    chunk: int | None = None,  # rows of a block of "stream"; None: blocks of 2²¹ entries
+    chunk: int | None = None,  # rows of a block of "stream"; None: as many as suit
     *,
     masked: bool = False,  # y is x, and a point does not see itself
 ) -> Kernel:
@@ -523,7 +529,7 @@ def make_kernel(
     b : Tensor
         weights of y, (B, m), sum 1
     chunk : int | None, default None
-        rows of a block of "stream"; None: blocks of 2²¹ entries
+        rows of a block of "stream"; None: as many as suit
     masked : bool, default False
         y is x, and a point does not see itself
 
@@ -535,6 +541,9 @@ def make_kernel(
         return TritonKernel(x, y, a, b, masked=masked)
     if kind == "dense":
         return Kernel(x, y, a, b, masked=masked)
+    loops = compiled_module("solver.streamed")
+    if loops and x.device.type == "cpu" and x.shape[2] <= DIFFERENCES:
+        return loops.LoopKernel(x, y, a, b, chunk, masked=masked)
     return Kernel(x, y, a, b, chunk or block_rows(y.shape[1]), stored=False, masked=masked)
 
 # %% ../../nbs/3_solver/24_iterations.ipynb #cgd-host
