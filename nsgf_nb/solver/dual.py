@@ -91,7 +91,8 @@ def between(
     -------
     Kernel
     """
-    return Kernel(x, y, a, b, self.slices[0].stop, stored=self.stored)
+    share = 1 if self.stored else self.b.shape[1] / y.shape[1]  # blocks of as many entries
+    return Kernel(x, y, a, b, max(1, int(share * self.slices[0].stop)), stored=self.stored)
 
 
 def other_side(

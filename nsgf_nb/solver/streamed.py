@@ -83,7 +83,8 @@ class LoopKernel(Kernel):
         -------
         'LoopKernel'
         """
-        return LoopKernel(x, y, a, b, self.slices[0].stop)
+        entries = self.slices[0].stop * self.b.shape[1]  # of a block
+        return LoopKernel(x, y, a, b, max(1, entries // y.shape[1]))
 
 # %% ../../nbs/3_solver/29_streamed.ipynb #str-shares
 def _array(z):
