@@ -327,7 +327,7 @@ def large(device, n, blur=0.5):
     Extra memory, and the rows of the same potentials in float64.
     """
     from nsgf_nb.solver.dual import State, start, sweep_direction
-    from nsgf_nb.solver.kernel import Kernel, block_rows
+    from nsgf_nb.solver.triton import make_kernel
 
     device = torch.device(device)
     x, y = (z.to(device) for z in ref.inputs("8gaussians", n))
@@ -335,7 +335,7 @@ def large(device, n, blur=0.5):
     x, y = (x - mid)[None], (y - mid)[None]
     a, eps = torch.full((1, n), 1 / n, device=device), torch.tensor([blur**2], device=device)
     with Peak(device) as peak:
-        K = Kernel(x, y, a, a, block_rows(n), False)
+        K = make_kernel("stream", x, y, a, a)
         t0 = time.perf_counter()
         st = start(K, eps, torch.zeros(1, n, device=device))
         for _ in range(4):
