@@ -117,6 +117,23 @@ print("nsgf_nb.solver.streamed" in sys.modules)
     assert done.stdout.split() == ["True", "True", "False"]
 
 
+def test_a_streamed_problem_of_a_thread_that_outlives_the_program():
+    "And of a program whose new tensors are elsewhere"
+    code = """
+import threading, time, torch
+from nsgf_nb.estimator import SinkhornVelocity
+torch.set_num_threads(2)
+x = torch.randn(1500, 2)
+torch.set_default_device("meta")
+def late():
+    time.sleep(.5)
+    print(SinkhornVelocity(1., backend="stream")(x, x + 1).shape)
+threading.Thread(target=late).start()
+"""
+    done = run(code)
+    assert done.stdout.split() == ["torch.Size([1500,", "2])"], done.stderr
+
+
 def test_importing_the_estimator_does_not_import_numba():
     done = run("import sys, nsgf_nb.estimator; print('numba' in sys.modules)")
     assert done.stdout.split() == ["False"], done.stderr

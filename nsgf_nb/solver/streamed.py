@@ -10,17 +10,31 @@ import copy
 import math
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 
 import torch
 from torch import Tensor
 
 from ..core import patch
 from . import compiled as loops
+from .fast import announced
 from .kernel import Kernel
+
+# %% ../../nbs/3_solver/29_streamed.ipynb #str-ready
+@lru_cache
+def _ready(dtype: torch.dtype) -> None:
+    "Compile for this precision, and say what the caller waits for."
+    z = torch.zeros(2, 2, dtype=dtype, device="cpu").numpy()
+    of, tops = loops.Streamed(z, z, z.dtype.type(1), z[0], -1), z[0].astype("float64")
+    with announced():
+        loops.streamed_tops(of, tops)
+        loops.streamed_rows(of, tops, 0, z.copy())
+        loops.streamed_both(of, tops, z[0], z[0], False, z[0].copy())
+        loops.streamed_products(of, tops, z)
 
 # %% ../../nbs/3_solver/29_streamed.ipynb #str-class
 LOG2E = 1 / math.log(2)
-_SHARE, _MOST = 2**20, 64  # entries of a share, and shares of a problem
+_SHARE, _MOST = 2**20, 64  # least entries of a share, and most shares of a problem
 _BLOCK = 2**18  # entries of a block that is handed out
 
 
@@ -38,7 +52,7 @@ class LoopKernel(Kernel):
     b : Tensor
         weights of y, (B, m), sum 1; columns of weight 0 hold no mass
     chunk : int | None, default None
-        rows of a block that is handed out; None: 2¹⁸ entries
+        rows of a block that is handed out; None: as many as suit
     masked : bool, default False
         y is x, and a point does not see itself
     """
@@ -49,10 +63,11 @@ class LoopKernel(Kernel):
         y: Tensor,  # columns, centred, (B, m, d)
         a: Tensor,  # weights of x, (B, n), sum 1
         b: Tensor,  # weights of y, (B, m), sum 1; columns of weight 0 hold no mass
-        chunk: int | None = None,  # rows of a block that is handed out; None: 2¹⁸ entries
+        chunk: int | None = None,  # rows of a block that is handed out; None: as many as suit
         masked: bool = False,  # y is x, and a point does not see itself
     ):
-        rows = chunk or max(1, _BLOCK // y.shape[1])
+        rows = chunk or max(1, _BLOCK // (len(x) * y.shape[1]))
+        _ready(x.dtype)
         super().__init__(x, y, a, b, rows, stored=False, masked=masked)
         even = 0, x.shape[2] % 2
         left, right = (torch.nn.functional.pad(z.detach(), even) for z in (x, y))
@@ -114,11 +129,15 @@ def _in_shares(self: LoopKernel, f: Callable[[int, slice], object]) -> Iterator:
     "f of each share, in order, by as many threads as torch has."
     shares = self._shares()
     workers = min(len(shares), torch.get_num_threads())
-    if workers == 1:
+    if workers <= 1:
         yield from (f(*share) for share in shares)
         return
     with ThreadPoolExecutor(workers) as pool:
-        yield from pool.map(f, *zip(*shares))
+        try:
+            found = pool.map(f, *zip(*shares))
+        except RuntimeError:  # Python is about to end and starts no threads
+            found = (f(*share) for share in shares)
+        yield from found
 
 # %% ../../nbs/3_solver/29_streamed.ipynb #str-absorb
 @patch
@@ -139,7 +158,7 @@ def absorb(
     self.psi0 = psi
     self.eps = self.eps if eps is None else eps
     self.columns = ((psi + self.log_b) * LOG2E).contiguous()
-    self.tops = torch.empty(self.a.shape, dtype=torch.float64)
+    self.tops = self.a.new_empty(self.a.shape, dtype=torch.float64)
     tops = lambda i, s: loops.streamed_tops(self._rows_of(i, s), self.tops[i, s].numpy())
     list(self._in_shares(tops))
     self.phi0 = -(self.tops / LOG2E).to(psi)
@@ -169,7 +188,7 @@ def both(
     tuple[Tensor, Tensor]
         t = K v (B, n) and Kᵀ u (B, m)
     """
-    t, columns = torch.empty_like(self.a), torch.zeros_like(self.b)
+    t, columns = self.a.new_empty(self.a.shape), self.b.new_zeros(self.b.shape)
 
     def share(i, s):
         vectors = _array(v[i]), _array(w[i, s])
@@ -179,6 +198,67 @@ def both(
     for (i, _), part in zip(self._shares(), self._in_shares(share)):
         columns[i] += torch.from_numpy(part)
     return t, columns
+
+# %% ../../nbs/3_solver/29_streamed.ipynb #str-mean
+@patch
+def _products(self: LoopKernel, V: Tensor) -> Tensor:  # (B, k, m) -> (B, k, n)
+    "Products of the kernel with several columns."
+    out = V.new_empty(*V.shape[:2], self.a.shape[1])
+
+    def share(i, s):
+        return loops.streamed_products(self._rows_of(i, s), self.tops[i, s].numpy(), _array(V[i]))
+
+    for (i, s), part in zip(self._shares(), self._in_shares(share)):
+        out[i, :, s] = torch.from_numpy(part)
+    return out
+
+
+@patch
+def rows(self: LoopKernel, v: Tensor) -> Tensor:  # (B, m) -> (B, n)
+    """K v.
+
+    Parameters
+    ----------
+    v : Tensor
+        (B, m) -> (B, n)
+
+    Returns
+    -------
+    Tensor
+        (B, m) -> (B, n)
+    """
+    return self._products(v[:, None])[:, 0]
+
+
+@patch
+def mean(
+    self: LoopKernel,
+    v: Tensor,  # column weights, (B, m)
+    Y: Tensor,  # what to average, (B, m, k)
+    t: Tensor | None = None,  # K v, (B, n), where it is known
+) -> Tensor:  # (B, n, k)
+    """Averages of Y under the rows of K v, normalised: with Y = y the barycentric map.
+
+    Parameters
+    ----------
+    v : Tensor
+        column weights, (B, m)
+    Y : Tensor
+        what to average, (B, m, k)
+    t : Tensor | None, default None
+        K v, (B, n), where it is known
+
+    Returns
+    -------
+    Tensor
+        (B, n, k)
+    """
+    V = (v[..., None] * Y).mT
+    if t is None:
+        t, *columns = self._products(torch.cat([v[:, None], V], 1)).unbind(1)
+    else:
+        columns = self._products(V).unbind(1)
+    return torch.stack(list(columns), 2) / t[..., None]
 
 # %% ../../nbs/3_solver/29_streamed.ipynb #str-blocks
 @patch
