@@ -169,7 +169,8 @@ def in_turns(runs, n, device, quick):
         for name, run in runs.items():
             if name not in calls or k > repeats_of(name, n, quick):
                 continue
-            if calls[name] and calls[name][0][0] > LONG:
+            slow = calls[name] and calls[name][0][0] > LONG
+            if slow and not name.startswith("ours"):  # ours may have been compiled in it
                 continue
             try:
                 with warnings.catch_warnings():
