@@ -255,14 +255,20 @@ def half_squares(
         out[i] = dot(z[i], z[i]) / 2
 
 # %% ../../nbs/3_solver/13_loops.ipynb #loop-dot
+_TERMS = 2048  # of a sum; sums of sums round less
+
+
 @compiled_sums
 def _dot_four(A, B, C, D, v):
     a = b = c = d = A.dtype.type(0)
-    for j in range(v.size):
-        a += A[j] * v[j]
-        b += B[j] * v[j]
-        c += C[j] * v[j]
-        d += D[j] * v[j]
+    for first in range(0, v.size, _TERMS):
+        p = q = r = s = A.dtype.type(0)
+        for j in range(first, min(v.size, first + _TERMS)):
+            p += A[j] * v[j]
+            q += B[j] * v[j]
+            r += C[j] * v[j]
+            s += D[j] * v[j]
+        a, b, c, d = a + p, b + q, c + r, d + s
     return a, b, c, d
 
 
@@ -274,10 +280,13 @@ def _add_four(A, B, C, D, a, b, c, d, out):
 # %% ../../nbs/3_solver/13_loops.ipynb #loop-one
 @compiled_sums
 def _dot_one(A, v):
-    s = A.dtype.type(0)
-    for j in range(v.size):
-        s += A[j] * v[j]
-    return s
+    a = A.dtype.type(0)
+    for first in range(0, v.size, _TERMS):
+        p = A.dtype.type(0)
+        for j in range(first, min(v.size, first + _TERMS)):
+            p += A[j] * v[j]
+        a += p
+    return a
 
 
 @compiled_sums
