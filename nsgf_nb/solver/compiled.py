@@ -255,20 +255,14 @@ def half_squares(
         out[i] = dot(z[i], z[i]) / 2
 
 # %% ../../nbs/3_solver/13_loops.ipynb #loop-dot
-_TERMS = 2048  # of a sum; sums of sums round less
-
-
 @compiled_sums
 def _dot_four(A, B, C, D, v):
     a = b = c = d = A.dtype.type(0)
-    for first in range(0, v.size, _TERMS):
-        p = q = r = s = A.dtype.type(0)
-        for j in range(first, min(v.size, first + _TERMS)):
-            p += A[j] * v[j]
-            q += B[j] * v[j]
-            r += C[j] * v[j]
-            s += D[j] * v[j]
-        a, b, c, d = a + p, b + q, c + r, d + s
+    for j in range(v.size):
+        a += A[j] * v[j]
+        b += B[j] * v[j]
+        c += C[j] * v[j]
+        d += D[j] * v[j]
     return a, b, c, d
 
 
@@ -280,13 +274,10 @@ def _add_four(A, B, C, D, a, b, c, d, out):
 # %% ../../nbs/3_solver/13_loops.ipynb #loop-one
 @compiled_sums
 def _dot_one(A, v):
-    a = A.dtype.type(0)
-    for first in range(0, v.size, _TERMS):
-        p = A.dtype.type(0)
-        for j in range(first, min(v.size, first + _TERMS)):
-            p += A[j] * v[j]
-        a += p
-    return a
+    s = A.dtype.type(0)
+    for j in range(v.size):
+        s += A[j] * v[j]
+    return s
 
 
 @compiled_sums
@@ -2315,6 +2306,22 @@ def streamed_tops(
         _streamed_exponents(of, i, row)
         tops[i] = np.float64(_top_single(row)) if row.itemsize == 4 else _top_double(row)
 
+# %% ../../nbs/3_solver/29_streamed.ipynb #str-room
+@compiled
+def _room_for_rows(of, n):
+    "A place for as many rows as suit the cache, n at most; from four rows on they are fours."
+    size = 4 * max(1, min(4, 2**14 // of.columns.size))
+    return np.empty((min(n, size), of.columns.size), of.columns.dtype)
+
+
+@compiled
+def _long_sums(K, v, t):
+    "t <- K v, in sums of 2048 terms, which round less than one long sum."
+    for i in range(t.size):
+        t[i] = 0
+        for j in range(0, v.size, 2048):
+            t[i] += _dot_one(K[i, j : j + 2048], v[j : j + 2048])
+
 # %% ../../nbs/3_solver/29_streamed.ipynb #str-both
 @compiled
 def streamed_rows(
@@ -2339,13 +2346,6 @@ def streamed_rows(
     for r in range(K.shape[0]):
         _streamed_exponents(of, first + r, K[r])
         powers(K[r], tops[first + r])
-
-
-@compiled
-def _room_for_rows(of, n):
-    "A place for as many rows as suit the cache, n at most; from four rows on they are fours."
-    size = 4 * max(1, min(4, 2**14 // of.columns.size))
-    return np.empty((min(n, size), of.columns.size), of.columns.dtype)
 
 
 @compiled
@@ -2379,12 +2379,13 @@ def streamed_both(
     np.ndarray
         Kᵀ u, (m,)
     """
-    K, part, out = _room_for_rows(of, t.size), np.empty_like(v), np.zeros_like(v)
+    K, out = _room_for_rows(of, t.size), np.zeros_like(v)
     for i in range(0, t.size, len(K)):
         k = min(len(K), t.size - i)
         streamed_rows(of, tops, i, K[:k])
-        both(K[:k], v, w[i : i + k], inverse, t[i : i + k], part)
-        out += part
+        _long_sums(K[:k], v, t[i : i + k])
+        for r in range(i, i + k):
+            _add_one(K[r - i], w[r] / t[r] if inverse else w[r] * t[r], out)
     return out
 
 # %% ../../nbs/3_solver/29_streamed.ipynb #str-products
@@ -2415,5 +2416,5 @@ def streamed_products(
         k = min(len(K), tops.size - i)
         streamed_rows(of, tops, i, K[:k])
         for q in range(V.shape[0]):
-            rows(K[:k], V[q], out[q, i : i + k])
+            _long_sums(K[:k], V[q], out[q, i : i + k])
     return out
