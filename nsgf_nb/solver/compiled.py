@@ -2309,8 +2309,8 @@ def streamed_tops(
 # %% ../../nbs/3_solver/29_streamed.ipynb #str-room
 @compiled
 def _room_for_rows(of, n):
-    "A place for as many rows as suit the cache, n at most; from four rows on they are fours."
-    size = 4 * max(1, min(4, 2**14 // of.columns.size))
+    "A place for as many rows as suit the cache: four to sixteen, but n at most."
+    size = max(4, min(16, 2**16 // of.columns.size))
     return np.empty((min(n, size), of.columns.size), of.columns.dtype)
 
 

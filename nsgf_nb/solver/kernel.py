@@ -68,7 +68,7 @@ class Kernel:
         self.some_light = bool(self.light.any())
         self.half_x = x.square().sum(-1) / 2
         self.half_y = self.half_x if self.own else y.square().sum(-1) / 2
-        self.tensors = _GIVEN + _DERIVED + _ABSORBED  # names of those with an axis of problems
+        self.tensors = _GIVEN + _DERIVED + _ABSORBED  # names of what has an axis of problems
         n = x.shape[1]
         size = chunk or n
         self.slices = [slice(i, min(n, i + size)) for i in range(0, n, size)]
@@ -104,6 +104,7 @@ def _store_costs(self: Kernel):
     left, right = self._factors_of(self.x, -self.half_x, -self.half_y)
     zero = torch.zeros_like(self.b)
     self.minus_cost = [self._block(s, left, right, zero) for s in self.slices]
+    self.tensors += ("minus_cost", "_blocks")
 
 # %% ../../nbs/3_solver/01_kernel.ipynb #krn-exponents
 @patch
@@ -121,6 +122,7 @@ def _put_columns_in_factors(self: Kernel):
     "Factors of ψ⁰ + log b - C/ε, for blocks that are not stored."
     if self._room is None:
         self._room = self.x.new_empty(len(self.x), self.slices[0].stop, self.b.shape[1])
+        self.tensors += ("_factors", "_diagonal", "_room")
     e = self.eps[:, None]
     columns = self.psi0 + self.log_b
     scaled = self.x / e[..., None]
@@ -328,14 +330,8 @@ def take(self: Kernel, keep: Tensor) -> Kernel:  # their numbers, or (B,) of boo
     """
     new = copy.copy(self)
     for name in self.tensors:
-        setattr(new, name, getattr(self, name)[keep])
-    if self.stored:
-        new.minus_cost = [C[keep] for C in self.minus_cost]
-        new._blocks = [K[keep] for K in self._blocks]
-    else:
-        new._factors = tuple(F[keep] for F in self._factors)
-        new._diagonal = self._diagonal[keep]
-        new._room = self._room[keep]
+        z = getattr(self, name)
+        setattr(new, name, z[keep] if isinstance(z, Tensor) else [part[keep] for part in z])
     return new
 
 # %% ../../nbs/3_solver/01_kernel.ipynb #krn-room

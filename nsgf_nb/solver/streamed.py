@@ -6,7 +6,6 @@
 __all__ = ['LOG2E', 'LoopKernel']
 
 # %% ../../nbs/3_solver/29_streamed.ipynb #str-imports
-import copy
 import math
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -271,23 +270,3 @@ def blocks(self: LoopKernel) -> Iterator[tuple[slice, Tensor]]:  # rows, (B, row
             tops = self.tops[i, s].numpy()
             loops.streamed_rows(self._rows_of(i, s), tops, 0, K[i].numpy())
         yield s, K
-
-
-@patch
-def take(self: LoopKernel, keep: Tensor) -> LoopKernel:  # their numbers, or (B,) of bool
-    """The problems to keep.
-
-    Parameters
-    ----------
-    keep : Tensor
-        their numbers, or (B,) of bool
-
-    Returns
-    -------
-    LoopKernel
-        their numbers, or (B,) of bool
-    """
-    new = copy.copy(self)
-    for name in self.tensors:
-        setattr(new, name, getattr(self, name)[keep])
-    return new

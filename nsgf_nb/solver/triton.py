@@ -6,7 +6,6 @@
 __all__ = ['LOG2E', 'DIFFERENCES', 'has_triton', 'programs_for', 'TritonKernel', 'triton_runs', 'kernel_kind', 'make_kernel']
 
 # %% ../../nbs/3_solver/20_triton.ipynb #tri-imports
-import copy
 import importlib
 import math
 import os
@@ -421,26 +420,6 @@ def back(
         Kᵀ X, (B, m, k)
     """
     return self.products(X, turned=True)
-
-
-@patch
-def take(self: TritonKernel, keep: Tensor) -> TritonKernel:  # their numbers, or (B,) of bool
-    """The problems to keep.
-
-    Parameters
-    ----------
-    keep : Tensor
-        their numbers, or (B,) of bool
-
-    Returns
-    -------
-    TritonKernel
-        their numbers, or (B,) of bool
-    """
-    new = copy.copy(self)
-    for name in self.tensors:
-        setattr(new, name, getattr(self, name)[keep])
-    return new
 
 # %% ../../nbs/3_solver/20_triton.ipynb #tri-runs
 @lru_cache
