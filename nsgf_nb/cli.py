@@ -8,6 +8,7 @@ __all__ = ['FILES', 'main']
 # %% ../nbs/9_workshop/19_cli.ipynb #cli-imports
 import argparse
 import os
+import signal
 import sys
 import warnings
 from pathlib import Path
@@ -234,11 +235,13 @@ def _out_of_memory(error):
     return 1
 
 # %% ../nbs/9_workshop/19_cli.ipynb #cli-codes
-def _run(args):
-    "Exit code of a command that was understood."
+def _run(args, ends):
+    "Exit code of a command that was understood; whether the process ends with it."
     try:
         return _call(args)
     except KeyboardInterrupt as e:
+        if ends:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
         return _stopped(args, e)
     except (MemoryError, RuntimeError) as e:
         if not is_memory(e):
@@ -280,4 +283,4 @@ def main(
         args = _parser().parse_args(argv)
     except SystemExit as e:
         return e.code or 0
-    return _run(args)
+    return _run(args, ends=argv is None)

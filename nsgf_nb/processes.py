@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import lru_cache
+from importlib import import_module
 from pathlib import Path
 
 import torch
@@ -215,12 +216,14 @@ def process_group(
     cuda = pick_device(device).type == "cuda"
     if cuda:
         torch.cuda.set_device(device)
+    import_module("torch.distributed.nn.functional")  # later, it would keep the group alive
     with among_peers():
         dist.init_process_group("nccl" if cuda else "gloo", timeout=timedelta(days=1))
     try:
         yield device
     finally:
-        dist.destroy_process_group()
+        with interruptible():  # the group is destroyed whole
+            dist.destroy_process_group()
 
 # %% ../nbs/9_workshop/05_processes.ipynb #pro-lock
 try:

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+import weakref
 from dataclasses import fields
 from pathlib import Path
 
@@ -81,6 +82,8 @@ def one_of_two(home):
         except KeyboardInterrupt as e:
             (home / f"said{rank}").write_text(str(e))
         keep(home / f"again{rank}", fitted(checkpoint=home / "state", resume=True))
+        group = weakref.ref(torch.distributed.group.WORLD)
+    assert group() is None  # or its threads may outlive the program, which is then aborted
 
 
 def start(words, cwd=None):
@@ -181,13 +184,27 @@ def test_the_command(tmp_path):
         and "nsgf: stopped after step" in err
         and "Traceback" not in err + quiet
         and not (tmp_path / "b/model.safetensors").exists()
-    )
+    ), (rc, rc1, err, quiet)
     (_, err, rc), (_, _, rc1) = ended(start([*COMMAND, *FIT, "b", "--resume"], tmp_path))
     assert (rc, rc1) == (0, 0) and "step 20 of 200" not in err, err
     assert same(*(load_tensors(tmp_path / d / "model.safetensors", "flow")[0] for d in "ab"))
     assert sorted(p.name for p in (tmp_path / "a").iterdir()) == sorted(
         p.name for p in (tmp_path / "b").iterdir()
     )
+
+
+def test_a_late_interruption_changes_nothing(tmp_path):
+    "Ctrl-C reaches one process; the other gets it when both have stopped already"
+    np.save(tmp_path / "points.npy", np.random.default_rng(0).normal(size=(100, 2)))
+    both = start([*COMMAND, *FIT, "run"], tmp_path)
+    next(line for line in both[0].stderr if "step 20 of 200" in line)
+    both[0].send_signal(signal.SIGINT)
+    said = next(line for line in both[0].stderr if "stopped after step" in line)
+    for p in both * 3:
+        p.send_signal(signal.SIGINT)
+        time.sleep(0.02)
+    (_, err, rc), (_, quiet, rc1) = ended(both)
+    assert (rc, rc1) == (130, 130) and "Traceback" not in said + err + quiet, err + quiet
 
 
 def test_bad_input_is_said_once(tmp_path):
