@@ -133,7 +133,8 @@ def accumulated(steps=20):
         if count[0] % steps == 0:
             own(self, set_to_none)
 
-    with mock.patch.object(torch.optim.AdamW, "zero_grad", zero_grad):
+    usual = mock.patch("nsgf_nb.learning.training.compiled_module", lambda name: None)
+    with usual, mock.patch.object(torch.optim.AdamW, "zero_grad", zero_grad):
         yield
 
 

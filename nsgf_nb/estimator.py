@@ -18,8 +18,7 @@ import torch
 from torch import Tensor
 
 from .caller import arrays_too, exact_arithmetic
-from .core import patch
-from .solver.facts import compiled_module
+from .core import compiled_module, patch
 from .solver.kernel import fits_in_memory
 from .solver.problem import Problem, VelocityInfo, prepare, solve_group
 from .solver.triton import kernel_kind, programs_for, triton_runs

@@ -12,14 +12,13 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from .core import check_pair
+from .core import check_pair, compiled_module
 from nsgf_nb.estimator import (
     SinkhornVelocity,
     VelocityInfo,
     listed,
     takes_compiled,
 )
-from .solver.facts import compiled_module
 from .solver.kernel import fits_in_memory
 from .transport.clock import natural_time as natural_time  # users find it here
 from .transport.clock import step_sizes

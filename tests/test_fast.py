@@ -148,7 +148,7 @@ from nsgf_nb.estimator import SinkhornVelocity
 SinkhornVelocity(.5)(torch.randn(20, 2), torch.randn(20, 2))
 """
     first, second = (run(code, NUMBA_CACHE_DIR=str(tmp_path)) for _ in range(2))
-    assert first.stderr.count("compiling the solver for this processor, once") == 1
+    assert first.stderr.count("compiling loops for this processor, once") == 1
     assert first.returncode == second.returncode == 0
     assert "compiling" not in second.stderr
 

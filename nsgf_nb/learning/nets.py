@@ -420,9 +420,13 @@ class EMA:
         net : nn.Module
             after an optimiser step
         """
-        d = min(self.decay, (1 + self.steps) / (10 + self.steps))
-        torch._foreach_lerp_(self.params, [p.detach() for p in net.parameters()], 1 - d)
+        torch._foreach_lerp_(self.params, [p.detach() for p in net.parameters()], self.share)
         self.steps += 1
+
+    @property
+    def share(self) -> float:
+        "1 - d at the next step."
+        return 1 - min(self.decay, (1 + self.steps) / (10 + self.steps))
 
     @torch.no_grad()
     def copy_to(

@@ -13,10 +13,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..core import dot
+from ..core import compiled_module, dot
 from .annealing import cold_start
 from .dual import State, start
-from .facts import compiled_module
 from .kernel import Kernel, fits_in_memory
 from .solve import marginal_error, solve, solve_self, spread
 from .triton import kernel_kind, make_kernel, triton_runs

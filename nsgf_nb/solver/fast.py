@@ -698,7 +698,7 @@ def announced():
         yield
         return
     _begun.set()
-    words = "nsgf_nb: compiling the solver for this processor, once (a minute)"
+    words = "nsgf_nb: compiling loops for this processor, once (up to a minute)"
     note = threading.Timer(2.0, print, [words], dict(file=sys.stderr, flush=True))
     note.daemon = True
     note.start()

@@ -18,8 +18,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..core import patch
-from .facts import compiled_module
+from ..core import compiled_module, patch
 from .kernel import Kernel, block_rows
 
 # %% ../../nbs/3_solver/20_triton.ipynb #tri-needs
