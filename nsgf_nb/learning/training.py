@@ -459,6 +459,8 @@ class State:
         of its training
     memory : dict[str, Tensor] | None, default None
         what the rows keep from step to step
+    optimiser : Callable, default adamw
+        optimiser(net, lr, weight_decay), with its moments
     """
 
     def __init__(
@@ -466,10 +468,11 @@ class State:
         net: nn.Module,  # the network in training
         options: TrainingOptions,  # of its training
         memory: dict[str, Tensor] | None = None,  # what the rows keep from step to step
+        optimiser: Callable = adamw,  # optimiser(net, lr, weight_decay), with its moments
     ):
         self.net, self.memory = net, memory or {}
         self.average = EMA(net, options.ema)
-        self.opt = adamw(net, options.rate_for(net), options.weight_decay)
+        self.opt = optimiser(net, options.rate_for(net), options.weight_decay)
         kind = next(net.parameters()).device.type
         self.scaler = torch.amp.GradScaler(kind, enabled=options.precision == "float16")
         self.best = [p.clone() for p in self.average.params] if options.patience else []
@@ -617,12 +620,16 @@ class _Run:
     ):
         self.task, self.options, self.seed, self.file = task, options, seed, file
         self.settings = _settings(options, seed, data, model)
-        self.state = State(net, options, task.memory)
+        loops = _loops_for(net, task, options)
+        self.state = State(net, options, task.memory, loops.Moments if loops else adamw)
         self.call = autocast(net, options.precision)
         self.first = world()[0] == 0
-        self.clear, self.learn, self.move = self.state.opt.zero_grad, self._learn, self._move
-        if task.loss is matching_loss:
-            self._hasten()
+        self.clear, self.learn, self.move = self._clear, self._learn, self._move
+        if loops:
+            step = loops.MLPStep(net, self.state, self._learn, options.accumulate)
+            self.clear, self.learn, self.move = step.clear, step.learn, step.move
+        elif task.loss is matching_loss and may_be_recorded(net, options.precision):
+            self.learn = Recorded(self._learn, list(net.parameters()))
 
 # %% ../../nbs/5_learning/07_training.ipynb #trn-one
 @patch
@@ -670,6 +677,12 @@ def step(
 
 # %% ../../nbs/5_learning/07_training.ipynb #trn-quick
 @patch
+def _clear(self: _Run):
+    "Forget the gradient of the last step."
+    self.state.opt.zero_grad()
+
+
+@patch
 def _move(self: _Run):
     "Move the weights along their gradient, and their average behind them."
     state = self.state
@@ -678,18 +691,12 @@ def _move(self: _Run):
     state.average.update(state.net)
 
 
-@patch
-def _hasten(self: _Run):
-    "A GPU repeats what it has recorded; a small MLP on a CPU needs no autograd."
-    net, options = self.state.net, self.options
-    if may_be_recorded(net, options.precision):
-        self.learn = Recorded(self._learn, list(net.parameters()))
-    if not is_small(net, options.batch_size):  # however it is divided
-        return
+def _loops_for(net, task, options):
+    "The module that takes the steps of a small MLP on a CPU; None: torch takes them."
+    if task.loss is not matching_loss or not is_small(net, options.batch_size):
+        return None
     loops = compiled_module("learning.mlp_step")
-    if loops and loops.may_step(net, options.precision):
-        step = loops.MLPStep(net, self.state, self._learn, options.accumulate)
-        self.clear, self.learn, self.move = step.clear, step.learn, step.move
+    return loops if loops and loops.may_step(net, options.precision) else None
 
 # %% ../../nbs/5_learning/07_training.ipynb #trn-update
 def _settings(options, seed, data, model):
@@ -766,7 +773,7 @@ def _begin(self: _Run, resume: bool, history: list | None):
     self.start = time.monotonic() - facts["seconds"]
     self.saved = time.monotonic()
 
-
+# %% ../../nbs/5_learning/07_training.ipynb #trn-due
 @patch
 def _goes_on(self: _Run) -> bool:
     "Is there a step to do? Then set its learning rate."
@@ -778,7 +785,7 @@ def _goes_on(self: _Run) -> bool:
         group["lr"] = rate
     return True
 
-# %% ../../nbs/5_learning/07_training.ipynb #trn-due
+
 @patch
 def _save(self: _Run):
     "Write the checkpoint; rank 0 does."
