@@ -251,9 +251,9 @@ def unit_at(
     """
     if len(knots) == 1:
         return units.expand_as(t)
-    j = torch.searchsorted(knots, t.contiguous()).clamp(1, len(knots) - 1)
-    w = ((t - knots[j - 1]) / (knots[j] - knots[j - 1])).clamp(0, 1)
-    return torch.lerp(units[j - 1], units[j], w)
+    j = torch.searchsorted(knots[1:-1], t.contiguous())
+    w = ((t - knots[j]) / knots.diff()[j]).clamp(0, 1)
+    return torch.lerp(units[j], units[j + 1], w)
 
 
 class Field(nn.Module):

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..core import check_count, patch, progress
+from ..core import check_count, compiled_module, patch, progress
 from .simulation import Simulation
 
 # %% ../../nbs/4_particles/05_pool.ipynb #pool-class
@@ -48,6 +48,7 @@ class Pool:
         self.files = list(files)
         self.per = len(shards[0]["etas"])  # groups in a shard
         self.groups = range(sum(len(s["etas"]) for s in shards)) if groups is None else groups
+        self.views = ()  # arrays of the shard, when they are asked for
         self.etas = self._whole("etas")  # (G, K)
         self.times = self._whole("times")  # (G, K+1)
         self.passes = self._whole("passes")  # (G, K)
@@ -191,6 +192,29 @@ def _check_room(made, num_groups):
             " that are free, expected fewer groups or a folder (workdir) to keep it on disk"
         )
 
+# %% ../../nbs/4_particles/05_pool.ipynb #pool-by-loop
+def _views(pool):
+    "Arrays on the memory of a pool that is one shard of float32; None for others."
+    x = pool.shards[0]["x"].flatten(3)
+    v = pool.shards[0]["v"].flatten(3) if "v" in pool.shards[0] else x[:0]
+    read = x, v, pool.etas, pool.times
+    plain = all(z.dtype == torch.float32 and z.device.type == "cpu" for z in read)
+    whole = len(pool.shards) == 1 and all(z.is_contiguous() for z in read)
+    return tuple(z.numpy() for z in read) if plain and whole else None
+
+
+@patch
+def _by_loop(self: Pool, index: Tensor) -> tuple[Tensor, ...] | None:
+    "The rows by a compiled loop, where there can be one."
+    loops = compiled_module("motion.rows")
+    if self.views == ():
+        self.views = _views(self)
+    if loops is None or self.views is None:
+        return None
+    found = loops.taken(index.contiguous().numpy(), self.groups.start, *self.views)
+    x, t, v, step = map(torch.from_numpy, found)
+    return x.view(-1, *self.shape), t, v.view(-1, *self.shape), step
+
 # %% ../../nbs/4_particles/05_pool.ipynb #pool-rows
 def _take(shard, g, k, i):
     "Position of particle i of group g at step k, and its velocity, or its next position instead."
@@ -232,6 +256,9 @@ def rows(
     tuple[Tensor, Tensor, Tensor, Tensor]
         x (m, *shape), t (m,), v (m, *shape), k (m,)
     """
+    found = self._by_loop(index)
+    if found is not None:
+        return found
     n, K = self.group, self.num_steps
     b, k, i = index // (K * n), index // n % K, index % n
     place = b + self.groups.start

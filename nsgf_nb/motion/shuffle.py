@@ -105,10 +105,16 @@ def window(
 
 
 @patch
-def _draw(self: BlockShuffle, s):
-    "Of each row of step s the group, counted in the window, and the number in the group."
+def _drawn(self: BlockShuffle, s):
+    "The rows of step s, counted in the window."
     gen = make_generator(self.seed, self.stream, s)
-    r = torch.randint(self.width * self.each, (self.size,), generator=gen)
+    return torch.randint(self.width * self.each, (self.size,), generator=gen)
+
+
+@patch
+def _draw(self: BlockShuffle, s):
+    "Of each of them the group, counted in the window, and the number in the group."
+    r = self._drawn(s)
     return r // self.each, r % self.each
 
 
@@ -167,10 +173,10 @@ def rows(
     tuple[Tensor, Tensor, Tensor, Tensor]
         x, t, v, k, as Pool.rows
     """
-    first = self._first(s)
-    w, i = self._draw(s)
-    if self.moves:
-        self._fetch(first)
+    if not self.moves:
+        return self.pool.rows(self._drawn(s)[part])
+    first, (w, i) = self._first(s), self._draw(s)
+    self._fetch(first)
     place = (first + w) % len(self.ring.groups)
     return self.ring.rows((place * self.each + i)[part])
 
