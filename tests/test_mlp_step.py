@@ -1,6 +1,7 @@
 "The training step of a small MLP: the same fit as by autograd, wherever it is taken"
 
 import copy
+import signal
 
 import pytest
 import torch
@@ -23,11 +24,11 @@ def rows(step, part, net):
     return x, x[:, 0].sigmoid(), x.sin(), None
 
 
-def fitted(changes=lambda net: net, **kw):
+def fitted(changes=lambda net: net, told=None, **kw):
     with keep_random_state(0):
         net = changes(MLP((3,), hidden=24, layers=2, skip=0.25))
     options = TrainingOptions(**dict(iterations=60, lr=1e-2, warmup=5) | kw)
-    history = train(net, Task(rows), options, show=False)
+    history = train(net, Task(rows), options, show=False, **(told or {}))
     return net, history
 
 
@@ -56,6 +57,27 @@ def test_a_fit_is_that_of_autograd_up_to_rounding(monkeypatch, options):
     for row, before in zip(history, known):
         assert row["loss"] == pytest.approx(before["loss"], rel=1e-4)
     for p, q in zip(net.parameters(), other.parameters()):
+        assert torch.allclose(p, q, atol=1e-4)
+
+
+@pytest.mark.parametrize("first", ["loops", "autograd"])
+def test_a_checkpoint_of_one_way_goes_on_by_the_other(monkeypatch, tmp_path, first):
+    def stop(row):
+        if row["step"] == 30:
+            signal.raise_signal(signal.SIGINT)
+
+    def part(way, **kw):
+        with monkeypatch.context() as m:
+            if way == "autograd":
+                m.setattr(training, "compiled_module", lambda name: None)
+            return fitted(told=dict(checkpoint=tmp_path / "state", **kw))
+
+    second = "autograd" if first == "loops" else "loops"
+    with pytest.raises(KeyboardInterrupt, match="stopped after step 30 of 60"):
+        part(first, callbacks=[stop])
+    (net, history), (whole, known) = part(second, resume=True), fitted()
+    assert [row["step"] for row in history] == [row["step"] for row in known]
+    for p, q in zip(net.parameters(), whole.parameters()):
         assert torch.allclose(p, q, atol=1e-4)
 
 
