@@ -8,6 +8,7 @@ __all__ = ['Moments', 'MLPStep', 'may_step']
 # %% ../../nbs/5_learning/14_mlp_step.ipynb #mst-imports
 import math
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import numpy as np
 import torch
@@ -217,45 +218,55 @@ def _join(self: MLPStep):
 
 @patch
 def _make_room(self: MLPStep, rows: int):
-    "Memory for the values of each layer, and for what comes back."
+    "Memory for a batch, and what each layer reads and writes: tensors for products, else arrays."
     widths = [layer.in_features for layer in self.layers] + [self.layers[-1].out_features]
     self.values, self.deltas = ([torch.empty(rows, w) for w in widths] for _ in range(2))
-    self.slopes = [torch.empty(rows, w) for w in widths[:-1]]
+    slopes = [np.empty((rows, w), np.float32) for w in widths]
+    biases = [layer.bias.detach().numpy() for layer in self.layers]
+    of_biases = [layer.bias.grad.numpy() for layer in self.layers]
+    self.ways = []
+    for i, layer in enumerate(self.layers):
+        weight, delta = layer.weight.detach(), self.deltas[i + 1]
+        way = SimpleNamespace(values=self.values[i], answers=self.values[i + 1])
+        way.weight, way.turned, way.gradient = weight, weight.T, layer.weight.grad
+        way.delta, way.turned_delta, way.back = delta, delta.T, self.deltas[i]
+        way.units = way.answers.numpy(), biases[i], slopes[i + 1]
+        way.slopes = way.back.numpy(), slopes[i], of_biases[i - 1]
+        self.ways.append(way)
+    self.ends = self.values[-1].numpy(), biases[-1], delta.numpy(), of_biases[-1]
     self.rows = rows
 
 # %% ../../nbs/5_learning/14_mlp_step.ipynb #mst-passes
 @patch
 def _forward(self: MLPStep, x: Tensor, t: Tensor):
     "The values of all layers, and the slopes of their units."
-    values = self.values
-    _inputs(x.contiguous().numpy(), t.contiguous().numpy(), values[0].numpy())
-    for i, layer in enumerate(self.layers):
-        torch.mm(values[i], layer.weight.T, out=values[i + 1])
-        if layer is not self.layers[-1]:
-            bias, slopes = layer.bias.detach(), self.slopes[i + 1]
-            _units(values[i + 1].numpy(), bias.numpy(), slopes.numpy())
+    first, last = self.ways[0], self.ways[-1]
+    _inputs(x.contiguous().numpy(), t.contiguous().numpy(), first.values.numpy())
+    for way in self.ways:
+        torch.mm(way.values, way.turned, out=way.answers)
+        if way is not last:
+            _units(*way.units)
 
 
 @patch
 def _compare(self: MLPStep, x: Tensor, goal: Tensor) -> float:
     "The sum of squares of what the answers miss their goals by."
-    last, skip = self.layers[-1], np.float32(self.net.config["skip"])
+    answers, bias, delta, gradient = self.ends
+    skip = np.float32(self.net.config["skip"])
     factor = np.float32(2 / (x.numel() * self.parts))
-    answers = self.values[-1].numpy(), last.bias.detach().numpy(), x.contiguous().numpy(), skip
-    places = self.deltas[-1].numpy(), last.bias.grad.numpy()
-    return _misses(*answers, goal.contiguous().numpy(), factor, *places)
+    x, goal = x.contiguous().numpy(), goal.contiguous().numpy()
+    return _misses(answers, bias, x, skip, goal, factor, delta, gradient)
 
 
 @patch
 def _backward(self: MLPStep):
     "Gradients of the layers, from the last to the first."
-    for i in reversed(range(len(self.layers))):
-        layer, delta = self.layers[i], self.deltas[i + 1]
-        layer.weight.grad.addmm_(delta.T, self.values[i])
-        if i:
-            torch.mm(delta, layer.weight, out=self.deltas[i])
-            bias = self.layers[i - 1].bias.grad
-            _times_slopes(self.deltas[i].numpy(), self.slopes[i].numpy(), bias.numpy())
+    first = self.ways[0]
+    for way in reversed(self.ways):
+        way.gradient.addmm_(way.turned_delta, way.values)
+        if way is not first:
+            torch.mm(way.delta, way.weight, out=way.back)
+            _times_slopes(*way.slopes)
 
 # %% ../../nbs/5_learning/14_mlp_step.ipynb #mst-knows
 @patch
