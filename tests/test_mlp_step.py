@@ -67,10 +67,8 @@ def test_a_checkpoint_of_one_way_goes_on_by_the_other(monkeypatch, tmp_path, fir
             signal.raise_signal(signal.SIGINT)
 
     def part(way, **kw):
-        with monkeypatch.context() as m:
-            if way == "autograd":
-                m.setattr(training, "compiled_module", lambda name: None)
-            return fitted(told=dict(checkpoint=tmp_path / "state", **kw))
+        told = dict(checkpoint=tmp_path / "state", **kw)
+        return by_autograd(monkeypatch, told=told) if way == "autograd" else fitted(told=told)
 
     second = "autograd" if first == "loops" else "loops"
     with pytest.raises(KeyboardInterrupt, match="stopped after step 30 of 60"):

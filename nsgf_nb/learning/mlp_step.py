@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ..core import patch
 from .nets import MLP
-from .training import State
+from .training import State, decay_groups
 from ..solver.compiled import LOG2E, compiled, compiled_entries, powers
 from ..solver.fast import announced
 
@@ -114,12 +114,7 @@ class Moments:
     ):
         self.state = {p: {} for p in net.parameters()}
         usual = dict(lr=lr, betas=(0.9, 0.999), eps=1e-8)
-        matrices = [p for p in self.state if p.ndim > 1]
-        others = [p for p in self.state if p.ndim <= 1]
-        self.param_groups = [
-            dict(params=matrices, weight_decay=weight_decay) | usual,
-            dict(params=others, weight_decay=0.0) | usual,
-        ]
+        self.param_groups = [usual | group for group in decay_groups(net, weight_decay)]
 
 # %% ../../nbs/5_learning/14_mlp_step.ipynb #mst-class
 def _joined(tensors):
@@ -201,7 +196,6 @@ class MLPStep:
 @patch
 def _join(self: MLPStep):
     "Weights, gradients, moments and the average, each in one piece of memory."
-    self.layers = [m for m in self.net.body if isinstance(m, nn.Linear)]
     params, state = list(self.net.parameters()), self.state
     state.tensors()  # makes the moments
     known = [state.opt.state[p] for p in params]
@@ -219,21 +213,22 @@ def _join(self: MLPStep):
 @patch
 def _make_room(self: MLPStep, rows: int):
     "Memory for a batch, and what each layer reads and writes: tensors for products, else arrays."
-    widths = [layer.in_features for layer in self.layers] + [self.layers[-1].out_features]
-    self.values, self.deltas = ([torch.empty(rows, w) for w in widths] for _ in range(2))
+    layers = [m for m in self.net.body if isinstance(m, nn.Linear)]
+    widths = [layer.in_features for layer in layers] + [layers[-1].out_features]
+    values, deltas = ([torch.empty(rows, w) for w in widths] for _ in range(2))
     slopes = [np.empty((rows, w), np.float32) for w in widths]
-    biases = [layer.bias.detach().numpy() for layer in self.layers]
-    of_biases = [layer.bias.grad.numpy() for layer in self.layers]
+    biases = [layer.bias.detach().numpy() for layer in layers]
+    of_biases = [layer.bias.grad.numpy() for layer in layers]
     self.ways = []
-    for i, layer in enumerate(self.layers):
-        weight, delta = layer.weight.detach(), self.deltas[i + 1]
-        way = SimpleNamespace(values=self.values[i], answers=self.values[i + 1])
+    for i, layer in enumerate(layers):
+        weight, delta = layer.weight.detach(), deltas[i + 1]
+        way = SimpleNamespace(values=values[i], answers=values[i + 1])
         way.weight, way.turned, way.gradient = weight, weight.T, layer.weight.grad
-        way.delta, way.turned_delta, way.back = delta, delta.T, self.deltas[i]
+        way.delta, way.turned_delta, way.back = delta, delta.T, deltas[i]
         way.units = way.answers.numpy(), biases[i], slopes[i + 1]
         way.slopes = way.back.numpy(), slopes[i], of_biases[i - 1]
         self.ways.append(way)
-    self.ends = self.values[-1].numpy(), biases[-1], delta.numpy(), of_biases[-1]
+    self.ends = values[-1].numpy(), biases[-1], deltas[-1].numpy(), of_biases[-1]
     self.rows = rows
 
 # %% ../../nbs/5_learning/14_mlp_step.ipynb #mst-passes

@@ -16,6 +16,17 @@ from torch import Tensor
 from ..core import check_count, compiled_module, patch, progress
 from .simulation import Simulation
 
+# %% ../../nbs/4_particles/05_pool.ipynb #pool-views
+def _views(pool):
+    "Arrays on the memory of a pool that is one shard of float32; None for others."
+    shard = pool.shards[0]
+    read = shard["x"], shard.get("v", shard["x"][:0]), pool.etas, pool.times
+    plain = all(z.dtype == torch.float32 and z.device.type == "cpu" for z in read)
+    if not plain or len(pool.shards) > 1 or not all(z.is_contiguous() for z in read):
+        return None
+    x, v, etas, times = read
+    return x.flatten(3).numpy(), v.flatten(3).numpy(), etas.numpy(), times.numpy()
+
 # %% ../../nbs/4_particles/05_pool.ipynb #pool-class
 class Pool:
     """Simulated trajectories.
@@ -48,9 +59,9 @@ class Pool:
         self.files = list(files)
         self.per = len(shards[0]["etas"])  # groups in a shard
         self.groups = range(sum(len(s["etas"]) for s in shards)) if groups is None else groups
-        self.views = ()  # arrays of the shard, when they are asked for
         self.etas = self._whole("etas")  # (G, K)
         self.times = self._whole("times")  # (G, K+1)
+        self.views = _views(self)  # for the loop that reads rows
         self.passes = self._whole("passes")  # (G, K)
         self.error = self._whole("error")  # (G, K)
         self.converged = self._whole("converged")  # (G, K)
@@ -193,22 +204,10 @@ def _check_room(made, num_groups):
         )
 
 # %% ../../nbs/4_particles/05_pool.ipynb #pool-by-loop
-def _views(pool):
-    "Arrays on the memory of a pool that is one shard of float32; None for others."
-    x = pool.shards[0]["x"].flatten(3)
-    v = pool.shards[0]["v"].flatten(3) if "v" in pool.shards[0] else x[:0]
-    read = x, v, pool.etas, pool.times
-    plain = all(z.dtype == torch.float32 and z.device.type == "cpu" for z in read)
-    whole = len(pool.shards) == 1 and all(z.is_contiguous() for z in read)
-    return tuple(z.numpy() for z in read) if plain and whole else None
-
-
 @patch
 def _by_loop(self: Pool, index: Tensor) -> tuple[Tensor, ...] | None:
     "The rows by a compiled loop, where there can be one."
     loops = compiled_module("motion.rows")
-    if self.views == ():
-        self.views = _views(self)
     if loops is None or self.views is None:
         return None
     found = loops.taken(index.contiguous().numpy(), self.groups.start, *self.views)
