@@ -224,9 +224,11 @@ def _make_room(self: MLPStep, rows: int):
         weight, delta = layer.weight.detach(), deltas[i + 1]
         way = SimpleNamespace(values=values[i], answers=values[i + 1])
         way.weight, way.turned, way.gradient = weight, weight.T, layer.weight.grad
-        way.delta, way.turned_delta, way.back = delta, delta.T, deltas[i]
+        way.delta, way.turned_delta = delta, delta.T
         way.units = way.answers.numpy(), biases[i], slopes[i + 1]
-        way.slopes = way.back.numpy(), slopes[i], of_biases[i - 1]
+        if i:  # the first layer sends nothing back
+            way.back = deltas[i]
+            way.slopes = way.back.numpy(), slopes[i], of_biases[i - 1]
         self.ways.append(way)
     self.ends = values[-1].numpy(), biases[-1], deltas[-1].numpy(), of_biases[-1]
     self.rows = rows
