@@ -119,11 +119,10 @@ def _check_move(s, c, shape):
     if not (s.isfinite().all() and c.isfinite().all() and (s != 0).all()):
         raise ValueError("affine: expected a finite shift and a finite scale other than 0")
     try:
-        fits = torch.broadcast_shapes(s.shape, c.shape, shape) == shape
+        s.expand(shape), c.expand(shape)
     except RuntimeError:
-        fits = False
-    if not fits:
-        raise ValueError(f"affine: expected scale and shift for points of shape {shape}")
+        said = f"affine: expected scale and shift for points of shape {shape}"
+        raise ValueError(said) from None
 
 # %% ../nbs/1_data/01_data.ipynb #data-affine-def
 def affine(
