@@ -7,6 +7,7 @@ __all__ = ['FILES', 'main']
 
 # %% ../nbs/9_workshop/19_cli.ipynb #cli-imports
 import argparse
+import gc
 import os
 import signal
 import sys
@@ -283,4 +284,7 @@ def main(
         args = _parser().parse_args(argv)
     except SystemExit as e:
         return e.code or 0
-    return _run(args, ends=argv is None)
+    code = _run(args, ends=argv is None)
+    if argv is None:
+        gc.freeze()
+    return code
