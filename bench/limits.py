@@ -67,10 +67,10 @@ def stored(n, x, y):
 def streamed(n, x, y):
     "Seconds of a pass over a kernel that is made again."
     from nsgf_nb.solver.dual import State
-    from nsgf_nb.solver.triton import make_kernel
+    from nsgf_nb.solver.streamed import LoopKernel
 
     a, psi = torch.full((1, n), 1 / n), torch.zeros(1, n)
-    K = make_kernel("stream", x[None], y[None], a, a)
+    K = LoopKernel(x[None], y[None], a, a)
     K.absorb(psi, torch.tensor([BLUR**2]))
     return least_seconds(lambda: State(K, psi), 10)
 

@@ -481,7 +481,7 @@ def kernel_kind(
         return "triton"
     return "dense" if fits else "stream"
 
-
+# %% ../../nbs/3_solver/20_triton.ipynb #tri-make
 def make_kernel(
     kind: str,  # "dense", "stream" or "triton"
     x: Tensor,  # rows, centred, (B, n, d)
@@ -519,9 +519,11 @@ def make_kernel(
         return TritonKernel(x, y, a, b, masked=masked)
     if kind == "dense":
         return Kernel(x, y, a, b, masked=masked)
-    loops = compiled_module("solver.streamed")
-    if loops and x.device.type == "cpu" and x.shape[2] <= DIFFERENCES:
-        return loops.LoopKernel(x, y, a, b, chunk, masked=masked)
+    d = x.shape[2]
+    loops = compiled_module("solver.truncated") if x.device.type == "cpu" else None
+    if loops and d <= DIFFERENCES:
+        by_loops = loops.TruncatedKernel if d <= 3 else loops.LoopKernel
+        return by_loops(x, y, a, b, chunk, masked=masked)
     return Kernel(x, y, a, b, chunk or block_rows(y.shape[1]), stored=False, masked=masked)
 
 # %% ../../nbs/3_solver/24_iterations.ipynb #cgd-host
