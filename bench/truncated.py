@@ -94,7 +94,7 @@ def main():
             row = compared(name, n)
             rows.append(row)
             print(
-                f"{name:10} {n:6} points: {row['truncated']:5.1f} s, before {row['before']:5.1f} s, "
+                f"{name:10} {n:6} points: {row['truncated']:5.1f} s, before {row['before']:5.1f}, "
                 f"{row['before'] / row['truncated']:.1f} times; {row['passes']} and "
                 f"{row['passes_before']} passes, {row['apart']:.1e} apart"
             )
