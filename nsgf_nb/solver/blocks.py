@@ -54,11 +54,11 @@ class Sorted(NamedTuple):
     Parameters
     ----------
     x : np.ndarray
-        points of the rows, (n, d), d even
+        points of the rows, (n, d)
     y : np.ndarray
         points of the columns, one row a coordinate, (d, m)
-    factor : float
-        s, in the precision of the points
+    eps : float
+        temperature
     columns : np.ndarray
         c, (m,); -inf: no mass
     low : np.ndarray
@@ -71,9 +71,9 @@ class Sorted(NamedTuple):
         the column that row 0 does not see, row 1 the next one; -1: all are seen
     """
 
-    x: np.ndarray  # points of the rows, (n, d), d even
+    x: np.ndarray  # points of the rows, (n, d)
     y: np.ndarray  # points of the columns, one row a coordinate, (d, m)
-    factor: float  # s, in the precision of the points
+    eps: float  # temperature
     columns: np.ndarray  # c, (m,); -inf: no mass
     low: np.ndarray  # lower corners of the boxes, (d, m / 64)
     high: np.ndarray  # upper corners
@@ -99,28 +99,35 @@ def largest_possible(
         (m / 64,)
     """
     out[:] = 0
-    nothing = out.dtype.type(0)
+    nothing, factor = out.dtype.type(0), out.dtype.type(0.5 / of.eps)
     for k in range(of.x.shape[1]):
         x = of.x[i, k]
         for J in range(out.size):
             gap = max(max(of.low[k, J] - x, x - of.high[k, J]), nothing)
             out[J] += gap * gap
     for J in range(out.size):
-        out[J] = of.best[J] - of.factor * out[J]
+        out[J] = of.best[J] - factor * out[J]
 
 # %% ../../nbs/3_solver/30_blocks.ipynb #blk-hidden
-@compiled
-def _top(row):
-    "The largest exponent."
-    return np.float64(loops._top_single(row)) if row.itemsize == 4 else loops._top_double(row)
-
-
 @compiled
 def _gather(z, some, out):
     "out <- the entries of some blocks of z."
     for q in range(some.size):
         start = some[q] * COLUMNS
         out[q * COLUMNS : (q + 1) * COLUMNS] = z[start : start + COLUMNS]
+
+
+@compiled
+def _lowest_top(of, i, J):
+    "The largest exponent of row i in block J."
+    top = -math.inf
+    for j in range(J * COLUMNS, (J + 1) * COLUMNS):
+        square = 0.0
+        for k in range(of.x.shape[1]):
+            square += (of.y[k, j] - of.x[i, k]) ** 2
+        if j != of.unseen + i or of.unseen < 0:
+            top = max(top, of.columns[j] - square / 2 / of.eps)
+    return top
 
 
 @compiled
@@ -131,29 +138,11 @@ def _hide(of, i, some, row):
         if of.unseen >= 0 and some[q] == column // COLUMNS:
             row[q * COLUMNS + column % COLUMNS] = -math.inf
 
-
-@compiled
-def _columns_of(of, some):
-    "What rows are made of in some of the blocks."
-    d, n = of.y.shape[0], some.size * COLUMNS
-    y, columns = np.empty((d, n), of.y.dtype), np.empty(n, of.y.dtype)
-    for k in range(d):
-        _gather(of.y[k], some, y[k])
-    _gather(of.columns, some, columns)
-    return loops.Streamed(of.x, y, of.factor, columns, -1)
-
-
-@compiled
-def _row(of, part, i, some, row):
-    "row <- exponents of row i in some blocks."
-    loops._streamed_exponents(part, i, row)
-    _hide(of, i, some, row)
-
 # %% ../../nbs/3_solver/30_blocks.ipynb #blk-chosen
 @compiled
 def chosen(
     of: Sorted,  # n rows
-    cut: float,  # exponents this far below the largest of a row do not count, in base 2
+    cut: float,  # exponents this far below the largest of a row do not count
     start: np.ndarray,  # where the blocks of each group of rows begin, (n / 16 + 1,)
     blocks: np.ndarray,  # their numbers, (n m / 1024,); all after the last `start` are free
 ):
@@ -164,24 +153,22 @@ def chosen(
     of : Sorted
         n rows
     cut : float
-        exponents this far below the largest of a row do not count, in base 2
+        exponents this far below the largest of a row do not count
     start : np.ndarray
         where the blocks of each group of rows begin, (n / 16 + 1,)
     blocks : np.ndarray
         their numbers, (n m / 1024,); all after the last `start` are free
     """
-    bound, row = np.empty_like(of.best), np.empty(COLUMNS, of.best.dtype)
-    wanted, first = np.empty(bound.size, np.bool_), np.empty(1, np.int64)
+    bound, wanted = np.empty_like(of.best), np.empty(of.best.size, np.bool_)
     for g in range(start.size - 1):
         wanted[:] = False
         for i in range(g * ROWS, (g + 1) * ROWS):
             largest_possible(of, i, bound)
-            first[0] = np.argmax(bound)
-            _row(of, _columns_of(of, first), i, first, row)
-            least = bound.dtype.type(_top(row) - cut)
+            first = np.argmax(bound)
+            least = bound.dtype.type(_lowest_top(of, i, first) - cut)
             for J in range(bound.size):
                 wanted[J] |= bound[J] >= least
-            wanted[first[0]] = True
+            wanted[first] = True
         start[g + 1] = start[g]
         for J in range(bound.size):
             if wanted[J]:
@@ -220,9 +207,9 @@ class Kept(NamedTuple):
 def fill(
     of: Sorted,  # n rows
     kept: Kept,  # with room for entries
-    tops: np.ndarray,  # float64, (n,)
+    phi0: np.ndarray,  # (n,)
 ):
-    """The entries, each row with the maximum 1; tops <- the largest exponent of each row.
+    """The entries, each row with the maximum 1; phi0 <- minus the largest exponent of each row.
 
     Parameters
     ----------
@@ -230,17 +217,21 @@ def fill(
         n rows
     kept : Kept
         with room for entries
-    tops : np.ndarray
-        float64, (n,)
+    phi0 : np.ndarray
+        (n,)
     """
+    d = of.y.shape[0]
     for g in range(kept.start.size - 1):
-        some, K = _group(kept, g)
-        part = _columns_of(of, some)
+        (some, K), i = _group(kept, g), g * ROWS
+        y, columns = np.empty((d, K.shape[1]), K.dtype), np.empty(K.shape[1], K.dtype)
+        for k in range(d):
+            _gather(of.y[k], some, y[k])
+        _gather(of.columns, some, columns)
+        costs = np.empty_like(K)
+        loops.minus_costs(of.x[i : i + ROWS], y, costs)
         for r in range(ROWS):
-            i = g * ROWS + r
-            _row(of, part, i, some, K[r])
-            tops[i] = _top(K[r])
-            loops.powers(K[r], tops[i])
+            _hide(of, i + r, some, costs[r])
+        loops.absorbed(costs, of.eps, columns, K, phi0[i : i + ROWS])
 
 # %% ../../nbs/3_solver/30_blocks.ipynb #blk-pass
 @compiled

@@ -21,10 +21,11 @@ from .kernel import fits_in_memory
 from .streamed import LoopKernel
 
 # %% ../../nbs/3_solver/31_truncated.ipynb #tru-whole
-def _whole(z, size):
-    "The last axis in whole blocks: the last entry again and again."
-    more = -z.shape[-1] % size
-    return torch.cat([z, z[..., -1:].expand(*z.shape[:-1], more)], -1).contiguous()
+def _whole(z, order, size):
+    "Points (B, n, d) in order, one row a coordinate, the last one again until the block is whole."
+    z = z.detach().mT.gather(2, order[:, None].expand(-1, z.shape[2], -1))
+    more = -z.shape[2] % size
+    return torch.cat([z, z[..., -1:].expand(-1, -1, more)], 2).contiguous()
 
 # %% ../../nbs/3_solver/31_truncated.ipynb #tru-class
 _CUT = {torch.float32: 45.0, torch.float64: 100.0}  # exponents this far below do not count
@@ -64,9 +65,8 @@ class TruncatedKernel(LoopKernel):
         self.least = 2 * self.floor  # no entry is wrong by more
         self.row_order = loops.z_order(self.x)
         self.column_order = self.row_order if self.own else loops.z_order(self.y)
-        along = lambda z, order: z.gather(2, order[:, None].expand(-1, z.shape[1], -1))
-        self.sorted_x = _whole(along(self.left.mT, self.row_order), loops.ROWS).mT.contiguous()
-        self.sorted_y = _whole(along(self.right, self.column_order), loops.COLUMNS)
+        self.sorted_x = _whole(self.x, self.row_order, loops.ROWS).mT.contiguous()
+        self.sorted_y = _whole(self.y, self.column_order, loops.COLUMNS)
         boxes = self.sorted_y.unflatten(2, (-1, loops.COLUMNS))
         self.low, self.high = boxes.amin(-1), boxes.amax(-1)
         self.kept = None
@@ -131,9 +131,8 @@ def _as_given(z, order):
 def _sorted_rows(self: TruncatedKernel, i: int, s: slice) -> loops.Sorted:
     "Rows s of problem i, in order."
     x, y = self.sorted_x[i, _places(s)].numpy(), self.sorted_y[i].numpy()
-    factor = x.dtype.type(LOG2E / 2 / float(self.eps[i]))
     given = (z[i].numpy() for z in (self.sorted_columns, self.low, self.high, self.best))
-    return loops.Sorted(x, y, factor, *given, s.start if self.masked else -1)
+    return loops.Sorted(x, y, float(self.eps[i]), *given, s.start if self.masked else -1)
 
 # %% ../../nbs/3_solver/31_truncated.ipynb #tru-filled
 @patch
@@ -142,18 +141,18 @@ def _chosen(self: TruncatedKernel, i: int, s: slice) -> tuple[np.ndarray, np.nda
     of = self._sorted_rows(i, s)
     groups = len(of.x) // loops.ROWS
     start, blocks = np.zeros(groups + 1, np.int64), np.empty(groups * of.best.size, np.int32)
-    loops.chosen(of, _CUT[self.x.dtype] * LOG2E, start, blocks)
+    loops.chosen(of, _CUT[self.x.dtype], start, blocks)
     return start, blocks[: start[-1]].copy()
 
 
 @patch
 def _filled(self: TruncatedKernel, i: int, s: slice, start, blocks) -> tuple[loops.Kept, Tensor]:
-    "What is kept of a share, and the largest exponents of its rows."
+    "What is kept of a share, and φ⁰ of its rows."
     of = self._sorted_rows(i, s)
     kept = loops.Kept(start, blocks, np.empty(blocks.size * loops.ROWS * loops.COLUMNS, of.x.dtype))
-    tops = np.empty(len(of.x))
-    loops.fill(of, kept, tops)
-    return kept, torch.from_numpy(tops)
+    phi0 = np.empty(len(of.x))
+    loops.fill(of, kept, phi0)
+    return kept, torch.from_numpy(phi0)
 
 
 @lru_cache
@@ -161,9 +160,7 @@ def _ready(dtype: torch.dtype) -> None:
     "Compile for this precision, and say what the caller waits for."
     z = torch.zeros(2, loops.COLUMNS, dtype=dtype, device="cpu").numpy()
     corner = z[:, :1].copy()
-    of = loops.Sorted(
-        z.T[: loops.ROWS].copy(), z, z.dtype.type(1), z[0], corner, corner, corner[0], -1
-    )
+    of = loops.Sorted(z.T[: loops.ROWS].copy(), z, 1.0, z[0], corner, corner, corner[0], -1)
     start, blocks = np.zeros(2, np.int64), np.empty(1, np.int32)
     kept = loops.Kept(start, blocks, np.empty(loops.ROWS * loops.COLUMNS, z.dtype))
     with announced():
@@ -191,8 +188,9 @@ def absorb(
     """
     self.psi0, self.kept = psi, None
     self.eps = self.eps if eps is None else eps
-    self.columns = ((psi + self.log_b) * LOG2E).contiguous()
-    columns = _in_order(self.columns[:, None], self.column_order, loops.COLUMNS, -math.inf)
+    columns = (psi + self.log_b)[:, None]
+    self.columns = (columns[:, 0] * LOG2E).contiguous()  # for `blocks`
+    columns = _in_order(columns, self.column_order, loops.COLUMNS, -math.inf)
     self.sorted_columns = columns[:, 0].contiguous()
     self.best = self.sorted_columns.unflatten(1, (-1, loops.COLUMNS)).amax(-1)
     shares = [(i, s.start) for i, s in self._shares()]
@@ -201,11 +199,10 @@ def absorb(
     if not fits_in_memory(entries // 3, psi.dtype, psi.device):  # a third: it has no costs
         return LoopKernel.absorb(self, psi)
     filled = lambda i, s: self._filled(i, s, *found[i, s.start])
-    kept, tops = zip(*self._in_shares(filled))
+    kept, phi0 = zip(*self._in_shares(filled))
     self.kept = dict(zip(shares, kept))
-    tops = torch.cat(tops).view(len(psi), 1, -1)
-    self.tops = _as_given(tops, self.row_order)[:, 0]
-    self.phi0 = -(self.tops / LOG2E).to(psi)
+    phi0 = _as_given(torch.cat(phi0).view(len(psi), 1, -1), self.row_order)[:, 0]
+    self.phi0, self.tops = phi0.to(psi), -phi0 * LOG2E
 
 # %% ../../nbs/3_solver/31_truncated.ipynb #tru-both
 @patch
