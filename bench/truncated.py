@@ -4,7 +4,7 @@
 
 A flow is ten steps from a normal cloud to a problem of the plane, with the blurs and the tolerance
 of `NSGF`. It is computed with truncated kernels and with those that were taken before: stored ones
-where they fit into a gigabyte, else streamed ones. Both find the same passes and the same map.
+where they fit into a gigabyte, else streamed ones. Both find the same map, up to the tolerance.
 CPU seconds, one flow after the other; the first call of each kind is not counted.
 The results are in bench/results/truncated.json.
 """

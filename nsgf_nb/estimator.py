@@ -264,17 +264,19 @@ def listed(
     return VelocityInfo(*([getattr(i, k) for i in infos] for k in fields))
 
 # %% ../nbs/3_solver/07_estimator.ipynb #est-kernel
-def _is_truncated(entries, d, device):
+def _is_truncated(n, m, d, device):
     "Does it take less time to hold a kernel of this size only where it counts?"
-    fits = device.type == "cpu" and d <= 3 and entries > 2**24
-    return fits and compiled_module("solver.truncated") is not None
+    large = n * m > 2**24 and min(n, m) >= 1024
+    if not large or d > 3 or device.type != "cpu":
+        return False
+    return compiled_module("solver.truncated") is not None
 
 
 def _kernel(backend, n, m, d, dtype, device):
     "The kind of kernel for problems of one size; a GPU is asked how much room it has."
     if backend == "auto":
         fits, gpu = fits_in_memory(n * m, dtype, device), device.type == "cuda"
-        fits = fits and not _is_truncated(n * m, d, device)
+        fits = fits and not _is_truncated(n, m, d, device)
         runs = gpu and triton_runs(device)
         backend = kernel_kind("auto", d, on_gpu=gpu, fits=fits, triton=runs)
     if backend == "triton":

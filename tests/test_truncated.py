@@ -79,3 +79,28 @@ def test_a_flow_with_small_blurs_in_float64():
     end, infos = particle_flow(x, y, vel, 3, return_info=True)
     assert all(info.converged for info in infos)
     assert abs(end.std(0) - y.std(0)).max() < 0.02
+
+
+def alike_as_streamed(x, y, blur, **given):
+    "The class at a small size"
+    found = []
+    for backend in ("stream", "dense"):
+        vel = SinkhornVelocity(blur, tol=1e-3, backend=backend)
+        found.append(vel(x, y, return_info=True, **given))
+    check_alike(*found)
+    assert found[0][1].n_iter <= 3 * found[1][1].n_iter
+
+
+@pytest.mark.parametrize("d", [1, 2])
+def test_a_pilot_that_sees_one_class_in_many(d):
+    "Classes in turn: every k-th point is of one class, so the whole cloud has to follow the path"
+    n = 600
+    centres = 3 * cloud(3, d, "centres")
+    y = centres[torch.arange(n) % 3] + cloud(n, d, "y", 0.1)
+    alike_as_streamed(cloud(n, d, "x"), y, 0.05)
+
+
+def test_columns_so_light_that_float32_has_no_number_for_them():
+    y = 2 * torch.rand(200, 2, generator=make_generator(7, "light")) - 1
+    b = torch.exp(-y.double().square().sum(1) / 2 / 0.08**2)
+    alike_as_streamed(cloud(200, 2, "x", 0.5), y, 0.1, b=b)

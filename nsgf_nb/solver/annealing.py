@@ -164,7 +164,7 @@ def cold_start(
     st = anneal(few, eps)
     f = (few.phi0 + st.phi) * eps[:, None]
     st = start(K, eps, other_side(K, eps, x, a, f))
-    if K.stored and (st.marginal > 1).any():
+    if (K.stored or not K.a.is_cuda) and (st.marginal > 1).any():
         return anneal(K, eps)
     return st
 

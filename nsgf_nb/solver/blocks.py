@@ -240,7 +240,7 @@ def kept_both(
     v: np.ndarray,  # (m,)
     w: np.ndarray,  # (n,)
     inverse: bool,  # u = w / t, else u = w t
-    least: float,  # what stands for an entry that is not kept
+    least: float,  # added to all entries in Kᵀ u
     t: np.ndarray,  # where K v goes, (n,)
 ) -> np.ndarray:  # Kᵀ u, (m,)
     """t <- K v, and Kᵀ u, group by group.
@@ -256,7 +256,7 @@ def kept_both(
     inverse : bool
         u = w / t, else u = w t
     least : float
-        what stands for an entry that is not kept
+        added to all entries in Kᵀ u
     t : np.ndarray
         where K v goes, (n,)
 

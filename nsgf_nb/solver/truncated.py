@@ -28,7 +28,7 @@ def _whole(z, order, size):
     return torch.cat([z, z[..., -1:].expand(-1, -1, more)], 2).contiguous()
 
 # %% ../../nbs/3_solver/31_truncated.ipynb #tru-class
-_CUT = {torch.float32: 45.0, torch.float64: 100.0}  # exponents this far below do not count
+_CUT = {torch.float32: 45.0, torch.float64: 300.0}  # where `Kernel` cuts exponents as well
 
 
 class TruncatedKernel(LoopKernel):
