@@ -263,7 +263,7 @@ def _products(self: TruncatedKernel, V: Tensor) -> Tensor:  # (B, k, m) -> (B, k
         out[i, :, _places(s)] = part
     return _as_given(out, self.row_order)
 
-
+# %% ../../nbs/3_solver/31_truncated.ipynb #tru-take
 @patch
 def take(self: TruncatedKernel, keep: Tensor) -> TruncatedKernel:  # numbers, or (B,) of bool
     """The problems to keep.
