@@ -286,5 +286,5 @@ def main(
         return e.code or 0
     code = _run(args, ends=argv is None)
     if argv is None:
-        gc.freeze()
+        gc.freeze()  # the process ends: no garbage is looked for
     return code

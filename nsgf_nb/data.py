@@ -118,8 +118,9 @@ def _check_move(s, c, shape):
     "A scale and a shift that fit points of this shape."
     if not (s.isfinite().all() and c.isfinite().all() and (s != 0).all()):
         raise ValueError("affine: expected a finite shift and a finite scale other than 0")
-    try:
-        s.expand(shape), c.expand(shape)
+    try:  # torch.broadcast_shapes would load SymPy
+        s.expand(shape)
+        c.expand(shape)
     except RuntimeError:
         said = f"affine: expected scale and shift for points of shape {shape}"
         raise ValueError(said) from None

@@ -118,7 +118,7 @@ def _gather(z, some, out):
 
 
 @compiled
-def _lowest_top(of, i, J):
+def _largest_in(of, i, J):
     "The largest exponent of row i in block J."
     top = -math.inf
     for j in range(J * COLUMNS, (J + 1) * COLUMNS):
@@ -165,7 +165,7 @@ def chosen(
         for i in range(g * ROWS, (g + 1) * ROWS):
             largest_possible(of, i, bound)
             first = np.argmax(bound)
-            least = bound.dtype.type(_lowest_top(of, i, first) - cut)
+            least = bound.dtype.type(_largest_in(of, i, first) - cut)
             for J in range(bound.size):
                 wanted[J] |= bound[J] >= least
             wanted[first] = True

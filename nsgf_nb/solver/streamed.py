@@ -33,7 +33,7 @@ def _ready(dtype: torch.dtype) -> None:
 
 # %% ../../nbs/3_solver/29_streamed.ipynb #str-class
 LOG2E = 1 / math.log(2)
-_SHARE, _MOST = 2**20, 64  # least entries of a share, and most shares of a problem
+_MOST = 64  # shares of a problem
 _BLOCK = 2**18  # entries of a block that is handed out
 
 
@@ -55,6 +55,8 @@ class LoopKernel(Kernel):
     masked : bool, default False
         y is x, and a point does not see itself
     """
+
+    share, group = 2**20, 1  # least entries of a share, whose rows come in whole groups
 
     def __init__(
         self,
@@ -98,7 +100,7 @@ class LoopKernel(Kernel):
         'LoopKernel'
         """
         entries = self.slices[0].stop * self.b.shape[1]  # of a block
-        return LoopKernel(x, y, a, b, max(1, entries // y.shape[1]))
+        return type(self)(x, y, a, b, max(1, entries // y.shape[1]))
 
 # %% ../../nbs/3_solver/29_streamed.ipynb #str-shares
 def _array(z):
@@ -117,9 +119,10 @@ def _rows_of(self: LoopKernel, i: int, s: slice) -> loops.Streamed:
 
 @patch
 def _shares(self: LoopKernel) -> list[tuple[int, slice]]:
-    "The problem and the rows of each share."
+    "The problem and the rows of each share, in whole groups."
     (B, n), m = self.a.shape, self.b.shape[1]
-    size = max(-(-n // _MOST), _SHARE // m, 1)
+    rows = max(n / _MOST, self.share // m, 1)
+    size = self.group * math.ceil(rows / self.group)
     return [(i, slice(k, min(n, k + size))) for i in range(B) for k in range(0, n, size)]
 
 

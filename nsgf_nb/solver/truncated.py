@@ -28,9 +28,6 @@ def _whole(z, order, size):
     return torch.cat([z, z[..., -1:].expand(-1, -1, more)], 2).contiguous()
 
 # %% ../../nbs/3_solver/31_truncated.ipynb #tru-class
-_CUT = {torch.float32: 45.0, torch.float64: 300.0}  # where `Kernel` cuts exponents as well
-
-
 class TruncatedKernel(LoopKernel):
     """b exp(φ⁰ + ψ⁰ - C/ε) of B problems on a CPU in at most three dimensions, where it counts.
 
@@ -50,6 +47,8 @@ class TruncatedKernel(LoopKernel):
         y is x, and a point does not see itself
     """
 
+    share, group = 2**22, loops.ROWS  # as a `LoopKernel`'s; of its entries some are kept
+
     def __init__(
         self,
         x: Tensor,  # rows, centred, (B, n, d)
@@ -61,7 +60,7 @@ class TruncatedKernel(LoopKernel):
     ):
         _ready(x.dtype)
         super().__init__(x, y, a, b, chunk, masked)
-        self.floor = math.exp(-_CUT[x.dtype])
+        self.floor = self.least  # where a `Kernel` cuts its entries
         self.least = 2 * self.floor  # no entry is wrong by more
         self.row_order = loops.z_order(self.x)
         self.column_order = self.row_order if self.own else loops.z_order(self.y)
@@ -72,47 +71,10 @@ class TruncatedKernel(LoopKernel):
         self.kept = None
         self.tensors += ("row_order", "column_order", "sorted_x", "sorted_y", "low", "high")
 
-# %% ../../nbs/3_solver/31_truncated.ipynb #tru-between
-@patch
-def between(
-    self: TruncatedKernel,
-    x: Tensor,  # other rows, (B, k, d)
-    y: Tensor,  # other columns, (B, l, d)
-    a: Tensor,  # weights of x, (B, k)
-    b: Tensor,  # weights of y, (B, l)
-) -> TruncatedKernel:
-    """A kernel of the same kind between other clouds.
-
-    Parameters
-    ----------
-    x : Tensor
-        other rows, (B, k, d)
-    y : Tensor
-        other columns, (B, l, d)
-    a : Tensor
-        weights of x, (B, k)
-    b : Tensor
-        weights of y, (B, l)
-
-    Returns
-    -------
-    TruncatedKernel
-    """
-    return TruncatedKernel(x, y, a, b)
-
 # %% ../../nbs/3_solver/31_truncated.ipynb #tru-shares
-@patch
-def _shares(self: TruncatedKernel) -> list[tuple[int, slice]]:
-    "The problem and the rows of each share, in whole groups."
-    (B, n), m = self.a.shape, self.b.shape[1]
-    size = max(-(-n // 64), 2**22 // m, 1)  # entries, of which some are kept
-    size += -size % loops.ROWS
-    return [(i, slice(k, min(n, k + size))) for i in range(B) for k in range(0, n, size)]
-
-
 def _places(s):
     "Of the rows of a share among all, in whole groups."
-    return slice(s.start, s.stop + -s.stop % loops.ROWS)
+    return slice(s.start, loops.ROWS * math.ceil(s.stop / loops.ROWS))
 
 
 def _in_order(z, order, size, value=0.0):
@@ -141,7 +103,7 @@ def _chosen(self: TruncatedKernel, i: int, s: slice) -> tuple[np.ndarray, np.nda
     of = self._sorted_rows(i, s)
     groups = len(of.x) // loops.ROWS
     start, blocks = np.zeros(groups + 1, np.int64), np.empty(groups * of.best.size, np.int32)
-    loops.chosen(of, _CUT[self.x.dtype], start, blocks)
+    loops.chosen(of, -math.log(self.floor), start, blocks)
     return start, blocks[: start[-1]].copy()
 
 
@@ -191,7 +153,7 @@ def absorb(
     columns = (psi + self.log_b)[:, None]
     self.columns = (columns[:, 0] * LOG2E).contiguous()  # for `blocks`
     columns = _in_order(columns, self.column_order, loops.COLUMNS, -math.inf)
-    self.sorted_columns = columns[:, 0].contiguous()
+    self.sorted_columns = columns[:, 0]
     self.best = self.sorted_columns.unflatten(1, (-1, loops.COLUMNS)).amax(-1)
     shares = [(i, s.start) for i, s in self._shares()]
     found = dict(zip(shares, self._in_shares(self._chosen)))
