@@ -12,8 +12,13 @@ final [--folder runs/mnist] [--methods FM OT-CFM NSGF++] [--seed 0] [--set mnist
     equal CPU time, scores, samples; --set fashionmnist: with the same settings
 long [--folder runs/mnist] [--methods FM OT-CFM NSGF++] [--seed 0]
     the same settings with seven times the steps (an hour of one core for each method)
+times [--folder runs/mnist] [--methods FM OT-CFM NSGF++] [--seed 0] [--set mnist]
+    the long fits, or the final ones of fashionmnist, with steps at fitted times (some five minutes
+    for each method)
 transport [--folder runs/mnist]
     digits of MNIST carried to FashionMNIST: scores, and what the transport costs
+few [--folder runs/mnist]
+    samples of the long fits with five calls
 extras [--folder runs/mnist]
     samples to look at, transition times, a control of the test for mirrored digits
 
@@ -539,6 +544,78 @@ def run_of(kind, at, method, arguments, seed, name, nfes):
     )
 
 
+def paths_of(flow, n, seed):
+    "Where the straight phase of some samples begins"
+    from nsgf_nb.core import make_generator
+
+    if hasattr(flow, "sinkhorn"):
+        return flow.sinkhorn.sample(n, seed=seed)
+    return flow.source(n, make_generator(seed, "paths"))
+
+
+def known_fit(folder, method, what):
+    "A fit from its file; the long NSGF++ of seed 0 is the one that the package ships"
+    from nsgf_nb.learning.model import Flow
+    from nsgf_nb.plusplus import NSGFPlusPlus
+
+    path = place(folder, method, what) / "model.safetensors"
+    if not path.exists() and (method, what) == ("NSGF++", "long-0"):
+        return NSGFPlusPlus.from_pretrained("mnist")
+    return Flow.load(path, device="cpu")
+
+
+def times(methods, folder, seed, name):
+    "Scores of the same 2000 samples with steps at fitted times; 64 starts decide these"
+    from nsgf_nb.core import make_generator
+    from nsgf_nb.fid import image_scores
+    from nsgf_nb.matching.few_steps import best_steps, step_errors
+
+    what, kind = (
+        (f"long-{seed}", "times") if name == "mnist" else (f"{name}-{seed}", f"times {name}")
+    )
+    real = mnist(False, name)(10_000, make_generator(0, "test"))[0][:2000]
+    fine = [k / 32 for k in range(33)]
+    for method in methods:
+        if str(seed) in read(RESULTS / "mnist.json").get(kind, {}).get(method, {}):
+            continue
+        flow, found = known_fit(folder, method, what), {}
+        for solver in ("euler", "midpoint"):
+            with torch.no_grad():
+                begin = paths_of(flow, 64, 1000)
+                errors, spent = cpu(lambda: step_errors(flow.velocity, begin, fine, solver))
+            for nfe in NFES:
+                number = calls(flow, nfe, solver)["num_steps"]
+                steps = [fine[i] for i in best_steps(errors, number)]
+                how = dict(seed=seed, batch_size=250, times=steps, solver=solver)
+                x = flow.sample(2000, **how)
+                scores = image_scores(x, real, f"lenet-{name}")
+                found[f"{nfe} {solver}"] = scores | dict(times=steps, fitted_in=spent)
+        note(
+            RESULTS / "mnist.json", dict(scores=found, revision=revision()), kind, method, str(seed)
+        )
+        print(
+            f"{kind}: {method:8} seed {seed}   FID-LeNet "
+            + ", ".join(f"{v['FID-LeNet']:.1f} at {k}" for k, v in found.items()),
+            flush=True,
+        )
+
+
+def few(folder):
+    "64 samples of the long fits of seed 0 with five calls, equal steps of Euler and fitted times"
+    from nsgf_nb.files import save_tensors
+    from nsgf_nb.matching.few_steps import fitted_times
+
+    drawn = {}
+    for method in FINAL:
+        flow = known_fit(folder, method, "long-0")
+        number = calls(flow, 5, "euler")["num_steps"]
+        drawn[f"{method}, equal steps"] = flow.sample(64, seed=0, num_steps=number)
+        steps = fitted_times(flow.velocity, paths_of(flow, 64, 1000), number)
+        drawn[f"{method}, fitted times"] = flow.sample(64, seed=0, times=steps)
+    drawn = {name: byte(x) for name, x in drawn.items()}
+    save_tensors(RESULTS / "mnist-few.safetensors", drawn, dict(kind="samples"))
+
+
 def transport(folder):
     """Digits carried to FashionMNIST by a flow that has MNIST as its source.
 
@@ -745,6 +822,8 @@ def main():
             "finalists",
             "final",
             "long",
+            "times",
+            "few",
             "transport",
             "extras",
             "model",
@@ -779,6 +858,10 @@ def main():
         final(a.methods, a.folder, a.seed, a.set)
     if a.part == "long":
         long(a.methods, a.folder, a.seed)
+    if a.part == "times":
+        times(a.methods, a.folder, a.seed, a.set)
+    if a.part == "few":
+        few(a.folder)
 
 
 if __name__ == "__main__":

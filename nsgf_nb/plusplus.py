@@ -251,6 +251,7 @@ def _from_pretrained(cls, name="mnist", device=None):
 NSGFPlusPlus.from_pretrained = classmethod(_from_pretrained)
 
 # %% ../nbs/6_matching/09_phases.ipynb #two-imports
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -261,7 +262,7 @@ from .core import check_count, check_labels, check_name, check_positive, patch
 from .learning.model import SOLVERS
 from .learning.nets import chunk_size, guided
 from .matching.phase import straight_adaptive, straight_steps
-from .transport.clock import natural_time, step_sizes
+from .transport.clock import check_times, natural_time, step_sizes
 
 # %% ../nbs/6_matching/09_phases.ipynb #two-tau
 @dataclass(frozen=True)
@@ -291,10 +292,10 @@ def _tau(self, x):
     return self.predictor.to(x.device).eval()(z).clamp(0, 1)
 
 
-def _straight_part(field, x, tau, num_steps, solver, tolerances):
+def _straight_part(field, x, tau, times, solver, tolerances):
     "Points through the second phase: their path, and the calls of each."
     if tolerances is None:
-        return straight_steps(field, x, tau, num_steps, solver)
+        return straight_steps(field, x, tau, times, solver)
     return straight_adaptive(field, x, tau, *tolerances)
 
 # %% ../nbs/6_matching/09_phases.ipynb #two-sample
@@ -308,6 +309,7 @@ def sample(
     label: object = None,  # classes, n integers in any form or one for all
     guidance: float = 0.0,  # w of classifier-free guidance in the straight phase
     num_steps: int | None = None,  # straight steps of every sample; None: ceil((1 - τ)/step)
+    times: Sequence[float] | None = None,  # or their times: shares of the way from τ to the end
     step: float | None = None,  # ω; None: as in the class
     rtol: float | None = None,  # relative tolerance: Dormand–Prince instead of steps
     atol: float | None = None,  # absolute tolerance; None: rtol
@@ -331,6 +333,8 @@ def sample(
         w of classifier-free guidance in the straight phase
     num_steps : int | None, default None
         straight steps of every sample; None: ceil((1 - τ)/step)
+    times : Sequence[float] | None, default None
+        or their times: shares of the way from τ to the end
     step : float | None, default None
         ω; None: as in the class
     rtol : float | None, default None
@@ -356,16 +360,15 @@ def sample(
     if self.velocity is None:
         raise ValueError("sample: the flow is not fitted, call fit or load first")
     omega = check_positive(self.step if step is None else step, "step")
-    num_steps = None if num_steps is None else check_count(num_steps, "num_steps")
     check_name(solver, SOLVERS, "solver")
-    tolerances = None if rtol is None else (rtol, rtol if atol is None else atol)
+    num_steps, times, tolerances = _asked(num_steps, times, rtol, atol)
     x0 = self.starts(n, x0, seed)
     label = None if label is None else check_labels(label, len(x0))
     size = check_count(batch_size or chunk_size(x0), "batch_size")
     first = self.sinkhorn.sample(x0=x0, return_path=True, batch_size=size)
     tau = torch.cat([_tau(self, z) for z in first[-1].split(size)])
     steps = _steps(tau, omega, num_steps, alike=return_path or tolerances)
-    how = dict(label=label, guidance=guidance, solver=solver, tolerances=tolerances)
+    how = dict(label=label, guidance=guidance, times=times, solver=solver, tolerances=tolerances)
     second, calls = _second_phase(self, first[-1], tau, steps, size, whole=return_path, **how)
     info = SampleInfo(self.sinkhorn.num_steps + calls, tau)
     self.nfe = info.nfe.float().mean().item()
@@ -375,6 +378,18 @@ def sample(
     return (made, info) if return_info else made
 
 # %% ../nbs/6_matching/09_phases.ipynb #two-second
+def _asked(num_steps, times, rtol, atol):
+    "What of these is asked for: steps of every sample, their times, tolerances."
+    tolerances = None if rtol is None else (rtol, rtol if atol is None else atol)
+    if times is None:
+        number = None if num_steps is None else check_count(num_steps, "num_steps")
+        return number, None, tolerances
+    if num_steps is not None or tolerances:
+        raise ValueError("times: expected no num_steps and no rtol beside them")
+    times = check_times(times)
+    return len(times) - 1, times, None
+
+
 def _steps(tau, omega, num_steps, alike):
     "Straight steps of each sample."
     if num_steps:
@@ -384,14 +399,15 @@ def _steps(tau, omega, num_steps, alike):
     return torch.full_like(steps, steps.max()) if alike else steps
 
 
-def _second_phase(flow, x, tau, steps, size, *, label, guidance, solver, tolerances, whole):
+def _second_phase(flow, x, tau, steps, size, *, label, guidance, times, solver, tolerances, whole):
     "Positions of the second phase, the last or all, and calls of each sample, (n,)."
     out, calls = None, torch.zeros_like(steps)
     for N in steps.unique().tolist():  # equally many steps together: no call is wasted
+        shares = times or [k / N for k in range(N + 1)]
         for i in (steps == N).nonzero().squeeze(1).split(size):
             classes = None if label is None else label.to(x.device)[i]
             field = guided(flow.velocity, classes, guidance)
-            path, used = _straight_part(field, x[i], tau[i], N, solver, tolerances)
+            path, used = _straight_part(field, x[i], tau[i], shares, solver, tolerances)
             if not whole or tolerances:
                 path = path[-1:]
             if out is None:

@@ -499,6 +499,7 @@ from .nets import Field, chunk_size, classes_of, guided
 from .networks import NETWORKS, make_network, network_config, network_from
 from .training import Task, TrainingOptions, train
 from ..processes import batch_part, world
+from ..transport.clock import check_times
 
 # %% ../../nbs/5_learning/09_field.ipynb #fld-class
 MOST_STEPS = 10**5  # a grid is a list
@@ -820,6 +821,7 @@ def sample(
     label: object = None,  # classes, n integers in any form or one for all
     guidance: float = 0.0,  # w of classifier-free guidance; doubles the calls
     num_steps: int | None = None,  # steps; None: as trained
+    times: Sequence[float] | None = None,  # or their times, rising from 0 to 1
     solver: str = "euler",  # "euler", "midpoint" or "heun"
     return_path: bool = False,  # all positions
     seed: int | None = None,  # of the source; None: from the operating system
@@ -839,6 +841,8 @@ def sample(
         w of classifier-free guidance; doubles the calls
     num_steps : int | None, default None
         steps; None: as trained
+    times : Sequence[float] | None, default None
+        or their times, rising from 0 to 1
     solver : str, default 'euler'
         "euler", "midpoint" or "heun"
     return_path : bool, default False
@@ -855,8 +859,7 @@ def sample(
     """
     if self.velocity is None:
         raise ValueError("sample: the flow is not fitted, call fit or load first")
-    num_steps = None if num_steps is None else check_count(num_steps, "num_steps")
-    times = self.grid(num_steps, check_name(solver, SOLVERS, "solver"))
+    times = _grid(self, num_steps, times, check_name(solver, SOLVERS, "solver"))
     x = self.starts(n, x0, seed)
     noise = make_generator(fresh_seed() if seed is None else seed, "noise")
     label = None if label is None else check_labels(label, len(x))
@@ -877,6 +880,17 @@ def _moving(flow, field, x, t):
     return field(x, t) * flow.rate(t)
 
 # %% ../../nbs/5_learning/09_field.ipynb #fld-sample-finite
+def _grid(flow, num_steps, times, solver):
+    "The times of the steps: equal ones or those that are asked for."
+    if times is None:
+        return flow.grid(None if num_steps is None else check_count(num_steps, "num_steps"), solver)
+    if num_steps is not None:
+        raise ValueError("num_steps and times: expected one of them")
+    if not getattr(flow, "any_grid", False):
+        raise ValueError(f"times: {type(flow).__name__} has times of its own, expected num_steps=")
+    return check_times(times)
+
+
 def _finite(out, x):
     "Samples, with a warning where the field has driven them beyond the numbers that there are."
     finite = out.isfinite().reshape(-1, len(x), math.prod(x.shape[1:]))  # steps, samples, numbers

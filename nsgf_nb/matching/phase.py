@@ -7,7 +7,7 @@ __all__ = ['PhasePredictor', 'straight_steps', 'straight_adaptive']
 
 # %% ../../nbs/6_matching/07_phase.ipynb #pha-imports
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -86,7 +86,7 @@ def straight_steps(
     u: Callable,  # u(x, t), t (n,)
     x: Tensor,  # points, (n, *shape)
     tau: Tensor,  # their times, (n,)
-    num: int,  # N, equal steps of λ
+    shares: Sequence[float],  # λ where steps begin and end, N + 1 of them, rising from 0 to 1
     solver: str = "euler",  # "euler", "midpoint" or "heun"
 ) -> tuple[Tensor, int]:  # (N + 1, n, *shape), and the calls of u
     """The straight flow from τ to 1.
@@ -99,8 +99,8 @@ def straight_steps(
         points, (n, *shape)
     tau : Tensor
         their times, (n,)
-    num : int
-        N, equal steps of λ
+    shares : Sequence[float]
+        λ where steps begin and end, N + 1 of them, rising from 0 to 1
     solver : str, default 'euler'
         "euler", "midpoint" or "heun"
 
@@ -109,7 +109,7 @@ def straight_steps(
     tuple[Tensor, int]
         (N + 1, n, *shape), and the calls of u
     """
-    path, calls = integrate(_slope(u, x, tau), x, [j / num for j in range(num + 1)], solver)
+    path, calls = integrate(_slope(u, x, tau), x, shares, solver)
     return torch.stack(path), calls
 
 
