@@ -23,6 +23,7 @@ PUBLIC = {
     "flow": ("NSGF",),
     "straight": ("PairFlow", "StraightFlow", "couple", "sample_lines"),
     "plusplus": ("NSGFPlusPlus", "SampleInfo", "list_pretrained"),
+    "matching.few_steps": ("fitted_times",),
     "matching.interpolants": ("OneStep", "Interpolant", "DDIM", "DDPM"),
     "family.plan": ("EntropicPlan", "self_score"),
     "family.generator": ("SinkhornGenerator",),

@@ -309,7 +309,6 @@ def sample(
     label: object = None,  # classes, n integers in any form or one for all
     guidance: float = 0.0,  # w of classifier-free guidance in the straight phase
     num_steps: int | None = None,  # straight steps of every sample; None: ceil((1 - τ)/step)
-    times: Sequence[float] | None = None,  # or their times: shares of the way from τ to the end
     step: float | None = None,  # ω; None: as in the class
     rtol: float | None = None,  # relative tolerance: Dormand–Prince instead of steps
     atol: float | None = None,  # absolute tolerance; None: rtol
@@ -318,6 +317,7 @@ def sample(
     return_info: bool = False,  # a SampleInfo as well
     seed: int | None = None,  # of the source; None: from the operating system
     batch_size: int | None = None,  # points at a time
+    times: Sequence[float] | None = None,  # of the straight steps, as shares of the way from τ to 1
 ) -> Tensor:  # (n, *shape), or (steps + 1, n, *shape); and the SampleInfo
     """Carry points from the source to the target. Samples carry no gradients.
 
@@ -333,8 +333,6 @@ def sample(
         w of classifier-free guidance in the straight phase
     num_steps : int | None, default None
         straight steps of every sample; None: ceil((1 - τ)/step)
-    times : Sequence[float] | None, default None
-        or their times: shares of the way from τ to the end
     step : float | None, default None
         ω; None: as in the class
     rtol : float | None, default None
@@ -351,6 +349,8 @@ def sample(
         of the source; None: from the operating system
     batch_size : int | None, default None
         points at a time
+    times : Sequence[float] | None, default None
+        of the straight steps, as shares of the way from τ to 1
 
     Returns
     -------

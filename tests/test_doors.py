@@ -2,7 +2,8 @@
 
 doors.json lists, for each door, its public names with their parameters: `=` behind one that has a
 default, `!` behind one that is taken by name only, and null for what cannot be called.
-A name that is new may be added; one that is listed stays as it is.
+A name that is new may be added. One that is listed keeps its parameters and their order; a new
+parameter comes behind them and has a default.
 """
 
 import importlib

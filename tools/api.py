@@ -42,8 +42,8 @@ TASKS = {
     "Follow a population in time": "Trajectory leave_one_out snapshots",
     "Fit, sample, save and load": (
         "Model.preset Model.fit Flow.sample integrate Model.transform Model.save Model.load"
-        " Model.to NSGFPlusPlus.from_pretrained list_pretrained SampleInfo PairFlow.log_prob"
-        " JKOFlow.log_prob"
+        " Model.to fitted_times NSGFPlusPlus.from_pretrained list_pretrained SampleInfo"
+        " PairFlow.log_prob JKOFlow.log_prob"
     ),
     "Compare with other methods": "Interpolant DDIM DDPM INDM diffusion_bound",
     "Transport without learning": (

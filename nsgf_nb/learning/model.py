@@ -821,11 +821,11 @@ def sample(
     label: object = None,  # classes, n integers in any form or one for all
     guidance: float = 0.0,  # w of classifier-free guidance; doubles the calls
     num_steps: int | None = None,  # steps; None: as trained
-    times: Sequence[float] | None = None,  # or their times, rising from 0 to 1
     solver: str = "euler",  # "euler", "midpoint" or "heun"
     return_path: bool = False,  # all positions
     seed: int | None = None,  # of the source; None: from the operating system
     batch_size: int | None = None,  # points at a time; None: chunk_size
+    times: Sequence[float] | None = None,  # of the steps, from 0 to 1, instead of num_steps
 ) -> Tensor:  # (n, *shape), or (num_steps + 1, n, *shape)
     """Carry points to the target. Samples carry no gradients; `velocity` does.
 
@@ -841,8 +841,6 @@ def sample(
         w of classifier-free guidance; doubles the calls
     num_steps : int | None, default None
         steps; None: as trained
-    times : Sequence[float] | None, default None
-        or their times, rising from 0 to 1
     solver : str, default 'euler'
         "euler", "midpoint" or "heun"
     return_path : bool, default False
@@ -851,6 +849,8 @@ def sample(
         of the source; None: from the operating system
     batch_size : int | None, default None
         points at a time; None: chunk_size
+    times : Sequence[float] | None, default None
+        of the steps, from 0 to 1, instead of num_steps
 
     Returns
     -------
