@@ -745,26 +745,28 @@ def extras(folder):
 
 
 def model(folder):
-    "10 000 samples of the long fit of NSGF++, at ten and at sixty calls"
+    "10 000 samples of the long fit of NSGF++, at ten and at sixty calls, and at fitted times"
     from nsgf_nb.core import make_generator
     from nsgf_nb.evaluation.classifier import class_shares
     from nsgf_nb.evaluation.copies import mirrored_share, nearest_distance
     from nsgf_nb.fid import image_scores
-    from nsgf_nb.learning.model import Flow
+    from nsgf_nb.matching.few_steps import fitted_times
 
-    file, at = RESULTS / "mnist.json", place(folder, "NSGF++", "long-0")
-    flow = Flow.load(at / "model.safetensors", device="cpu")
+    file, flow = RESULTS / "mnist.json", known_fit(folder, "NSGF++", "long-0")
     spread = lambda x: x.flatten(1).var(0).sum()
     train_images, test_images = (
         mnist()(20_000, make_generator(0, "train"))[0],
         mnist(train=False)(10_000, make_generator(0, "test"))[0],
     )
-    for nfe in (10, 60):
-        if str(nfe) in read(file).get("model", {}):
+    for nfe, kind in ((10, "equal"), (60, "equal"), (10, "fitted")):
+        key = str(nfe) if kind == "equal" else f"{nfe} fitted"
+        if key in read(file).get("model", {}):
             continue
-        x, seconds = cpu(
-            lambda: flow.sample(10_000, seed=0, batch_size=250, **calls(flow, nfe, "midpoint"))
-        )
+        how = calls(flow, nfe, "midpoint")
+        if kind == "fitted":
+            number = how.pop("num_steps")
+            how["times"] = fitted_times(flow.velocity, paths_of(flow, 64, 1000), number, "midpoint")
+        x, seconds = cpu(lambda: flow.sample(10_000, seed=0, batch_size=250, **how))
         out = dict(
             nfe=nfe,
             sampling=seconds,
@@ -775,9 +777,9 @@ def model(folder):
             nearest=nearest_distance(x[:2000], train_images, test_images[:2000]),
             revision=revision(),
         )
-        note(file, out, "model", str(nfe))
+        note(file, out, "model", key)
         print(
-            f"{nfe} calls: FID-LeNet of 10 000 {out['scores']['FID-LeNet']:.2f}, "
+            f"{key} calls: FID-LeNet of 10 000 {out['scores']['FID-LeNet']:.2f}, "
             f"least class {min(out['shares']):.3f}, mirrored {out['mirrored']['share']:.3f} ± "
             f"{out['mirrored']['error']:.3f}, copies {out['nearest']}",
             flush=True,
