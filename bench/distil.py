@@ -36,6 +36,7 @@ def fit(teacher, folder, seed):
         ema=0.998,
         device="cpu",
     )
+    folder.mkdir(parents=True, exist_ok=True)
     begun = time.process_time()
     step.fit(mnist(), seed=seed, workdir=folder, resume=True, progress=False)
     return step, time.process_time() - begun

@@ -545,15 +545,6 @@ def run_of(kind, at, method, arguments, seed, name, nfes):
     )
 
 
-def paths_of(flow, n, seed):
-    "Where the straight phase of some samples begins"
-    from nsgf_nb.core import make_generator
-
-    if hasattr(flow, "sinkhorn"):
-        return flow.sinkhorn.sample(n, seed=seed)
-    return flow.source(n, make_generator(seed, "paths"))
-
-
 def known_fit(folder, method, what):
     "A fit from its file; the long NSGF++ of seed 0 is the one that the package ships"
     from nsgf_nb.learning.model import Flow
@@ -596,8 +587,7 @@ def at_fitted_times(flow, real, solver, seed, name):
 
     fine, found = [k / 32 for k in range(33)], {}
     with torch.no_grad():
-        begin = paths_of(flow, 64, 1000)
-        errors, spent = cpu(lambda: step_errors(flow.velocity, begin, fine, solver))
+        errors, spent = cpu(lambda: step_errors(*flow.paths(64, 1000), fine, solver))
     for nfe in NFES:
         number = calls(flow, nfe, solver)["num_steps"]
         steps = [fine[i] for i in best_steps(errors, number)]
@@ -617,7 +607,7 @@ def few(folder):
         flow = known_fit(folder, method, "long-0")
         number = calls(flow, 5, "euler")["num_steps"]
         drawn[f"{method}, equal steps"] = flow.sample(64, seed=0, num_steps=number)
-        steps = fitted_times(flow.velocity, paths_of(flow, 64, 1000), number)
+        steps = fitted_times(flow, number, seed=1000)
         drawn[f"{method}, fitted times"] = flow.sample(64, seed=0, times=steps)
     drawn = {name: byte(x) for name, x in drawn.items()}
     save_tensors(RESULTS / "mnist-few.safetensors", drawn, dict(kind="samples"))
@@ -772,7 +762,7 @@ def model(folder):
         how = calls(flow, nfe, "midpoint")
         if kind == "fitted":
             number = how.pop("num_steps")
-            how["times"] = fitted_times(flow.velocity, paths_of(flow, 64, 1000), number, "midpoint")
+            how["times"] = fitted_times(flow, number, "midpoint", seed=1000)
         x, seconds = cpu(lambda: flow.sample(10_000, seed=0, batch_size=250, **how))
         out = dict(
             nfe=nfe,

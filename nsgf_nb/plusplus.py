@@ -251,7 +251,7 @@ def _from_pretrained(cls, name="mnist", device=None):
 NSGFPlusPlus.from_pretrained = classmethod(_from_pretrained)
 
 # %% ../nbs/6_matching/09_phases.ipynb #two-imports
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -261,7 +261,7 @@ from .caller import arrays_too, usual_torch
 from .core import check_count, check_labels, check_name, check_positive, patch
 from .learning.model import SOLVERS
 from .learning.nets import chunk_size, guided
-from .matching.phase import straight_adaptive, straight_steps
+from .matching.phase import straight_adaptive, straight_slope, straight_steps
 from .transport.clock import check_times, natural_time, step_sizes
 
 # %% ../nbs/6_matching/09_phases.ipynb #two-tau
@@ -361,7 +361,7 @@ def sample(
         raise ValueError("sample: the flow is not fitted, call fit or load first")
     omega = check_positive(self.step if step is None else step, "step")
     check_name(solver, SOLVERS, "solver")
-    num_steps, times, tolerances = _asked(num_steps, times, rtol, atol)
+    num_steps, times, tolerances = _asked(num_steps, times, step, rtol, atol)
     x0 = self.starts(n, x0, seed)
     label = None if label is None else check_labels(label, len(x0))
     size = check_count(batch_size or chunk_size(x0), "batch_size")
@@ -378,14 +378,14 @@ def sample(
     return (made, info) if return_info else made
 
 # %% ../nbs/6_matching/09_phases.ipynb #two-second
-def _asked(num_steps, times, rtol, atol):
+def _asked(num_steps, times, step, rtol, atol):
     "What of these is asked for: steps of every sample, their times, tolerances."
     tolerances = None if rtol is None else (rtol, rtol if atol is None else atol)
     if times is None:
         number = None if num_steps is None else check_count(num_steps, "num_steps")
         return number, None, tolerances
-    if num_steps is not None or tolerances:
-        raise ValueError("times: expected no num_steps and no rtol beside them")
+    if any(z is not None for z in (num_steps, step, rtol, atol)):
+        raise ValueError("times: expected no num_steps, step, rtol or atol beside them")
     times = check_times(times)
     return len(times) - 1, times, None
 
@@ -415,3 +415,29 @@ def _second_phase(flow, x, tau, steps, size, *, label, guidance, times, solver, 
             out[:, i] = path
             calls[i] = 2 * used if guidance else used
     return out, calls
+
+# %% ../nbs/6_matching/09_phases.ipynb #two-paths
+@patch
+def paths(
+    self: NSGFPlusPlus,
+    n: int,  # how many
+    seed: int,  # of their starts
+) -> tuple[Callable, Tensor]:  # f(x, λ) = dx/dλ, and where they begin, (n, *shape)
+    """Some paths of the straight phase.
+
+    Parameters
+    ----------
+    n : int
+        how many
+    seed : int
+        of their starts
+
+    Returns
+    -------
+    tuple[Callable, Tensor]
+        f(x, λ) = dx/dλ, and where they begin, (n, *shape)
+    """
+    if self.velocity is None:
+        raise ValueError("paths: the flow is not fitted, call fit or load first")
+    x = self.sinkhorn.sample(n, seed=seed)
+    return straight_slope(self.velocity, x, _tau(self, x)), x

@@ -97,6 +97,7 @@ def assign_within(
 
 # %% ../nbs/6_matching/04_lines.ipynb #lin-imports
 import math
+from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -350,6 +351,33 @@ def begin(
     if self.start == "source":
         return source
     return pushed(deepcopy(self.start))  # as it is now, even if it is fitted again
+
+# %% ../nbs/6_matching/04_lines.ipynb #lin-paths
+@patch
+def paths(
+    self: PairFlow,
+    n: int,  # how many
+    seed: int,  # of their starts
+) -> tuple[Callable, Tensor]:  # f(x, t) = dx/dt, and where they begin, (n, *shape)
+    """Some paths, for what looks at how they bend.
+
+    Parameters
+    ----------
+    n : int
+        how many
+    seed : int
+        of their starts
+
+    Returns
+    -------
+    tuple[Callable, Tensor]
+        f(x, t) = dx/dt, and where they begin, (n, *shape)
+    """
+    if self.velocity is None:
+        raise ValueError("paths: the flow is not fitted, call fit or load first")
+    if not self.any_grid:
+        raise ValueError(f"paths: {type(self).__name__} has times of its own")
+    return self.velocity, self.starts(n, None, seed).to(self.velocity.mean)
 
 # %% ../nbs/6_matching/04_lines.ipynb #lin-straight
 class StraightFlow(PairFlow):

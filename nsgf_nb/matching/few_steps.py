@@ -12,7 +12,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from ..core import check_count, check_name, check_points
+from ..caller import usual_torch
+from ..core import check_count, check_name
 from ..learning.model import SOLVERS, integrate
 from ..transport.clock import check_times
 
@@ -51,12 +52,13 @@ def step_errors(
     Tensor
         (N + 1, N + 1): of a step from time i to time j > i; infinite elsewhere
     """
-    path, _ = integrate(u, x, check_times(times), "midpoint")
-    errors = torch.full((len(path), len(path)), math.inf)
+    times, solver = check_times(times), check_name(solver, SOLVERS, "solver")
+    path, _ = integrate(u, x, times, "midpoint")
+    errors = torch.full((len(path), len(path)), math.inf, dtype=torch.float64)
     for i, start in enumerate(path[:-1]):
         ends = _long_steps(u, start, times[i:], solver)
         for j, end in enumerate(ends, i + 1):
-            off = (end - path[j]).flatten(1).square().sum(1).mean()
+            off = (end - path[j]).double().flatten(1).square().sum(1).mean()
             errors[i, j] = off.sqrt().item()
     return errors
 
@@ -80,39 +82,49 @@ def best_steps(
         K + 1 numbers of times, from 0 to N
     """
     last = len(errors) - 1
+    if errors.shape != (last + 1, last + 1):
+        raise ValueError(f"errors: expected a square matrix, got shape {tuple(errors.shape)}")
     if check_count(num_steps, "num_steps") > last:
         raise ValueError(f"num_steps: expected at most {last}, got {num_steps}")
-    least = torch.full((last + 1,), math.inf, dtype=errors.dtype)
+    forward = torch.ones_like(errors).triu(1) > 0
+    errors = torch.where(forward & errors.isfinite(), errors.double(), math.inf)
+    least = torch.full((last + 1,), math.inf, dtype=torch.float64)
     least[0] = 0
     came_from = []
     for _ in range(num_steps):
         least, before = (least[:, None] + errors).min(0)
         came_from.append(before)
+    if least[last].isinf():
+        raise ValueError(f"errors: expected finite ones, no way of {num_steps} steps has them")
     steps = [last]
     for before in reversed(came_from):
         steps.append(int(before[steps[-1]]))
     return steps[::-1]
 
 # %% ../../nbs/6_matching/14_few_steps.ipynb #fst-fit
+@usual_torch()
 def fitted_times(
-    u: Callable,  # dx/dt = u(x, t): the `velocity` of a straight flow or of NSGF++
-    x: Tensor,  # where paths begin, (n, *shape)
-    num_steps: int,  # K
+    flow: object,  # fitted: a straight flow, another flow of pairs, or NSGF++
+    num_steps: int,  # K, of NSGF++ those of its straight phase
     solver: str = "euler",  # "euler", "midpoint" or "heun"
+    n: int = 64,  # paths that are looked at
+    seed: int = 0,  # of their starts
     fine: int = 32,  # N, steps of the path that stands for the true one
 ) -> list[float]:  # K + 1 times from 0 to 1, for `sample(times=…)`
     """The times of K steps whose errors have the least sum.
 
     Parameters
     ----------
-    u : Callable
-        dx/dt = u(x, t): the `velocity` of a straight flow or of NSGF++
-    x : Tensor
-        where paths begin, (n, *shape)
+    flow : object
+        fitted: a straight flow, another flow of pairs, or NSGF++
     num_steps : int
-        K
+        K, of NSGF++ those of its straight phase
     solver : str, default 'euler'
         "euler", "midpoint" or "heun"
+    n : int, default 64
+        paths that are looked at
+    seed : int, default 0
+        of their starts
     fine : int, default 32
         N, steps of the path that stands for the true one
 
@@ -121,9 +133,13 @@ def fitted_times(
     list[float]
         K + 1 times from 0 to 1, for `sample(times=…)`
     """
+    if not hasattr(flow, "paths"):
+        kinds = "expected a straight flow or NSGF++"
+        raise TypeError(f"flow: {kinds}, got {type(flow).__name__}")
     check_name(solver, SOLVERS, "solver")
-    check_points(x, "x")
-    times = [k / check_count(fine, "fine") for k in range(fine + 1)]
-    with torch.no_grad():
-        errors = step_errors(u, x, times, solver)
+    if check_count(num_steps, "num_steps") > check_count(fine, "fine"):
+        raise ValueError(f"num_steps: expected at most fine = {fine}, got {num_steps}")
+    u, x = flow.paths(n, seed)
+    times = [k / fine for k in range(fine + 1)]
+    errors = step_errors(u, x, times, solver)
     return [times[i] for i in best_steps(errors, num_steps)]

@@ -108,8 +108,8 @@ def check_times(
         two or more, rising from 0 to 1
     """
     try:
-        t = [float(s) for s in times]
-    except (TypeError, ValueError):
+        t = [] if isinstance(times, (str, bytes)) else [float(s) for s in times]
+    except (TypeError, ValueError, OverflowError, RuntimeError):
         raise TypeError(f"times: expected a list of numbers, got {times!r}") from None
     rises = all(s < u for s, u in pairwise(t))
     if len(t) < 2 or t[0] != 0 or t[-1] != 1 or not rises:
