@@ -262,7 +262,8 @@ from .core import check_count, check_labels, check_name, check_positive, patch
 from .learning.model import SOLVERS
 from .learning.nets import chunk_size, guided
 from .matching.phase import straight_adaptive, straight_slope, straight_steps
-from .transport.clock import check_times, natural_time, step_sizes
+from .sets.ends import check_times
+from .transport.clock import natural_time, step_sizes
 
 # %% ../nbs/6_matching/09_phases.ipynb #two-tau
 @dataclass(frozen=True)

@@ -499,7 +499,7 @@ from .nets import Field, chunk_size, classes_of, guided
 from .networks import NETWORKS, make_network, network_config, network_from
 from .training import Task, TrainingOptions, train
 from ..processes import batch_part, world
-from ..transport.clock import check_times
+from ..sets.ends import check_times
 
 # %% ../../nbs/5_learning/09_field.ipynb #fld-class
 MOST_STEPS = 10**5  # a grid is a list

@@ -15,7 +15,7 @@ from torch import Tensor
 from ..caller import usual_torch
 from ..core import check_count, check_name
 from ..learning.model import SOLVERS, integrate
-from ..transport.clock import check_times
+from ..sets.ends import check_times
 
 # %% ../../nbs/6_matching/14_few_steps.ipynb #fst-errors
 def _long_steps(u, start, times, solver):
