@@ -24,7 +24,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from mnist import byte, calls, cpu, energy, fitted, note, place, read
-from record import ROOT, find_table, revision
+from record import ROOT, find_table, modules, revision
 from torch import nn
 
 RESULT = ROOT / "bench" / "results" / "cifar.json"
@@ -211,6 +211,7 @@ def final(folder, methods, seed):
         target = pictures(folder, "train")
         flow, seconds = fitted(place(folder, method, seed), settings(method, seed), seed, target)
         row = dict(scores=judge(net, flow, real, seed), seconds=seconds, revision=revision())
+        row["modules"] = modules("plusplus", "sets.folder", "evaluation.frechet")
         row["history"] = [
             {k: r.get(k) for k in ("part", "step", "loss", "val")} for r in flow.history
         ]

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 from mnist import RESULTS, byte, mnist, note
-from record import revision
+from record import modules, revision
 
 STEPS, BATCH = 2500, 64
 
@@ -76,6 +76,7 @@ def main():
         teacher=judged(teacher, real, a.seed),
     )
     row = dict(scores=found, seconds=seconds, loss=step.history[-1], revision=revision())
+    row["modules"] = modules("plusplus", "fid", "matching.interpolants")
     note(RESULTS / "mnist.json", row, "distilled", str(a.seed))
     save_tensors(
         RESULTS / "mnist-distilled.safetensors",

@@ -572,6 +572,7 @@ def times(methods, folder, seed, name, solvers):
                 continue
             found |= at_fitted_times(known_fit(folder, method, what), real, solver, seed, name)
             row = dict(scores=found, revision=revision())
+            row["modules"] = modules("plusplus", "fid", "matching.few_steps")
             note(RESULTS / "mnist.json", row, kind, method, str(seed))
         print(
             f"{kind}: {method:8} seed {seed}   FID-LeNet "

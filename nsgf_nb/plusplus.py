@@ -423,7 +423,7 @@ def paths(
     self: NSGFPlusPlus,
     n: int,  # how many
     seed: int,  # of their starts
-) -> tuple[Callable, Tensor]:  # f(x, λ) = dx/dλ, and where they begin, (n, *shape)
+) -> tuple[Callable, Tensor]:  # their slope by λ, of x and λ; where they begin, (n, *shape)
     """Some paths of the straight phase.
 
     Parameters
@@ -436,7 +436,7 @@ def paths(
     Returns
     -------
     tuple[Callable, Tensor]
-        f(x, λ) = dx/dλ, and where they begin, (n, *shape)
+        their slope by λ, of x and λ; where they begin, (n, *shape)
     """
     if self.velocity is None:
         raise ValueError("paths: the flow is not fitted, call fit or load first")

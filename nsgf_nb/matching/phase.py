@@ -81,7 +81,7 @@ def straight_slope(
     u: Callable,  # u(x, t), t (n,)
     x: Tensor,  # points, (n, *shape)
     tau: Tensor,  # their times, (n,)
-) -> Callable:  # dx/dλ of x and λ
+) -> Callable:  # of x and λ: the slope of x by λ
     """The field on the clock λ.
 
     Parameters
@@ -96,7 +96,7 @@ def straight_slope(
     Returns
     -------
     Callable
-        dx/dλ of x and λ
+        of x and λ: the slope of x by λ
     """
     w = (1 - tau).view(-1, *[1] * (x.ndim - 1))
     return lambda x, share: w * u(x, tau + share * (1 - tau))
