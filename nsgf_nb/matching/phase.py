@@ -82,7 +82,7 @@ def straight_slope(
     x: Tensor,  # points, (n, *shape)
     tau: Tensor,  # their times, (n,)
 ) -> Callable:  # of x and λ: the slope of x by λ
-    """The field on the clock λ.
+    """The field on the clock of shares.
 
     Parameters
     ----------
