@@ -106,7 +106,7 @@ def straight_steps(
     u: Callable,  # u(x, t), t (n,)
     x: Tensor,  # points, (n, *shape)
     tau: Tensor,  # their times, (n,)
-    shares: Sequence[float],  # λ where steps begin and end, N + 1 of them, rising from 0 to 1
+    shares: Sequence[float],  # of the way, where steps begin and end: N + 1, rising from 0 to 1
     solver: str = "euler",  # "euler", "midpoint" or "heun"
 ) -> tuple[Tensor, int]:  # (N + 1, n, *shape), and the calls of u
     """The straight flow from τ to 1.
@@ -120,7 +120,7 @@ def straight_steps(
     tau : Tensor
         their times, (n,)
     shares : Sequence[float]
-        λ where steps begin and end, N + 1 of them, rising from 0 to 1
+        of the way, where steps begin and end: N + 1, rising from 0 to 1
     solver : str, default 'euler'
         "euler", "midpoint" or "heun"
 
