@@ -1,12 +1,10 @@
 """CIFAR-10 at a small size: the whole path from pictures to samples, on one core.
 
-    python bench/cifar.py --data cifar10-jpeg.tar.xz [--part classifier final] [--folder runs/cifar]
+    python bench/cifar.py --data cifar10-jpeg.tar.xz [--folder runs/cifar]
                           [--methods NSGF++ OT-CFM] [--seed 0]
 
-classifier
-    a small network that tells the ten classes apart; its features judge samples (ten minutes)
-final
-    fits with a U-Net of a million parameters, half an hour each, and their scores
+First a small network learns to tell the ten classes apart (twenty minutes); its features judge
+samples. Then each method is fitted with a U-Net of a million parameters (forty minutes each).
 
 The archive has a folder of pictures for each class, below train and test; it is unpacked into the
 folder. An unfinished fit is resumed, rows that bench/results/cifar.json holds are kept. Seconds are
@@ -23,7 +21,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from mnist import byte, calls, cpu, energy, fitted, note, place, read
+from mnist import byte, calls, cpu, energy, fitted, make, note, place, read, variance
 from record import ROOT, find_table, modules, revision
 from torch import nn
 
@@ -31,7 +29,7 @@ RESULT = ROOT / "bench" / "results" / "cifar.json"
 SAMPLES = ROOT / "bench" / "results" / "cifar-samples.safetensors"
 METHODS = ("NSGF++", "OT-CFM")
 CALLS = (5, 10, 20)
-STEPS, BATCH = 4000, 64  # of each straight flow, some half an hour
+STEPS, BATCH = 4000, 64  # of each straight flow
 EPOCHS = 8
 
 
@@ -94,10 +92,8 @@ def moved(x, generator):
     top, left = torch.randint(9, (2, len(x)), generator=generator)
     rows = (top[:, None] + torch.arange(32))[:, None, :, None]
     columns = (left[:, None] + torch.arange(32))[:, None, None, :]
-    picture, colour = (
-        torch.arange(len(x))[:, None, None, None],
-        torch.arange(3)[None, :, None, None],
-    )
+    picture = torch.arange(len(x))[:, None, None, None]
+    colour = torch.arange(3)[None, :, None, None]
     return padded[picture, colour, rows, columns]
 
 
@@ -176,12 +172,11 @@ def scores(net, x, real):
 
     (f, classes), (g, _) = seen(net, x), seen(net, real)
     shares = torch.bincount(classes, minlength=10) / len(x)
-    spread = lambda z: z.flatten(1).var(0).sum()
     return {
         "FID-CNN": float(frechet(f, g)),
         "KID-CNN": float(kernel_distance(f, g)),
         "energy": energy(x, real),
-        "variance": (spread(x) / spread(real)).item(),
+        "variance": variance(x) / variance(real),
         "least class": shares.min().item(),
     }
 
@@ -209,7 +204,8 @@ def final(folder, methods, seed):
         if str(seed) in read(RESULT).get("final", {}).get(method, {}):
             continue
         target = pictures(folder, "train")
-        flow, seconds = fitted(place(folder, method, seed), settings(method, seed), seed, target)
+        flow = make(settings(method, seed))
+        flow, seconds = fitted(place(folder, method, seed), flow, seed, target)
         row = dict(scores=judge(net, flow, real, seed), seconds=seconds, revision=revision())
         row["modules"] = modules("plusplus", "sets.folder", "evaluation.frechet")
         row["history"] = [
@@ -233,9 +229,6 @@ def main():
     )
     p.add_argument("--data", type=Path, help="the archive; else $NSGF_DATA/cifar10-jpeg.tar.xz")
     p.add_argument("--folder", type=Path, default=Path("runs/cifar"))
-    p.add_argument(
-        "--part", nargs="+", default=["classifier", "final"], choices=("classifier", "final")
-    )
     p.add_argument("--methods", nargs="+", default=METHODS, choices=METHODS)
     p.add_argument("--seed", type=int, default=0)
     a = p.parse_args()
@@ -245,10 +238,7 @@ def main():
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     unpack(archive, a.folder)
-    if "classifier" in a.part:
-        classifier(a.folder)
-    if "final" in a.part:
-        final(a.folder, a.methods, a.seed)
+    final(a.folder, a.methods, a.seed)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ import warnings
 from itertools import product
 
 import torch
-from mnist import mnist
+from mnist import mnist, variance
 from record import ROOT, add_rows, has_row, rows_of, run_all, table_options, with_words
 
 RESULT = ROOT / "bench" / "results" / "image_nets.json"
@@ -64,11 +64,6 @@ def fit(name, lr, iterations, seed):
     begun = time.process_time()
     flow.fit(mnist(), seed=seed, progress=False)
     return flow, time.process_time() - begun
-
-
-def variance(x):
-    "The sum over the pixels"
-    return x.flatten(1).var(0).sum().item()
 
 
 def step_seconds(name):

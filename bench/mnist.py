@@ -25,7 +25,8 @@ extras [--folder runs/mnist]
 
 The model that comes with the package is the long fit of NSGF++, seed 0:
 model [--folder runs/mnist]
-    what 10 000 samples of it say, at ten and at sixty calls (15 minutes on one core)
+    what 10 000 samples of it say, at ten and at sixty calls, and at ten with fitted times (20
+    minutes on one core)
 ship [--folder runs/mnist]
     its weights into the package, in bfloat16
 
@@ -196,6 +197,11 @@ def one_network(flow, data, seed, iterations=2000):
     return flow
 
 
+def variance(x):
+    "Of all coordinates together"
+    return x.flatten(1).var(0).sum().item()
+
+
 def energy(x, y):
     "Energy distance without bias, E 2|x - y| - |x - x'| - |y - y'|: 0 on average for one law"
     mean = lambda u, v: torch.cdist(u.flatten(1).double(), v.flatten(1).double()).sum().item()
@@ -220,7 +226,7 @@ def digits(seeds, only=""):
         return {
             "W2": [w2(x, test) for x in draws],
             "energy": [energy(x, test) for x in draws],
-            "variance": [x.flatten(1).var(0).sum().item() for x in draws],
+            "variance": [variance(x) for x in draws],
         }
 
     real = [
@@ -455,14 +461,14 @@ def place(folder, method, what):
     return folder / f"{method.replace('+', 'p')}-{what}"
 
 
-def fitted(at, arguments, seed, target, source=None):
-    "The fit of a method in a folder, begun, gone on with or only read, and its CPU seconds"
+def fitted(at, flow, seed, target, source=None):
+    "The fit of a flow in a folder, begun, gone on with or only read, and its CPU seconds"
     from nsgf_nb.learning.model import Flow
 
     at.mkdir(parents=True, exist_ok=True)
     done, clock = at / "model.safetensors", at / "seconds.json"
     if not done.exists():
-        flow, before, start = make(arguments), read(clock).get("seconds", 0.0), time.process_time()
+        before, start = read(clock).get("seconds", 0.0), time.process_time()
 
         def tick(row=None):
             "At each row of the history, so that a fit that is stopped keeps its seconds"
@@ -483,7 +489,7 @@ def finalists(methods, folder):
                 continue
             flow, seconds = fitted(
                 place(folder, method, 0 if arguments == FINAL[method] else f"finalist-{i}"),
-                arguments,
+                make(arguments),
                 0,
                 mnist(),
             )
@@ -517,7 +523,7 @@ def run_of(kind, at, method, arguments, seed, name, nfes):
     "A fit, and what 2000 samples of it score against the test set"
     from nsgf_nb.core import make_generator
 
-    flow, seconds = fitted(at, arguments, seed, mnist(name=name))
+    flow, seconds = fitted(at, make(arguments), seed, mnist(name=name))
     real = mnist(False, name)(10_000, make_generator(0, "test"))[0]
     scores = scored(flow, real[:2000], nfes, 2000, seed, full=True, name=name)
     rows = [
@@ -631,7 +637,11 @@ def transport(folder):
     )
     square = lambda x, y: float((x - y).square().flatten(1).sum(1).mean())
     flow, seconds = fitted(
-        place(folder, "NSGF++", "fashion"), FINAL["NSGF++"], 0, mnist(name="fashionmnist"), mnist()
+        place(folder, "NSGF++", "fashion"),
+        make(FINAL["NSGF++"]),
+        0,
+        mnist(name="fashionmnist"),
+        mnist(),
     )
     scores, drawn = (
         {},
@@ -751,7 +761,6 @@ def model(folder):
     from nsgf_nb.matching.few_steps import fitted_times
 
     file, flow = RESULTS / "mnist.json", known_fit(folder, "NSGF++", "long-0")
-    spread = lambda x: x.flatten(1).var(0).sum()
     train_images, test_images = (
         mnist()(20_000, make_generator(0, "train"))[0],
         mnist(train=False)(10_000, make_generator(0, "test"))[0],
@@ -770,7 +779,7 @@ def model(folder):
             sampling=seconds,
             scores=image_scores(x, test_images),
             shares=class_shares(x).tolist(),
-            variance=float(spread(x) / spread(test_images)),
+            variance=variance(x) / variance(test_images),
             mirrored=mirrored_share(x, test_images, train_images),
             nearest=nearest_distance(x[:2000], train_images, test_images[:2000]),
             revision=revision(),

@@ -20,9 +20,10 @@ from ..sets.ends import check_times
 # %% ../../nbs/6_matching/14_few_steps.ipynb #fst-errors
 def _long_steps(u, start, times, solver):
     "Where steps from the first time to each later one end."
-    first = u(start, times[0])  # all of them begin with this call
+    first = u(start, times[0])
 
     def known(x, t):
+        "u; all of these steps ask for it at the start, and it is known there."
         return first if x is start else u(x, t)
 
     return [integrate(known, start, (times[0], t), solver)[0][-1] for t in times[1:]]
