@@ -13,9 +13,9 @@ final [--folder runs/mnist] [--methods FM OT-CFM NSGF++] [--seed 0] [--set mnist
 long [--folder runs/mnist] [--methods FM OT-CFM NSGF++] [--seed 0]
     the same settings with seven times the steps (an hour of one core for each method)
 times [--folder runs/mnist] [--methods FM OT-CFM NSGF++] [--seed 0] [--set mnist]
-      [--solvers euler midpoint]
-    the long fits, or the final ones of fashionmnist, with steps at fitted times (some five minutes
-    for each method); heun is a solver, too
+      [--fits final] [--solvers euler midpoint]
+    the final fits, or the long ones of MNIST, with steps at fitted times (some five minutes for
+    each method); heun is a solver, too
 transport [--folder runs/mnist]
     digits of MNIST carried to FashionMNIST: scores, and what the transport costs
 few [--folder runs/mnist]
@@ -496,11 +496,16 @@ def finalists(methods, folder):
             validated("finalists", method, name, arguments, flow, seconds)
 
 
+def final_fit(seed, name):
+    "What the folder of a final fit is called after its method"
+    return str(seed) if name == "mnist" else f"{name}-{seed}"
+
+
 def final(methods, folder, seed, name):
     "Fits with the settings in FINAL, which MNIST chose"
     for method in methods:
-        what = seed if name == "mnist" else f"{name}-{seed}"
-        at, kind = place(folder, method, what), "final" if name == "mnist" else f"final {name}"
+        at = place(folder, method, final_fit(seed, name))
+        kind = "final" if name == "mnist" else f"final {name}"
         run_of(kind, at, method, FINAL[method], seed, name, NFES)
 
 
@@ -562,12 +567,12 @@ def known_fit(folder, method, what):
     return Flow.load(path, device="cpu")
 
 
-def times(methods, folder, seed, name, solvers):
+def times(methods, folder, seed, name, fits, solvers):
     "Scores of the same 2000 samples with steps at fitted times; 64 starts decide these"
     from nsgf_nb.core import make_generator
 
     what, kind = (
-        (f"long-{seed}", "times") if name == "mnist" else (f"{name}-{seed}", f"times {name}")
+        (f"long-{seed}", "times") if fits == "long" else (final_fit(seed, name), f"times {name}")
     )
     real = mnist(False, name)(10_000, make_generator(0, "test"))[0][:2000]
     for method in methods:
@@ -845,6 +850,7 @@ def main():
     p.add_argument("--methods", nargs="+", default=["FM", "OT-CFM", "NSGF++"])
     p.add_argument("--seed", type=int, default=0, help="of a final run")
     p.add_argument("--set", default="mnist", choices=("mnist", "fashionmnist"))
+    p.add_argument("--fits", default="final", choices=("final", "long"), help="of times")
     p.add_argument("--solvers", nargs="+", default=["euler", "midpoint"], help="of times")
     p.add_argument("--only", default="", help="trials, or rows of digits, whose name holds this")
     a = p.parse_args()
@@ -869,7 +875,7 @@ def main():
     if a.part == "long":
         long(a.methods, a.folder, a.seed)
     if a.part == "times":
-        times(a.methods, a.folder, a.seed, a.set, a.solvers)
+        times(a.methods, a.folder, a.seed, a.set, a.fits, a.solvers)
     if a.part == "few":
         few(a.folder)
 
