@@ -1,10 +1,10 @@
-"""NSGF++ on MNIST in one call: the model that the package ships, distilled into one step.
+"""NSGF++ on MNIST in one call: the long fit of bench/mnist.py, seed 0, distilled into one step.
 
     python bench/distil.py [--folder runs/mnist] [--seed 0]
 
-The pairs are 32 768 starts and where the model takes them with its eleven calls; a U-Net of the
+The pairs are 32 768 starts and where that fit takes them with its eleven calls; a U-Net of the
 same size learns the way from one to the other, as many steps as a final run of bench/mnist.py has.
-2000 samples are judged beside 2000 test images, and beside what the model itself scores with two
+2000 samples are judged beside 2000 test images, and beside what the fit itself scores with two
 calls and with eleven. Half an hour on one core; an unfinished fit is resumed. The result is kept,
 under "distilled" in bench/results/mnist.json. The images are read from $NSGF_DATA (else ./data).
 """
@@ -14,7 +14,7 @@ import warnings
 from pathlib import Path
 
 import torch
-from mnist import RESULTS, byte, fitted, mnist, note, read, variance
+from mnist import RESULTS, byte, fitted, known_fit, mnist, note, read, variance
 from record import modules, revision
 
 STEPS, BATCH = 2500, 64
@@ -60,10 +60,9 @@ def main():
 
     from nsgf_nb.core import make_generator
     from nsgf_nb.files import save_tensors
-    from nsgf_nb.plusplus import NSGFPlusPlus
 
     real = mnist(train=False)(10_000, make_generator(0, "test"))[0][:2000]
-    teacher = NSGFPlusPlus.from_pretrained("mnist")
+    teacher = known_fit(a.folder, "NSGF++", "long-0")
     at = a.folder / f"distilled-{a.seed}"
     step, seconds = fitted(at, one_step(teacher, a.seed), a.seed, mnist())
     found = dict(

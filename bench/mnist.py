@@ -23,12 +23,14 @@ few [--folder runs/mnist]
 extras [--folder runs/mnist]
     samples to look at, transition times, a control of the test for mirrored digits
 
-The model that comes with the package is the long fit of NSGF++, seed 0:
+The model that comes with the package is the long fit of NSGF++, seed 0, gone on with:
+more [--folder runs/mnist]
+    6000 more steps from its weights, at half the rate (half an hour on one core)
 model [--folder runs/mnist]
-    what 10 000 samples of it say, at ten and at sixty calls, and at ten with fitted times (20
-    minutes on one core)
+    what 10 000 samples say before and after, at ten and at sixty calls, and at ten with fitted
+    times (20 minutes on one core for each)
 ship [--folder runs/mnist]
-    its weights into the package, in bfloat16
+    the weights into the package, in bfloat16
 
 Each part goes on where it was stopped: rows that bench/results/digits.json or mnist.json hold are
 kept, an unfinished fit is resumed. Times are CPU seconds of one thread, so that other work on the
@@ -51,6 +53,9 @@ from record import ROOT, locked, modules, revision, write
 RESULTS = ROOT / "bench" / "results"
 NFES = (5, 10, 20)
 LONGER = 7  # times the steps of a final run
+MORE = dict(
+    iterations=6000, lr=2e-3, ema=0.9992
+)  # after a long fit; averaged over as large a share
 
 
 def read(path):
@@ -524,11 +529,20 @@ def long(methods, folder, seed):
         run_of("long", at, method, longer(FINAL[method]), seed, "mnist", (*NFES, 60))
 
 
-def run_of(kind, at, method, arguments, seed, name, nfes):
+def more(folder):
+    "The long fit of NSGF++, seed 0, gone on with: the straight flow begins at its weights"
+    arguments = longer(FINAL["NSGF++"])
+    arguments["straight"] |= MORE
+    first = known_fit(folder, "NSGF++", "long-0").straight.net
+    flow = make(arguments | dict(straight=arguments["straight"] | dict(network=first)))
+    run_of("more", place(folder, "NSGF++", "more"), "NSGF++", arguments, 1, "mnist", NFES, flow)
+
+
+def run_of(kind, at, method, arguments, seed, name, nfes, flow=None):
     "A fit, and what 2000 samples of it score against the test set"
     from nsgf_nb.core import make_generator
 
-    flow, seconds = fitted(at, make(arguments), seed, mnist(name=name))
+    flow, seconds = fitted(at, flow or make(arguments), seed, mnist(name=name))
     real = mnist(False, name)(10_000, make_generator(0, "test"))[0]
     scores = scored(flow, real[:2000], nfes, 2000, seed, full=True, name=name)
     rows = [
@@ -557,14 +571,10 @@ def run_of(kind, at, method, arguments, seed, name, nfes):
 
 
 def known_fit(folder, method, what):
-    "A fit from its file; the long NSGF++ of seed 0 is the one that the package ships"
+    "A fit from its file"
     from nsgf_nb.learning.model import Flow
-    from nsgf_nb.plusplus import NSGFPlusPlus
 
-    path = place(folder, method, what) / "model.safetensors"
-    if not path.exists() and (method, what) == ("NSGF++", "long-0"):
-        return NSGFPlusPlus.from_pretrained("mnist")
-    return Flow.load(path, device="cpu")
+    return Flow.load(place(folder, method, what) / "model.safetensors", device="cpu")
 
 
 def times(methods, folder, seed, name, fits, solvers):
@@ -757,66 +767,73 @@ def extras(folder):
     print(f"tau {tau.mean():.3f} ± {tau.std():.3f}")
 
 
+SHIPPED = {"model": "long-0", "model more": "more"}  # where a judgement stands, and of which fit
+
+
 def model(folder):
-    "10 000 samples of the long fit of NSGF++, at ten and at sixty calls, and at fitted times"
+    "10 000 samples of the long fit of NSGF++, seed 0, and of what came of it"
+    for where, what in SHIPPED.items():
+        for nfe, kind in ((10, "equal"), (60, "equal"), (10, "fitted")):
+            key = str(nfe) if kind == "equal" else f"{nfe} fitted"
+            if key in read(RESULTS / "mnist.json").get(where, {}):
+                continue
+            out = judged(known_fit(folder, "NSGF++", what), nfe, kind)
+            note(RESULTS / "mnist.json", out, where, key)
+            print(
+                f"{where}, {key} calls: FID-LeNet of 10 000 {out['scores']['FID-LeNet']:.2f}, "
+                f"least class {min(out['shares']):.3f}, variance {out['variance']:.3f}, "
+                f"mirrored {out['mirrored']['share']:.3f} ± {out['mirrored']['error']:.3f}, "
+                f"copies {out['nearest']}",
+                flush=True,
+            )
+
+
+def judged(flow, nfe, kind):
+    "10 000 samples with midpoint steps, equal or fitted, beside as many test images"
     from nsgf_nb.core import make_generator
     from nsgf_nb.evaluation.classifier import class_shares
     from nsgf_nb.evaluation.copies import mirrored_share, nearest_distance
     from nsgf_nb.fid import image_scores
     from nsgf_nb.matching.few_steps import fitted_times
 
-    file, flow = RESULTS / "mnist.json", known_fit(folder, "NSGF++", "long-0")
-    train_images, test_images = (
-        mnist()(20_000, make_generator(0, "train"))[0],
-        mnist(train=False)(10_000, make_generator(0, "test"))[0],
+    train_images = mnist()(20_000, make_generator(0, "train"))[0]
+    test_images = mnist(train=False)(10_000, make_generator(0, "test"))[0]
+    how = calls(flow, nfe, "midpoint")
+    if kind == "fitted":
+        how["times"] = fitted_times(flow, how.pop("num_steps"), "midpoint", seed=1000)
+    x, seconds = cpu(lambda: flow.sample(10_000, seed=0, batch_size=250, **how))
+    return dict(
+        nfe=nfe,
+        sampling=seconds,
+        scores=image_scores(x, test_images),
+        shares=class_shares(x).tolist(),
+        variance=variance(x) / variance(test_images),
+        mirrored=mirrored_share(x, test_images, train_images),
+        nearest=nearest_distance(x[:2000], train_images, test_images[:2000]),
+        revision=revision(),
     )
-    for nfe, kind in ((10, "equal"), (60, "equal"), (10, "fitted")):
-        key = str(nfe) if kind == "equal" else f"{nfe} fitted"
-        if key in read(file).get("model", {}):
-            continue
-        how = calls(flow, nfe, "midpoint")
-        if kind == "fitted":
-            number = how.pop("num_steps")
-            how["times"] = fitted_times(flow, number, "midpoint", seed=1000)
-        x, seconds = cpu(lambda: flow.sample(10_000, seed=0, batch_size=250, **how))
-        out = dict(
-            nfe=nfe,
-            sampling=seconds,
-            scores=image_scores(x, test_images),
-            shares=class_shares(x).tolist(),
-            variance=variance(x) / variance(test_images),
-            mirrored=mirrored_share(x, test_images, train_images),
-            nearest=nearest_distance(x[:2000], train_images, test_images[:2000]),
-            revision=revision(),
-        )
-        note(file, out, "model", key)
-        print(
-            f"{key} calls: FID-LeNet of 10 000 {out['scores']['FID-LeNet']:.2f}, "
-            f"least class {min(out['shares']):.3f}, mirrored {out['mirrored']['share']:.3f} ± "
-            f"{out['mirrored']['error']:.3f}, copies {out['nearest']}",
-            flush=True,
-        )
 
 
 def ship(folder):
-    "The flow of that fit as the package ships it: weights of the networks in bfloat16"
+    "The flow that the package ships: weights of the networks in bfloat16"
     from nsgf_nb.files import load_tensors, save_tensors
 
-    at = place(folder, "NSGF++", "long-0")
+    at = place(folder, "NSGF++", "more")
     tensors, known = load_tensors(at / "model.safetensors", "flow")
     small = {k: v.bfloat16() if ".net." in k else v for k, v in tensors.items()}
     results = read(RESULTS / "mnist.json")
+    long, after = results["long"]["NSGF++"]["0"], results["more"]["NSGF++"]["1"]
     about = dict(
         target="mnist",
         source=None,
         method="nsgf++",
-        seed=0,
-        parameters=longer(FINAL["NSGF++"]),
+        seed=1,
+        parameters=after["arguments"],
         machine=dict(threads=1),
-        script="python bench/mnist.py --part long --methods NSGF++ --seed 0",
-        revision=results["long"]["NSGF++"]["0"]["revision"],
-        seconds=results["long"]["NSGF++"]["0"]["seconds"],
-        metrics=results["model"],
+        script="python bench/mnist.py --part long --methods NSGF++ --seed 0, then --part more",
+        revision=after["revision"],
+        seconds=long["seconds"] + after["seconds"],
+        metrics=results["model more"],
     )
     path = save_tensors(
         ROOT / "nsgf_nb" / "weights" / "nsgfpp-mnist.safetensors", small, known | dict(about=about)
@@ -838,6 +855,7 @@ def main():
             "long",
             "times",
             "few",
+            "more",
             "transport",
             "extras",
             "model",
@@ -860,6 +878,8 @@ def main():
         digits(a.seeds, a.only)
     if a.part == "extras":
         extras(a.folder)
+    if a.part == "more":
+        more(a.folder)
     if a.part == "model":
         model(a.folder)
     if a.part == "ship":
