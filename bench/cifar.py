@@ -15,6 +15,7 @@ stand beside a published one.
 
 import argparse
 import hashlib
+import statistics
 import tarfile
 import warnings
 from pathlib import Path
@@ -31,6 +32,7 @@ METHODS = ("NSGF++", "OT-CFM")
 CALLS = (5, 10, 20)
 STEPS, BATCH = 4000, 64  # of each straight flow
 EPOCHS = 8
+DRAWS = 5  # of training pictures, for the floor
 
 
 # --- pictures -------------------------------------------------------------------------------------
@@ -181,6 +183,15 @@ def scores(net, x, real):
     }
 
 
+def floor(net, folder, real):
+    "Mean and standard deviation of what draws of training pictures score"
+    draws = [drawn(folder, "train", len(real), f"floor {r}")[0] for r in range(DRAWS)]
+    rows = [scores(net, x, real) for x in draws]
+    each = {k: [row[k] for row in rows] for k in rows[0]}
+    means = {k: statistics.mean(v) for k, v in each.items()}
+    return means | {f"{k}_sd": statistics.stdev(v) for k, v in each.items()}
+
+
 def judge(net, flow, real, seed):
     "Scores by number of calls and solver"
     found = {}
@@ -199,7 +210,7 @@ def final(folder, methods, seed):
     net = classifier(folder)
     real = drawn(folder, "test", 2000, "judge")[0]
     if "floor" not in read(RESULT):
-        note(RESULT, scores(net, drawn(folder, "train", 2000, "floor")[0], real), "floor")
+        note(RESULT, floor(net, folder, real), "floor")
     for method in methods:
         if str(seed) in read(RESULT).get("final", {}).get(method, {}):
             continue
