@@ -773,7 +773,7 @@ SHIPPED = {"model": "long-0", "model more": "more"}  # where a judgement stands,
 def model(folder):
     "10 000 samples of the long fit of NSGF++, seed 0, and of what came of it"
     for where, what in SHIPPED.items():
-        for nfe, kind in ((10, "equal"), (60, "equal"), (10, "fitted")):
+        for nfe, kind in ((10, "equal"), (10, "fitted"), (60, "equal")):
             key = str(nfe) if kind == "equal" else f"{nfe} fitted"
             if key in read(RESULTS / "mnist.json").get(where, {}):
                 continue
