@@ -53,9 +53,8 @@ from record import ROOT, locked, modules, revision, write
 RESULTS = ROOT / "bench" / "results"
 NFES = (5, 10, 20)
 LONGER = 7  # times the steps of a final run
-MORE = dict(
-    iterations=6000, lr=2e-3, ema=0.9992
-)  # after a long fit; averaged over as large a share
+# of steps that go on from a long fit; the average has as large a share of them
+MORE = dict(iterations=6000, lr=2e-3, ema=0.9992)
 
 
 def read(path):

@@ -131,14 +131,14 @@ def show_means(path, problems, methods, names):
             print(f"{problem:<20} {method:<20}", *means, f"{len(those)} seeds")
 
 
-def interval(values):
-    "Mean and its 95 % interval, by Student's law."
+def interval(values, level=0.95):
+    "Mean and its interval, by Student's law."
     from scipy.stats import t
 
     n, mean = len(values), statistics.mean(values)
     if n < 2:
         return dict(mean=mean, low=-inf, high=inf)
-    half = float(t.ppf(0.975, n - 1)) * statistics.stdev(values) / n**0.5
+    half = float(t.ppf((1 + level) / 2, n - 1)) * statistics.stdev(values) / n**0.5
     return dict(mean=mean, low=mean - half, high=mean + half)
 
 
