@@ -22,7 +22,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from mnist import byte, calls, cpu, energy, fitted, make, note, place, read, variance
+from mnist import byte, calls, cpu, fitted, make, note, place, read, variance
 from record import ROOT, find_table, modules, revision
 from torch import nn
 
@@ -170,6 +170,7 @@ def settings(method, seed):
 
 def scores(net, x, real):
     "Of samples, beside real pictures"
+    from nsgf_nb.distances import energy_distance
     from nsgf_nb.evaluation.frechet import frechet, kernel_distance
 
     (f, classes), (g, _) = seen(net, x), seen(net, real)
@@ -177,7 +178,7 @@ def scores(net, x, real):
     return {
         "FID-CNN": float(frechet(f, g)),
         "KID-CNN": float(kernel_distance(f, g)),
-        "energy": energy(x, real),
+        "energy": energy_distance(x, real),
         "variance": variance(x) / variance(real),
         "least class": shares.min().item(),
     }

@@ -59,14 +59,9 @@ def learned(fitted, seed):
         yield t, "OT-CFM", x
 
 
-def energy_distance(x, y):
-    "2 E|x - y| - E|x - x'| - E|y - y'|, without bias, so it may be below 0"
-    inside = lambda z: torch.cdist(z, z).sum().item() / (len(z) * (len(z) - 1))
-    return 2 * torch.cdist(x, y).mean().item() - inside(x) - inside(y)
-
-
 def row(seed, t, name, x, rest, seconds):
     "Distances of a cloud to the half that was kept aside, and its variance over that one's"
+    from nsgf_nb.distances import energy_distance
     from nsgf_nb.evaluation.times import w1
 
     y = rest.points[t].float()

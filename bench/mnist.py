@@ -206,13 +206,6 @@ def variance(x):
     return x.flatten(1).var(0).sum().item()
 
 
-def energy(x, y):
-    "Energy distance without bias, E 2|x - y| - |x - x'| - |y - y'|: 0 on average for one law"
-    mean = lambda u, v: torch.cdist(u.flatten(1).double(), v.flatten(1).double()).sum().item()
-    n, m = len(x), len(y)
-    return 2 * mean(x, y) / (n * m) - mean(x, x) / (n * (n - 1)) - mean(y, y) / (m * (m - 1))
-
-
 def digits(seeds, only=""):
     """How near 500 samples are to the 500 digits kept aside, means over five draws.
 
@@ -221,7 +214,7 @@ def digits(seeds, only=""):
     it: the energy distance is not deceived.
     """
     from nsgf_nb.core import make_generator
-    from nsgf_nb.distances import w2
+    from nsgf_nb.distances import energy_distance, w2
 
     file = RESULTS / "digits.json"
     train, test = digits_split()
@@ -229,7 +222,7 @@ def digits(seeds, only=""):
     def judged(draws):
         return {
             "W2": [w2(x, test) for x in draws],
-            "energy": [energy(x, test) for x in draws],
+            "energy": [energy_distance(x, test) for x in draws],
             "variance": [variance(x) for x in draws],
         }
 

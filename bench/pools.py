@@ -21,7 +21,7 @@ from itertools import product
 from unittest import mock
 
 import torch
-from mnist import digits_split, energy
+from mnist import digits_split, variance
 from record import ROOT, add_rows, has_row, rows_of, run_all, table_options, with_words
 from torch import nn
 
@@ -130,14 +130,15 @@ def model_of(change):
 
 def judged(x, real):
     "Means over five draws"
-    from nsgf_nb.distances import w2
+    from nsgf_nb.distances import energy_distance, w2
 
     draws = x.split(len(real))
     mean = lambda f: statistics.mean(f(z) for z in draws)
-    variance = lambda z: z.flatten(1).var(0).sum().item()
     ratio = mean(variance) / variance(torch.cat(parts()[::2]))
     return dict(
-        energy=mean(lambda z: energy(z, real)), variance=ratio, w2=mean(lambda z: w2(z, real))
+        energy=mean(lambda z: energy_distance(z, real)),
+        variance=ratio,
+        w2=mean(lambda z: w2(z, real)),
     )
 
 
