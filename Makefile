@@ -42,13 +42,16 @@ bench-toy2d: $(INSTALLED)  ## the table of the plane: 90 minutes on two cores, g
 	OMP_NUM_THREADS=1 $(BIN)/python bench/toy2d.py $(if $(QUICK),--quick)
 
 bench-mnist: $(INSTALLED)  ## NSGF++ beside flow matching and OT-CFM on digits, MNIST and FashionMNIST: nineteen hours of one core, goes on where it was stopped
-	for part in digits trials finalists; do OMP_NUM_THREADS=1 $(BIN)/python bench/mnist.py --part $$part || exit 1; done
+	OMP_NUM_THREADS=1 $(BIN)/python bench/digits.py
+	for part in trials finalists; do OMP_NUM_THREADS=1 $(BIN)/python bench/mnist.py --part $$part || exit 1; done
 	for seed in 0 1 2 3 4 5 6; do OMP_NUM_THREADS=1 $(BIN)/python bench/mnist.py --part final --seed $$seed || exit 1; done
 	for seed in 0 1 2 3 4; do OMP_NUM_THREADS=1 $(BIN)/python bench/mnist.py --part final --set fashionmnist --seed $$seed || exit 1; done
-	for part in transport extras long "times --fits long" few more model ship; do OMP_NUM_THREADS=1 $(BIN)/python bench/mnist.py --part $$part || exit 1; done
+	for part in transport extras long "times --fits long" few; do OMP_NUM_THREADS=1 $(BIN)/python bench/mnist.py --part $$part || exit 1; done
 	for seed in 1 2 3 4; do OMP_NUM_THREADS=1 $(BIN)/python bench/mnist.py --part times --set fashionmnist --seed $$seed || exit 1; done
 	for seed in 5 6; do OMP_NUM_THREADS=1 $(BIN)/python bench/mnist.py --part times --seed $$seed || exit 1; done
 	OMP_NUM_THREADS=1 $(BIN)/python bench/by_class.py
+	OMP_NUM_THREADS=1 $(BIN)/python bench/by_class.py --methods NSGF++ --fits long
+	for part in more model ship; do OMP_NUM_THREADS=1 $(BIN)/python bench/shipped.py --part $$part || exit 1; done
 	OMP_NUM_THREADS=1 $(BIN)/python bench/distil.py
 
 bench-cells: $(INSTALLED)  ## distances on blood cells, five seeds: 15 minutes of one core; DATA=lineage.csv, or $$NSGF_DATA; goes on where it was stopped

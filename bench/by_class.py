@@ -1,15 +1,17 @@
 """A digit that is asked for: NSGF++, OT-CFM and flow matching on MNIST with classes and guidance.
 
     python bench/by_class.py [--folder runs/mnist] [--methods NSGF++ OT-CFM FM] [--seed 0]
+                             [--fits final]
 
-The settings and the steps are those of the final fits of bench/mnist.py. The network of the
-straight flow gets the class as well, which is left out for one image in ten, so that there is
-something to be guided away from. 200 samples of each class are judged: does the classifier of the
-package see the class that was asked for, how do all 2000 score beside 2000 test images, and how
-much of the variance inside of a class is left. Guidance asks the network twice a step, so that it
-gets half of the steps. A quarter of an hour on one core for each method; an unfinished fit is
-resumed. A result is kept, under "by class" in bench/results/mnist.json; samples of NSGF++ are in
-mnist-by-class.safetensors. The images are read from $NSGF_DATA (else ./data).
+The settings and the steps are those of the final fits of bench/mnist.py, or of the long ones. The
+network of the straight flow gets the class as well, which is left out for one image in ten, so that
+there is something to be guided away from. 200 samples of each class are judged: does the classifier
+of the package see the class that was asked for, how do all 2000 score beside 2000 test images, and
+how much of the variance inside of a class is left. Guidance asks the network twice a step, so that
+it gets half of the steps. A quarter of an hour on one core for each method, an hour for a long fit;
+an unfinished fit is resumed. A result is kept, under "by class" or "by class long" in
+bench/results/mnist.json; samples of NSGF++ are in mnist-by-class.safetensors. The images are read
+from $NSGF_DATA (else ./data).
 """
 
 import argparse
@@ -18,7 +20,8 @@ import warnings
 from pathlib import Path
 
 import torch
-from mnist import FINAL, RESULTS, byte, calls, fitted, make, mnist, note, place, read, variance
+from images import RESULTS, byte, calls, fitted, make, mnist, note, place, read, variance
+from mnist import FINAL, longer
 from record import modules, revision
 
 ASKED = torch.arange(10).repeat_interleave(200)
@@ -82,24 +85,28 @@ def main():
     p.add_argument("--folder", type=Path, default=Path("runs/mnist"))
     p.add_argument("--methods", nargs="+", default=list(FINAL), choices=list(FINAL))
     p.add_argument("--seed", type=int, default=0)
+    p.add_argument("--fits", default="final", choices=("final", "long"))
     a = p.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
 
     from nsgf_nb.core import make_generator
 
+    long = a.fits == "long"
+    kind = "by class long" if long else "by class"
     test = mnist(train=False)(10_000, make_generator(0, "test"))
     for method in a.methods:
-        if str(a.seed) in read(RESULTS / "mnist.json").get("by class", {}).get(method, {}):
+        if str(a.seed) in read(RESULTS / "mnist.json").get(kind, {}).get(method, {}):
             continue
-        at = place(a.folder, method, f"by-class-{a.seed}")
-        flow, seconds = fitted(at, make(with_classes(FINAL[method])), a.seed, mnist())
+        at = place(a.folder, method, f"{kind.replace(' ', '-')}-{a.seed}")
+        arguments = with_classes(longer(FINAL[method]) if long else FINAL[method])
+        flow, seconds = fitted(at, make(arguments), a.seed, mnist())
         found = {f"{nfe}, {w:g}": judged(flow, nfe, w, a.seed, test) for nfe, w in RUNS}
-        if method == "NSGF++" and a.seed == 0:
+        if method == "NSGF++" and a.seed == 0 and not long:
             draw(flow, a.seed)
         row = dict(scores=found, seconds=seconds, loss=flow.history[-1], revision=revision())
         row["modules"] = modules("plusplus", "fid")
-        note(RESULTS / "mnist.json", row, "by class", method, str(a.seed))
+        note(RESULTS / "mnist.json", row, kind, method, str(a.seed))
         for name, scores in found.items():
             print(
                 f"{method:8} {name:8} obeyed {scores['obeyed']:.3f}, "

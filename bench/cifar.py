@@ -22,7 +22,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from mnist import byte, calls, cpu, fitted, make, note, place, read, variance
+from images import byte, calls, cpu, fitted, make, note, place, read, variance
 from record import ROOT, find_table, modules, revision
 from torch import nn
 

@@ -14,7 +14,8 @@ import warnings
 from pathlib import Path
 
 import torch
-from mnist import RESULTS, byte, fitted, known_fit, mnist, note, read, variance
+from images import RESULTS, byte, fitted, mnist, note, read, variance
+from mnist import known_fit
 from record import modules, revision
 
 STEPS, BATCH = 2500, 64

@@ -642,7 +642,7 @@ def images(device, quick):
     methods that it has finished are not fitted again.
     Scores: FID-LeNet of 10 000 samples against the test images.
     """
-    import mnist
+    import images
 
     from nsgf_nb.core import make_generator
     from nsgf_nb.data import get_sampler
@@ -658,8 +658,8 @@ def images(device, quick):
         data, _ = get_sampler("digits")(1797, make_generator(0, "split"))
         n, test, others = 100, data[:200], data[200:400]
     else:
-        data, n = mnist.mnist(), 10_000
-        test, _ = mnist.mnist(train=False)(n, make_generator(1, "real"))
+        data, n = images.mnist(), 10_000
+        test, _ = images.mnist(train=False)(n, make_generator(1, "real"))
         others, _ = data(n, make_generator(2, "real"))
     features = seen(test)
     floor = frechet(seen(others), features)
@@ -678,7 +678,7 @@ def images(device, quick):
 
 def image_row(method, data, n, test, features, seen, device, quick, folder):
     "A fit that may go on where it was stopped, and its scores."
-    import mnist
+    import images
 
     from nsgf_nb.evaluation.frechet import frechet
 
@@ -688,7 +688,7 @@ def image_row(method, data, n, test, features, seen, device, quick, folder):
     flow, took = fit_seconds(arguments, data, device, quick, folder)
     scores = {}
     for calls in IMAGE_CALLS[:1] if quick else IMAGE_CALLS:
-        x = flow.sample(n, seed=1, batch_size=1000, **mnist.calls(flow, calls, "euler"))
+        x = flow.sample(n, seed=1, batch_size=1000, **images.calls(flow, calls, "euler"))
         x = x.float().cpu().clamp(-1, 1)
         fid = float(frechet(seen(x), features))
         scores[str(calls)] = {"FID-LeNet": fid, "variance": x.flatten(1).var(0).sum().item()}

@@ -16,7 +16,7 @@ import warnings
 from itertools import product
 
 import torch
-from mnist import mnist, variance
+from images import mnist, variance
 from record import ROOT, add_rows, has_row, rows_of, run_all, table_options, with_words
 
 RESULT = ROOT / "bench" / "results" / "image_nets.json"

@@ -24,7 +24,7 @@ from pathlib import Path
 
 import torch
 from equal_seconds import compile_solver
-from mnist import byte, mnist
+from images import byte, mnist
 from record import ROOT, add_rows, has_row, locked
 from torch import nn
 

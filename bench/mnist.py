@@ -1,9 +1,7 @@
-"""NSGF++ beside flow matching and OT-CFM on images: choices on digits, final runs on MNIST.
+"""NSGF++ beside flow matching and OT-CFM on MNIST: settings, final runs, long fits.
 
     python bench/mnist.py --part PART [options]
 
-digits [--seeds 3]
-    ablations of NSGF++ on the 8 × 8 digits (half an hour on one core)
 trials
     short runs of the settings in TRIALS, as many for each method (two hours and a half on one core)
 finalists [--folder runs/mnist]
@@ -23,259 +21,25 @@ few [--folder runs/mnist]
 extras [--folder runs/mnist]
     samples to look at, transition times, a control of the test for mirrored digits
 
-The model that comes with the package is the long fit of NSGF++, seed 0, gone on with:
-more [--folder runs/mnist]
-    6000 more steps from its weights, at half the rate (half an hour on one core)
-model [--folder runs/mnist]
-    what 10 000 samples say before and after, at ten and at sixty calls, and at ten with fitted
-    times (20 minutes on one core for each)
-ship [--folder runs/mnist]
-    the weights into the package, in bfloat16
-
-Each part goes on where it was stopped: rows that bench/results/digits.json or mnist.json hold are
-kept, an unfinished fit is resumed. Times are CPU seconds of one thread, so that other work on the
-machine does not count. Trials are judged against training images with samples of seed 90, final
-runs against the test set with samples of their own seed. The images are read from $NSGF_DATA
+Each part goes on where it was stopped: rows that bench/results/mnist.json holds are kept, an
+unfinished fit is resumed. Times are CPU seconds of one thread, so that other work on the machine
+does not count. Trials are judged against training images with samples of seed 90, final runs
+against the test set with samples of their own seed. The images are read from $NSGF_DATA
 (else ./data).
 """
 
 import argparse
-import json
-import os
 import shutil
-import time
 import warnings
 from pathlib import Path
 
 import torch
-from record import ROOT, locked, modules, revision, write
+from images import RESULTS, byte, calls, cpu, fitted, make, mnist, note, place, read
+from record import modules, revision
 
-RESULTS = ROOT / "bench" / "results"
 NFES = (5, 10, 20)
 LONGER = 7  # times the steps of a final run
-# of steps that go on from a long fit; the average has as large a share of them
-MORE = dict(iterations=6000, lr=2e-3, ema=0.9992)
-
-
-def read(path):
-    return json.loads(path.read_text()) if path.exists() else {}
-
-
-def note(file, value, *keys):
-    "Put a value into a JSON file that other processes write into as well"
-    with locked(file) as inner:
-        for k in keys[:-1]:
-            inner = inner.setdefault(k, {})
-        inner[keys[-1]] = value
-
-
-def cpu(f):
-    "What f returns, and the CPU seconds that it took"
-    start = time.process_time()
-    return f(), time.process_time() - start
-
-
-def calls(flow, nfe, solver):
-    "Arguments of sample for at most so many calls of the networks: a midpoint step takes two"
-    first = flow.sinkhorn.num_steps if hasattr(flow, "sinkhorn") else 0
-    return dict(num_steps=(nfe - first) // (1 if solver == "euler" else 2), solver=solver)
-
-
-# --- digits ---------------------------------------------------------------------------------------
-
-BASE = dict(
-    T=1, step_size=0.2, start="sinkhorn", relative_blur=0.15, self_term="same", coupling="ot"
-)
-ABLATIONS = (
-    {"FM": None, "OT-CFM": None}
-    | {
-        f"T = {T}, start {start}": dict(T=T, start=start)
-        for T in (1, 3, 5)
-        for start in ("source", "sinkhorn")
-    }
-    | {
-        "blur .05": dict(relative_blur=0.05),
-        "blur .5": dict(relative_blur=0.5),
-        "blur 1": dict(relative_blur=1.0),
-        "self term masked": dict(self_term="masked"),
-        "self term two_batch": dict(self_term="two_batch"),
-        "independent pairs": dict(coupling="independent"),
-    }
-    | {f"one network, T = {T}": dict(T=T, one=True) for T in (1, 3)}
-    # the batches that one network has of each kind
-    | {f"two networks, 2000 steps of 32 and of 96, T = {T}": dict(T=T, small=True) for T in (1, 3)}
-)
-
-
-def digits_split():
-    "1297 digits to train on, 500 to test with"
-    from nsgf_nb.core import make_generator
-    from nsgf_nb.data import get_sampler
-
-    x, _ = get_sampler("digits")(1797, make_generator(0, "split"))
-    return x[:1297], x[1297:]
-
-
-def digits_flow(name, change, iterations=2000, first=500):
-    from nsgf_nb.plusplus import NSGFPlusPlus
-    from nsgf_nb.straight import StraightFlow
-
-    if change is None:
-        return StraightFlow(
-            "ot" if name == "OT-CFM" else "independent",
-            iterations=iterations,
-            batch_size=128,
-            lr=2e-3,
-        )
-    c = BASE | change
-    (first, rows), (second, lines) = (
-        ((iterations, 32), (iterations, 96))
-        if "small" in c
-        else ((first, 128), (iterations - first, 128))
-    )
-    return NSGFPlusPlus(
-        dict(
-            num_steps=c["T"],
-            step_size=c["step_size"],
-            relative_blur=c["relative_blur"],
-            self_term=c["self_term"],
-            group=512,
-            pool_size=8192,
-            iterations=first,
-            batch_size=rows,
-            lr=2e-3,
-        ),
-        dict(coupling=c["coupling"], iterations=second, batch_size=lines, lr=2e-3),
-        start=c["start"],
-    )
-
-
-class Entered(torch.nn.Module):
-    "A network of natural time, asked with the time of the straight phase"
-
-    def __init__(self, net, tau):
-        super().__init__()
-        self.net, self.tau = net, tau
-
-    def forward(self, x, t):
-        return self.net(x, self.tau + (1 - self.tau) * t)
-
-
-def one_network(flow, data, seed, iterations=2000):
-    """Fit both phases of flow with one network in natural time.
-
-    Below the transition it learns rows of the pool, above it rows of lines, as many of each kind as
-    two networks see. The lines begin at what a first phase of its own makes of the source, which is
-    fitted before and costs extra.
-    """
-    from nsgf_nb.learning.model import Fit
-    from nsgf_nb.learning.nets import Field
-    from nsgf_nb.learning.networks import make_network
-    from nsgf_nb.learning.training import Task, TrainingOptions, train
-    from nsgf_nb.sets.ends import ends
-    from nsgf_nb.transport.clock import natural_time, step_sizes
-
-    first, straight = flow.sinkhorn, flow.straight
-    tau = natural_time(step_sizes(first.num_steps, first.step_size))[-1]
-    straight.start = first.fit(data, seed=seed, progress=False)
-    both = ends(data, None, seed)
-    first.batch_size, straight.batch_size = 32, 96
-    run = Fit(seed, progress=False)
-    below = first.task(both, run)
-    above = straight.task(both._replace(source=straight.begin(both.source)), run)
-
-    def rows(step, part, net):
-        x, t, v, _ = below.rows(step, part, net)
-        z, r, u, _ = above.rows(step, part, net)
-        return torch.cat([x, z]), torch.cat([t, tau + (1 - tau) * r]), torch.cat([v, u]), None
-
-    torch.manual_seed(seed)
-    net, mean, sigma = make_network(None, both.target.shape), both.mean, both.sigma
-    options = TrainingOptions(iterations=iterations, lr=2e-3, ema=0.999)
-    train(net, Task(rows), options, seed=seed, show=False)
-    first.velocity = Field(net, mean, sigma, below.knots, below.units).eval()
-    flow.velocity = straight.velocity = Field(
-        Entered(net, tau), mean, sigma, torch.zeros(1), torch.ones(1)
-    ).eval()
-    flow.source = both.source
-    return flow
-
-
-def variance(x):
-    "Of all coordinates together"
-    return x.flatten(1).var(0).sum().item()
-
-
-def digits(seeds, only=""):
-    """How near 500 samples are to the 500 digits kept aside, means over five draws.
-
-    W2, the energy distance, and the total variance of the samples. W2 between so few points in 64
-    dimensions is less for points that are nearer to their mean than the data, whose rows are beside
-    it: the energy distance is not deceived.
-    """
-    from nsgf_nb.core import make_generator
-    from nsgf_nb.distances import energy_distance, w2
-
-    file = RESULTS / "digits.json"
-    train, test = digits_split()
-
-    def judged(draws):
-        return {
-            "W2": [w2(x, test) for x in draws],
-            "energy": [energy_distance(x, test) for x in draws],
-            "variance": [variance(x) for x in draws],
-        }
-
-    real = [
-        train[torch.randperm(len(train), generator=make_generator(r, "pick"))[:500]]
-        for r in range(5)
-    ]
-    note(
-        file,
-        dict(floor=judged(real), shrunk=judged([torch.lerp(x, x.mean(0), 0.1) for x in real])),
-        "real",
-    )
-    note(file, BASE, "base")
-    for name, change in ABLATIONS.items():
-        if only not in name:
-            continue
-        for seed in range(seeds):
-            if f"{name}/{seed}" in read(file).get("rows", {}):
-                continue
-            flow = digits_flow(name, change)
-            _, seconds = cpu(
-                lambda: (
-                    one_network(flow, train, seed)
-                    if change and "one" in change
-                    else flow.fit(train, seed=seed, progress=False)
-                )
-            )
-            row = {
-                str(nfe): {
-                    k: sum(v) / 5
-                    for k, v in judged(
-                        flow.sample(2500, seed=1000 + seed, **calls(flow, nfe, "euler")).split(500)
-                    ).items()
-                }
-                for nfe in (6, 10, 20)
-            }
-            note(
-                file,
-                dict(scores=row, seconds=seconds, revision=revision()),
-                "rows",
-                f"{name}/{seed}",
-            )
-            print(
-                f"{name:50} seed {seed}   "
-                + ", ".join(
-                    f"W2 {v['W2']:.3f} energy {v['energy']:.4f} at {k}" for k, v in row.items()
-                )
-                + f"   {seconds:.0f} s",
-                flush=True,
-            )
-
-
-# --- MNIST ----------------------------------------------------------------------------------------
+PARTS = ("trials", "finalists", "final", "long", "times", "transport", "few", "extras")
 
 
 def two_phases(total, T, step_size, start, coupling, first=600, lr=2e-3, ema=0.99, batch_size=128):
@@ -381,19 +145,6 @@ FINAL = {
 }
 
 
-def mnist(train=True, name="mnist"):
-    from nsgf_nb.data import get_sampler
-
-    return get_sampler(name, root=os.environ.get("NSGF_DATA", "data"), train=train, download=False)
-
-
-def make(arguments):
-    from nsgf_nb.plusplus import NSGFPlusPlus
-    from nsgf_nb.straight import StraightFlow
-
-    return (NSGFPlusPlus if "sinkhorn" in arguments else StraightFlow)(**arguments, device="cpu")
-
-
 def scored(flow, real, nfes, n, seed, full=False, name="mnist"):
     "Scores by number of calls and solver, by the features of the classifier of a set"
     from nsgf_nb.evaluation.classifier import lenet_features
@@ -454,30 +205,6 @@ def trials(methods, only, folder):
             validated("trials", method, name, arguments, flow, seconds)
 
 
-def place(folder, method, what):
-    return folder / f"{method.replace('+', 'p')}-{what}"
-
-
-def fitted(at, flow, seed, target, source=None):
-    "The fit of a flow in a folder, begun, gone on with or only read, and its CPU seconds"
-    from nsgf_nb.learning.model import Flow
-
-    at.mkdir(parents=True, exist_ok=True)
-    done, clock = at / "model.safetensors", at / "seconds.json"
-    if not done.exists():
-        before, start = read(clock).get("seconds", 0.0), time.process_time()
-
-        def tick(row=None):
-            "At each row of the history, so that a fit that is stopped keeps its seconds"
-            write(clock, dict(seconds=before + time.process_time() - start))
-
-        how = dict(seed=seed, workdir=at, resume=True, callbacks=[tick], progress=False)
-        flow.fit(target, source, **how)
-        tick()
-        flow.save(done)
-    return Flow.load(done, device="cpu"), read(clock)["seconds"]
-
-
 def finalists(methods, folder):
     "Fits of full length judged as the trials were; the setting in FINAL has its final fit, seed 0"
     for method in methods:
@@ -519,15 +246,6 @@ def long(methods, folder, seed):
     for method in methods:
         at = place(folder, method, f"long-{seed}")
         run_of("long", at, method, longer(FINAL[method]), seed, "mnist", (*NFES, 60))
-
-
-def more(folder):
-    "The long fit of NSGF++, seed 0, gone on with: the straight flow begins at its weights"
-    arguments = longer(FINAL["NSGF++"])
-    arguments["straight"] |= MORE
-    first = known_fit(folder, "NSGF++", "long-0").straight.net
-    flow = make(arguments | dict(straight=arguments["straight"] | dict(network=first)))
-    run_of("more", place(folder, "NSGF++", "more"), "NSGF++", arguments, 1, "mnist", NFES, flow)
 
 
 def run_of(kind, at, method, arguments, seed, name, nfes, flow=None):
@@ -679,10 +397,6 @@ def transport(folder):
     )
 
 
-def byte(x):
-    return ((x.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
-
-
 def finals(folder):
     from nsgf_nb.learning.model import Flow
 
@@ -759,123 +473,23 @@ def extras(folder):
     print(f"tau {tau.mean():.3f} ± {tau.std():.3f}")
 
 
-SHIPPED = {"model": "long-0", "model more": "more"}  # where a judgement stands, and of which fit
-
-
-def model(folder):
-    "10 000 samples of the long fit of NSGF++, seed 0, and of what came of it"
-    for where, what in SHIPPED.items():
-        for nfe, kind in ((10, "equal"), (10, "fitted"), (60, "equal")):
-            key = str(nfe) if kind == "equal" else f"{nfe} fitted"
-            if key in read(RESULTS / "mnist.json").get(where, {}):
-                continue
-            out = judged(known_fit(folder, "NSGF++", what), nfe, kind)
-            note(RESULTS / "mnist.json", out, where, key)
-            print(
-                f"{where}, {key} calls: FID-LeNet of 10 000 {out['scores']['FID-LeNet']:.2f}, "
-                f"least class {min(out['shares']):.3f}, variance {out['variance']:.3f}, "
-                f"mirrored {out['mirrored']['share']:.3f} ± {out['mirrored']['error']:.3f}, "
-                f"copies {out['nearest']}",
-                flush=True,
-            )
-
-
-def judged(flow, nfe, kind):
-    "10 000 samples with midpoint steps, equal or fitted, beside as many test images"
-    from nsgf_nb.core import make_generator
-    from nsgf_nb.evaluation.classifier import class_shares
-    from nsgf_nb.evaluation.copies import mirrored_share, nearest_distance
-    from nsgf_nb.fid import image_scores
-    from nsgf_nb.matching.few_steps import fitted_times
-
-    train_images = mnist()(20_000, make_generator(0, "train"))[0]
-    test_images = mnist(train=False)(10_000, make_generator(0, "test"))[0]
-    how = calls(flow, nfe, "midpoint")
-    if kind == "fitted":
-        how["times"] = fitted_times(flow, how.pop("num_steps"), "midpoint", seed=1000)
-    x, seconds = cpu(lambda: flow.sample(10_000, seed=0, batch_size=250, **how))
-    return dict(
-        nfe=nfe,
-        sampling=seconds,
-        scores=image_scores(x, test_images),
-        shares=class_shares(x).tolist(),
-        variance=variance(x) / variance(test_images),
-        mirrored=mirrored_share(x, test_images, train_images),
-        nearest=nearest_distance(x[:2000], train_images, test_images[:2000]),
-        revision=revision(),
-    )
-
-
-def ship(folder):
-    "The flow that the package ships: weights of the networks in bfloat16"
-    from nsgf_nb.files import load_tensors, save_tensors
-
-    at = place(folder, "NSGF++", "more")
-    tensors, known = load_tensors(at / "model.safetensors", "flow")
-    small = {k: v.bfloat16() if ".net." in k else v for k, v in tensors.items()}
-    results = read(RESULTS / "mnist.json")
-    long, after = results["long"]["NSGF++"]["0"], results["more"]["NSGF++"]["1"]
-    about = dict(
-        target="mnist",
-        source=None,
-        method="nsgf++",
-        seed=1,
-        parameters=after["arguments"],
-        machine=dict(threads=1),
-        script="python bench/mnist.py --part long --methods NSGF++ --seed 0, then --part more",
-        revision=after["revision"],
-        seconds=long["seconds"] + after["seconds"],
-        metrics=results["model more"],
-    )
-    path = save_tensors(
-        ROOT / "nsgf_nb" / "weights" / "nsgfpp-mnist.safetensors", small, known | dict(about=about)
-    )
-    print(f"{path}: {path.stat().st_size / 1e6:.1f} MB")
-
-
 def main():
     p = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    p.add_argument(
-        "--part",
-        choices=(
-            "digits",
-            "trials",
-            "finalists",
-            "final",
-            "long",
-            "times",
-            "few",
-            "more",
-            "transport",
-            "extras",
-            "model",
-            "ship",
-        ),
-        required=True,
-    )
-    p.add_argument("--seeds", type=int, default=3)
+    p.add_argument("--part", choices=PARTS, required=True)
     p.add_argument("--folder", type=Path, default=Path("runs/mnist"))
     p.add_argument("--methods", nargs="+", default=["FM", "OT-CFM", "NSGF++"])
     p.add_argument("--seed", type=int, default=0, help="of a final run")
     p.add_argument("--set", default="mnist", choices=("mnist", "fashionmnist"))
     p.add_argument("--fits", default="final", choices=("final", "long"), help="of times")
     p.add_argument("--solvers", nargs="+", default=["euler", "midpoint"], help="of times")
-    p.add_argument("--only", default="", help="trials, or rows of digits, whose name holds this")
+    p.add_argument("--only", default="", help="trials whose name holds this")
     a = p.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
-    if a.part == "digits":
-        digits(a.seeds, a.only)
     if a.part == "extras":
         extras(a.folder)
-    if a.part == "more":
-        more(a.folder)
-    if a.part == "model":
-        model(a.folder)
-    if a.part == "ship":
-        ship(a.folder)
     if a.part == "trials":
         trials(a.methods, a.only, a.folder)
     if a.part == "transport":

@@ -21,7 +21,8 @@ from itertools import product
 from unittest import mock
 
 import torch
-from mnist import digits_split, variance
+from digits import digits_split
+from images import variance
 from record import ROOT, add_rows, has_row, rows_of, run_all, table_options, with_words
 from torch import nn
 
