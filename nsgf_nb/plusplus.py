@@ -307,7 +307,7 @@ def sample(
     self: NSGFPlusPlus,
     n: int | None = None,  # number of samples, drawn from the source
     x0: Tensor | None = None,  # or points to start from, (n, *shape); an array gives an array
-    label: object = None,  # classes, n integers in any form or one for all
+    label: object = None,  # n integers in any form or one for all; None: drawn, as the starts are
     guidance: float = 0.0,  # w of classifier-free guidance in the straight phase
     num_steps: int | None = None,  # straight steps of every sample; None: ceil((1 - τ)/step)
     step: float | None = None,  # ω; None: as in the class
@@ -316,7 +316,7 @@ def sample(
     solver: str = "euler",  # of the straight phase: "euler", "midpoint" or "heun"
     return_path: bool = False,  # all positions; all samples then take equally many steps
     return_info: bool = False,  # a SampleInfo as well
-    seed: int | None = None,  # of the source; None: from the operating system
+    seed: int | None = None,  # of all that is drawn; None: from the operating system
     batch_size: int | None = None,  # points at a time
     times: Sequence[float] | None = None,  # of the straight steps, as shares of the way from τ to 1
 ) -> Tensor:  # (n, *shape), or (steps + 1, n, *shape); and the SampleInfo
@@ -329,7 +329,7 @@ def sample(
     x0 : Tensor | None, default None
         or points to start from, (n, *shape); an array gives an array
     label : object, default None
-        classes, n integers in any form or one for all
+        n integers in any form or one for all; None: drawn, as the starts are
     guidance : float, default 0.0
         w of classifier-free guidance in the straight phase
     num_steps : int | None, default None
@@ -347,7 +347,7 @@ def sample(
     return_info : bool, default False
         a SampleInfo as well
     seed : int | None, default None
-        of the source; None: from the operating system
+        of all that is drawn; None: from the operating system
     batch_size : int | None, default None
         points at a time
     times : Sequence[float] | None, default None
@@ -363,7 +363,9 @@ def sample(
     omega = check_positive(self.step if step is None else step, "step")
     check_name(solver, SOLVERS, "solver")
     num_steps, times, tolerances = _asked(num_steps, times, step, rtol, atol)
-    x0 = self.starts(n, x0, seed)
+    drawn, x0 = x0 is None, self.starts(n, x0, seed)
+    if label is None and drawn:
+        label = self.straight.draw_classes(len(x0), seed)
     label = None if label is None else check_labels(label, len(x0))
     size = check_count(batch_size or chunk_size(x0), "batch_size")
     first = self.sinkhorn.sample(x0=x0, return_path=True, batch_size=size)
@@ -441,4 +443,5 @@ def paths(
     if self.velocity is None:
         raise ValueError("paths: the flow is not fitted, call fit or load first")
     x = self.sinkhorn.sample(n, seed=seed)
-    return straight_slope(self.velocity, x, _tau(self, x)), x
+    field = guided(self.velocity, self.straight.draw_classes(n, seed))
+    return straight_slope(field, x, _tau(self, x)), x

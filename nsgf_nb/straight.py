@@ -108,7 +108,7 @@ from torch import nn
 from .core import check_count, check_fraction, check_name, make_generator, patch
 from .data import Sampler, get_sampler, points_and_labels
 from .learning.model import Fit, Flow, Model
-from .learning.nets import leave_out_labels, num_held_out
+from .learning.nets import guided, leave_out_labels, num_held_out
 from .learning.recorded import sent
 from .learning.training import Task, mean_loss
 from .processes import batch_part
@@ -377,7 +377,8 @@ def paths(
         raise ValueError("paths: the flow is not fitted, call fit or load first")
     if not self.any_grid:
         raise ValueError(f"paths: {type(self).__name__} has times of its own")
-    return self.velocity, self.starts(n, None, seed).to(self.velocity.mean)
+    field = guided(self.velocity, self.draw_classes(n, seed))
+    return field, self.starts(n, None, seed).to(self.velocity.mean)
 
 # %% ../nbs/6_matching/04_lines.ipynb #lin-straight
 class StraightFlow(PairFlow):

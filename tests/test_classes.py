@@ -44,6 +44,53 @@ def test_a_class_is_what_one_asks_for(kind, tmp_path):
     again = Flow.load(flow.save(tmp_path / "flow.safetensors"), device="cpu")
     asked = dict(x0=flow.source(5, make_generator(0, "x")), label=[0, 1, 2, 0, 1], seed=2)
     assert torch.equal(again.sample(**asked), flow.sample(**asked))
+    assert torch.equal(again.sample(9, seed=4), flow.sample(9, seed=4))
+
+
+def short(kind="straight"):
+    "A short fit to the three clouds"
+    few = FEW | dict(iterations=3)
+    if kind == "straight":
+        return StraightFlow(**few, num_classes=K).fit(three(), seed=0, progress=False)
+    device = few.pop("device")
+    first, second = few | POOL, few | dict(num_classes=K)
+    return NSGFPlusPlus(first, second, device=device).fit(three(), seed=0, progress=False)
+
+
+@pytest.mark.parametrize("kind", ["straight", "nsgf++"])
+def test_classes_that_are_not_asked_for_are_drawn(kind):
+    "In the shares of the target where the starts are drawn; none for starts that are given"
+    flow = short(kind)
+    label = getattr(flow, "straight", flow).draw_classes(7000, seed=5)
+    shares = torch.bincount(label, minlength=K) / len(label)
+    assert (shares - torch.tensor([3, 3, 1]) / 7).abs().max() < 0.02
+    again = flow.sample(7000, label=label, seed=5)
+    assert torch.equal(flow.sample(7000, seed=5), again)
+    x0 = flow.source(6, make_generator(0, "x"))
+    assert torch.equal(flow.sample(x0=x0), flow.sample(x0=x0, label=K))  # K: no class
+
+
+def test_the_paths_of_a_flow_with_classes_are_of_classes_that_are_drawn():
+    flow = short()
+    f, x = flow.paths(6, 1)
+    label = flow.draw_classes(6, 1)
+    assert torch.equal(f(x, 0.5), flow.velocity(x, 0.5, label))
+    assert not torch.equal(f(x, 0.5), flow.velocity(x, 0.5))
+
+
+def test_a_flow_without_classes_draws_none():
+    few = FEW | dict(iterations=3)
+    assert StraightFlow(**few).fit(three(), seed=0, progress=False).draw_classes(5) is None
+    bare = StraightFlow(**few, network=MLP((2,), 8, num_classes=K))  # it may know more classes
+    assert bare.fit(three(), seed=0, progress=False).draw_classes(5, 0).max() < K
+
+
+@pytest.mark.parametrize("shares", [[-1.0, 2.0], [0.0, 0.0], ["a"], 3, [float("nan")], {}])
+def test_shares_of_a_damaged_file(shares, tmp_path):
+    flow = short()
+    flow.facts["class_shares"] = shares
+    with pytest.raises(ValueError, match="damaged: class_shares: expected shares of the classes"):
+        Flow.load(flow.save(tmp_path / "flow.safetensors"), device="cpu")
 
 
 @pytest.mark.parametrize("kind", KINDS)
