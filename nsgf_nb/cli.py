@@ -150,7 +150,7 @@ def _add_sample(commands):
     _add_fitted(sample)
     _add_device(sample)
     sample.add_argument("-n", metavar="N", type=int, default=1000, help="how many (default: 1000)")
-    label = "classes to ask for, in turn (of a flow with num_classes)"
+    label = "classes to ask for, in turn, of a flow with num_classes (default: as in the data)"
     sample.add_argument("--label", metavar="K", nargs="+", type=int, help=label)
     push = "how far to go beyond the class, for samples that are more typical (default: 0)"
     sample.add_argument("--guidance", metavar="W", type=float, help=push)
