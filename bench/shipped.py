@@ -20,12 +20,15 @@ import warnings
 from pathlib import Path
 
 import torch
+from by_class import with_classes
 from images import RESULTS, calls, cpu, make, mnist, note, place, read, variance
 from mnist import FINAL, NFES, known_fit, longer, run_of
 from record import ROOT, revision
 
 # of steps that go on from a long fit; the average has as large a share of them
 MORE = dict(iterations=6000, lr=2e-3, ema=0.9992)
+
+DIRECTIONS = (0, 10, 30, 100, 784)  # ends of groups of principal directions
 
 # where a judgement stands, and of which fit
 JUDGED = {"model": "long-0", "model more": "more", "model by class": "by-class-long-0"}
@@ -42,6 +45,8 @@ def more(folder):
 
 def model(folder):
     "10 000 samples of the long fits of NSGF++, seed 0: as it is, gone on with, and with classes"
+    if "model floor" not in read(RESULTS / "mnist.json"):
+        note(RESULTS / "mnist.json", floor(), "model floor")
     for where, what in JUDGED.items():
         for nfe, kind in ((10, "equal"), (10, "fitted"), (60, "equal")):
             key = str(nfe) if kind == "equal" else f"{nfe} fitted"
@@ -66,6 +71,31 @@ def rounded(flow):
     return flow
 
 
+def by_direction(x, real):
+    "Variance of samples over that of images, in groups of the images' principal directions"
+    x, real = x.flatten(1).double(), real.flatten(1).double()
+    _, directions = torch.linalg.eigh(real.T.cov())
+    directions = directions.flip(1)  # the largest first
+    there, here = (real @ directions).var(0), (x @ directions).var(0)
+    return {
+        f"{a + 1} to {b}": (here[a:b].sum() / there[a:b].sum()).item()
+        for a, b in zip(DIRECTIONS, DIRECTIONS[1:])
+    }
+
+
+def floor():
+    "What 10 000 training images have of the variance of the test images, six draws"
+    from nsgf_nb.core import make_generator
+
+    test_images = mnist(train=False)(10_000, make_generator(0, "test"))[0]
+    draws = [mnist()(10_000, make_generator(r, "floor"))[0] for r in range(6)]
+    return dict(
+        variance=[variance(x) / variance(test_images) for x in draws],
+        directions=[by_direction(x, test_images) for x in draws],
+        revision=revision(),
+    )
+
+
 def judged(flow, nfe, kind):
     "10 000 samples with midpoint steps, equal or fitted, beside as many test images"
     from nsgf_nb.core import make_generator
@@ -86,6 +116,7 @@ def judged(flow, nfe, kind):
         scores=image_scores(x, test_images),
         shares=class_shares(x).tolist(),
         variance=variance(x) / variance(test_images),
+        directions=by_direction(x, test_images),
         mirrored=mirrored_share(x, test_images, train_images),
         nearest=nearest_distance(x[:2000], train_images, test_images[:2000]),
         revision=revision(),
@@ -93,25 +124,25 @@ def judged(flow, nfe, kind):
 
 
 def ship(folder):
-    "The flow that the package ships: weights of the networks in bfloat16"
+    "The long fit that knows classes into the package"
     from nsgf_nb.files import load_tensors, save_tensors
 
-    at = place(folder, "NSGF++", "more")
+    at = place(folder, "NSGF++", JUDGED["model by class"])
     tensors, known = load_tensors(at / "model.safetensors", "flow")
     small = {k: v.bfloat16() if ".net." in k else v for k, v in tensors.items()}
     results = read(RESULTS / "mnist.json")
-    long, after = results["long"]["NSGF++"]["0"], results["more"]["NSGF++"]["1"]
+    fit = results["by class long"]["NSGF++"]["0"]
     about = dict(
         target="mnist",
         source=None,
         method="nsgf++",
-        seed=1,
-        parameters=after["arguments"],
+        seed=0,
+        parameters=with_classes(longer(FINAL["NSGF++"])),
         machine=dict(threads=1),
-        script="python bench/mnist.py --part long --methods NSGF++ --seed 0, then --part more",
-        revision=after["revision"],
-        seconds=long["seconds"] + after["seconds"],
-        metrics=results["model more"],
+        script="python bench/by_class.py --methods NSGF++ --fits long",
+        revision=fit["revision"],
+        seconds=fit["seconds"],
+        metrics=results["model by class"],
     )
     path = save_tensors(
         ROOT / "nsgf_nb" / "weights" / "nsgfpp-mnist.safetensors", small, known | dict(about=about)
