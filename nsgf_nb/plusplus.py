@@ -258,7 +258,7 @@ import torch
 from torch import Tensor
 
 from .caller import arrays_too, usual_torch
-from .core import check_count, check_labels, check_name, check_positive, patch
+from .core import check_count, check_name, check_positive, patch
 from .learning.model import SOLVERS
 from .learning.nets import chunk_size, guided
 from .matching.phase import straight_adaptive, straight_slope, straight_steps
@@ -363,12 +363,10 @@ def sample(
     omega = check_positive(self.step if step is None else step, "step")
     check_name(solver, SOLVERS, "solver")
     num_steps, times, tolerances = _asked(num_steps, times, step, rtol, atol)
-    drawn, x0 = x0 is None, self.starts(n, x0, seed)
-    if label is None and drawn:
-        label = self.straight.draw_classes(len(x0), seed)
-    label = None if label is None else check_labels(label, len(x0))
-    size = check_count(batch_size or chunk_size(x0), "batch_size")
-    first = self.sinkhorn.sample(x0=x0, return_path=True, batch_size=size)
+    x = self.starts(n, x0, seed)
+    label = self.straight.asked_classes(label, len(x), x0, seed)
+    size = check_count(batch_size or chunk_size(x), "batch_size")
+    first = self.sinkhorn.sample(x0=x, return_path=True, batch_size=size)
     tau = torch.cat([_tau(self, z) for z in first[-1].split(size)])
     steps = _steps(tau, omega, num_steps, alike=return_path or tolerances)
     how = dict(label=label, guidance=guidance, times=times, solver=solver, tolerances=tolerances)

@@ -651,13 +651,7 @@ def fit_ends(
     task = self.task(ends, run)
     self.origin = _origin(self)
     data = on_rank_0(lambda: _witnesses(self, ends, run.seed)) if run.workdir else {}
-    self.facts = dict(
-        source=_spec(ends.source),
-        target=_spec(ends.target),
-        seed=run.seed,
-        data=data,
-        class_shares=_class_shares(ends.target, self.classes, run.seed),
-    )
+    self.facts = _facts(self, ends, run.seed, data)
     field = partial(_field, self, ends, task)
     shadow = deepcopy(net)
     self.velocity, self.source, self.history = field(shadow), ends.source, []
@@ -731,6 +725,13 @@ def _field(flow, ends, task, net):
     "The field of a network, for use."
     field = Field(net, ends.mean, ends.sigma, task.knots, task.units)
     return field.to(flow.device).eval().requires_grad_(False)
+
+
+def _facts(flow, ends, seed, data):
+    "What a file says of the fit."
+    shares = _class_shares(ends.target, flow.classes, seed)
+    ends = dict(source=_spec(ends.source), target=_spec(ends.target))
+    return ends | dict(seed=seed, data=data, class_shares=shares)
 
 
 def _spec(sampler):
@@ -855,6 +856,37 @@ def draw_classes(
     generator = make_generator(fresh_seed() if seed is None else seed, "classes")
     return torch.multinomial(torch.tensor(shares), n, replacement=True, generator=generator)
 
+
+@patch
+def asked_classes(
+    self: Flow,
+    label: object,  # what is asked for, of `sample`
+    n: int,  # number of samples
+    x0: Tensor | None,  # starts that are given
+    seed: int | None,  # of what is drawn
+) -> Tensor | None:  # long (n,); None: no classes
+    """Classes of samples: those that are asked for, else drawn where the starts are drawn.
+
+    Parameters
+    ----------
+    label : object
+        what is asked for, of `sample`
+    n : int
+        number of samples
+    x0 : Tensor | None
+        starts that are given
+    seed : int | None
+        of what is drawn
+
+    Returns
+    -------
+    Tensor | None
+        long (n,); None: no classes
+    """
+    if label is not None:
+        return check_labels(label, n)
+    return self.draw_classes(n, seed) if x0 is None else None
+
 # %% ../../nbs/5_learning/09_field.ipynb #fld-sample
 @patch
 @arrays_too("x0")
@@ -907,9 +939,7 @@ def sample(
     times = _grid(self, num_steps, times, check_name(solver, SOLVERS, "solver"))
     x = self.starts(n, x0, seed)
     noise = make_generator(fresh_seed() if seed is None else seed, "noise")
-    if label is None and x0 is None:
-        label = self.draw_classes(len(x), seed)
-    label = None if label is None else check_labels(label, len(x))
+    label = self.asked_classes(label, len(x), x0, seed)
     size, out = check_count(batch_size or chunk_size(x), "batch_size"), []
     for i in range(0, len(x), size):
         part = x[i : i + size].to(self.device, self.velocity.mean.dtype)
