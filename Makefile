@@ -41,7 +41,7 @@ test-portable: $(INSTALLED)  ## the suite under six settings of processor, threa
 bench-toy2d: $(INSTALLED)  ## the table of the plane: 90 minutes on two cores, goes on where it was stopped; QUICK=1: 10 minutes, no record
 	OMP_NUM_THREADS=1 $(BIN)/python bench/toy2d.py $(if $(QUICK),--quick)
 
-bench-mnist: $(INSTALLED)  ## NSGF++ beside flow matching and OT-CFM on digits, MNIST and FashionMNIST: nineteen hours of one core, goes on where it was stopped
+bench-mnist: $(INSTALLED)  ## NSGF++ beside flow matching and OT-CFM on digits, MNIST and FashionMNIST: twenty hours of one core, goes on where it was stopped
 	OMP_NUM_THREADS=1 $(BIN)/python bench/digits.py
 	for part in trials finalists; do OMP_NUM_THREADS=1 $(BIN)/python bench/mnist.py --part $$part || exit 1; done
 	for seed in 0 1 2 3 4 5 6; do OMP_NUM_THREADS=1 $(BIN)/python bench/mnist.py --part final --seed $$seed || exit 1; done

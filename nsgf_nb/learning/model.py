@@ -835,7 +835,7 @@ def draw_classes(
     self: Flow,
     n: int,  # how many
     seed: int | None = None,  # None: from the operating system
-) -> Tensor | None:  # long (n,); None: the flow has no classes
+) -> Tensor | None:  # long (n,), where the field is; None: the flow has no classes
     """Classes in the shares that they have in the target of the fit.
 
     Parameters
@@ -848,13 +848,14 @@ def draw_classes(
     Returns
     -------
     Tensor | None
-        long (n,); None: the flow has no classes
+        long (n,), where the field is; None: the flow has no classes
     """
     shares = self.facts.get("class_shares")
     if shares is None:
         return None
     generator = make_generator(fresh_seed() if seed is None else seed, "classes")
-    return torch.multinomial(torch.tensor(shares), n, replacement=True, generator=generator)
+    drawn = torch.multinomial(torch.tensor(shares), n, replacement=True, generator=generator)
+    return drawn.to(self.velocity.mean.device)
 
 
 @patch
